@@ -1,0 +1,82 @@
+"""vitdemo shows what Vision Transformers see.
+
+    >>> import vitdemo
+    >>> [spec.name for spec in vitdemo.available_models()][:2]
+    ['vit-mini', 'deit-mini']
+    >>> prediction = vitdemo.classify("assets/examples/cup.jpg")
+    >>> explanation = vitdemo.explain("assets/examples/cup.jpg", "dino-mini", layer=-1, head="mean")
+    >>> explanation.map.values.shape
+    (14, 14)
+    >>> comparison = vitdemo.compare("assets/examples/cup.jpg")
+
+Importing the package is cheap: torch is loaded by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vitdemo.registry import available_models, default_models, get_spec
+from vitdemo.settings import get_settings
+
+if TYPE_CHECKING:
+    from vitdemo.loading import Classifier
+    from vitdemo.pipeline import Pipeline
+    from vitdemo.types import Comparison, Explanation, Prediction
+
+__version__ = "0.1.0"
+__all__ = ["available_models", "classify", "compare", "explain", "load"]
+
+_guard = threading.Lock()
+_pipeline: Pipeline | None = None
+
+
+def classify(image: Any, model: str | None = None, **options: Any) -> Prediction:
+    """What one model says of a picture: see `vitdemo.pipeline.Pipeline.classify` for the options.
+
+    Args:
+        image: a path, an address, bytes, a Pillow picture or an array.
+        model: a name from `available_models()`; the first one if not given.
+    """
+    pipeline = _shared()
+    return pipeline.classify([pipeline.open(image)], _spec(model), **options)[0]
+
+
+def explain(image: Any, model: str | None = None, **options: Any) -> Explanation:
+    """A prediction and a map of where the model looked: see `vitdemo.pipeline.Pipeline.explain` for the options."""
+    pipeline = _shared()
+    return pipeline.explain(pipeline.open(image), _spec(model), **options)
+
+
+def compare(image: Any, models: Sequence[str] | None = None, **options: Any) -> Comparison:
+    """Several models on one picture, every embedded one if none are named."""
+    pipeline = _shared()
+    specs = [get_spec(name) for name in models] if models else default_models(pipeline.settings)
+    return pipeline.compare(pipeline.open(image), specs, **options)
+
+
+def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:
+    """The network itself: a torch module that takes `[B, 3, H, W]` pixels and returns logits, in evaluation mode."""
+    from vitdemo.engine.local import pick_device, pick_dtype
+    from vitdemo.loading import load_model
+
+    spec = _spec(model)
+    chosen = pick_device(device)
+    return load_model(spec, chosen, pick_dtype(dtype, chosen, spec.parameters))
+
+
+def _spec(model: str | None) -> Any:
+    return get_spec(model) if model is not None else default_models(get_settings())[0]
+
+
+def _shared() -> Pipeline:
+    """One pipeline a process: models are loaded once."""
+    global _pipeline
+    from vitdemo.pipeline import Pipeline
+
+    with _guard:
+        if _pipeline is None:
+            _pipeline = Pipeline()
+        return _pipeline

@@ -1,0 +1,7 @@
+"""`python -m vitdemo`."""
+
+import sys
+
+from vitdemo.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""Raw attention of one layer, as in Caron et al. 2021, arXiv:2104.14294 (DINO)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdemo.errors import OptionError
+from vitdemo.types import AttributionMap, Fusion, Readout
+
+METHODS = ("attention",)
+"""Names of the attribution methods."""
+
+FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
+
+
+def attention_map(
+    rows: NDArray[np.float32], layer: int | str = -1, head: int | str = "mean", readout: Readout = "class"
+) -> AttributionMap:
+    """One layer's attention to the patches, of one head or fused over the heads.
+
+    Args:
+        rows: `[L, H, h, w]`, attention of one read-out over the patch grid.
+        layer: from 0, or from -1 backwards.
+        head: a number from 0, or "mean", "max", "min" over the heads.
+        readout: whose rows these are; it is recorded with the map.
+
+    Raises:
+        OptionError: there is no such layer or head; the message has the valid range.
+    """
+    layers, heads = rows.shape[:2]
+    layer, chosen = resolve_layer(layer, layers), resolve_head(head, heads)
+    values = rows[layer, chosen] if isinstance(chosen, int) else fuse(rows[layer], chosen)
+    return AttributionMap(values=values, method="attention", layer=layer, head=chosen, readout=readout)
+
+
+def fuse(heads: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
+    """`[H, h, w]` to `[h, w]`: the mean, largest or smallest over the heads."""
+    result: NDArray[np.float32] = getattr(heads, fusion)(axis=0)
+    return result
+
+
+def resolve_layer(layer: int | str, count: int) -> int:
+    """A layer's number from 0.
+
+    Raises:
+        OptionError: not a whole number, or out of range.
+    """
+    try:
+        number = int(layer)
+    except (TypeError, ValueError):
+        number = count
+    if not -count <= number < count:
+        raise OptionError(f"There is no layer {layer}: this model has layers 0 to {count - 1}, or -{count} to -1.")
+    return number % count
+
+
+def resolve_head(head: int | str, count: int) -> int | Fusion:
+    """A head's number from 0, or the name of a fusion.
+
+    Raises:
+        OptionError: neither, or out of range.
+    """
+    for fusion in FUSIONS:
+        if head == fusion:
+            return fusion
+    try:
+        number = int(head)
+    except (TypeError, ValueError):
+        number = count
+    if not 0 <= number < count:
+        raise OptionError(f"There is no head {head}: use {', '.join(FUSIONS)}, or 0 to {count - 1}.")
+    return number

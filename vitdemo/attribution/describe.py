@@ -1,0 +1,37 @@
+"""A map in one line of words, for screen readers and for copying. `assets/explorer.js` says the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vitdemo.types import AttributionMap
+
+READOUT_WORDS = {"class": "class token", "distillation": "distillation token", "mean": "mean of all tokens"}
+_ROWS = ("top", "centre", "bottom")
+_COLUMNS = ("left", "centre", "right")
+
+
+def describe(attribution: AttributionMap) -> str:
+    """Such as "layer 11, mean of heads, class token: 41% of attention on 12% of the picture, centre right".
+
+    The part of the picture is the patches with at least half of the largest value; the place is that of their centre of mass,
+    in thirds of the picture.
+    """
+    values = np.maximum(attribution.values, 0)
+    place = "evenly spread"
+    share = area = 1.0
+    if values.max() > 0 and attribution.high > attribution.low:
+        bright = values >= values.max() / 2
+        mass = np.where(bright, values, 0)
+        share, area = mass.sum() / values.sum(), bright.mean()
+        height, width = values.shape
+        rows, columns = np.mgrid[0:height, 0:width] + 0.5
+        row = int((mass * rows).sum() / mass.sum() / height * 3)
+        column = int((mass * columns).sum() / mass.sum() / width * 3)
+        place = "centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
+    head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
+    who = READOUT_WORDS.get(attribution.readout or "", "")
+    return (
+        f"layer {attribution.layer}, {head}, {who}: "
+        f"{share:.0%} of attention on {area:.0%} of the picture, {place}"
+    )

@@ -1,0 +1,27 @@
+"""The seam between the product and whatever runs its models."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from vitdemo.types import Capture, ModelOutput, ModelSpec
+
+
+class Backend(Protocol):
+    """Runs models. Safe to call from many threads."""
+
+    @property
+    def forwards(self) -> int:
+        """How many forward passes were made for callers since the start."""
+        ...
+
+    def run(self, spec: ModelSpec, pixel_values: Tensor, capture: Capture, dtype: str = "auto") -> list[ModelOutput]:
+        """Run `[B, 3, H, W]` pixels; one output a picture, in their order.
+
+        Raises:
+            EngineError: the model could not be loaded, or gave invalid scores.
+            OptionError: an unknown dtype.
+        """
+        ...

@@ -1,0 +1,140 @@
+"""Accuracy of a model on labelled photos, and how well a low score tells that a photo is of none of its classes."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vitdemo.errors import ImageError, InputError
+from vitdemo.images import open_image
+from vitdemo.pipeline import Pipeline
+from vitdemo.types import ModelSpec, Photo
+
+BACKGROUND = "_background"
+"""Folder of photos that belong to no class."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one labelled set."""
+
+    model: str
+    photos: int
+    top1: float
+    top5: float
+    mean_per_class: float
+    """Mean over the classes of each class's share of right photos: rare classes count as much as common ones."""
+    threshold: float
+    kept: float
+    """Share of the labelled photos whose best score reaches the threshold."""
+    refused: float
+    """Share of the background photos whose best score does not; NaN without such photos."""
+
+
+def read_labelled(path: Path) -> Iterator[tuple[str, Photo]]:
+    """Label and photo of each readable file of a tar with `.../CLASS/FILE`, or of a folder of class folders.
+
+    Raises:
+        InputError: the path is neither, or holds no photo.
+    """
+    found = False
+    for name, data in _read_files(path):
+        parts = Path(name).parts
+        try:
+            photo = open_image(data)
+        except ImageError:
+            continue
+        found = True
+        yield parts[-2].replace("_", " ") if parts[-2] != BACKGROUND else BACKGROUND, photo
+    if not found:
+        raise InputError(f"{path.name} holds no photo in a class folder.")
+
+
+def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    if path.is_dir():
+        for file in sorted(path.glob("**/*/*")):
+            if file.is_file():
+                yield str(file.relative_to(path.parent)), file.read_bytes()
+        return
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is not None and len(Path(member.name).parts) > 1:
+                    yield member.name, content.read()
+    except (OSError, tarfile.TarError):
+        raise InputError(f"{path.name} is neither a folder nor a tar archive.") from None
+
+
+def evaluate(
+    pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]], batch: int = 32
+) -> Evaluation:
+    """Classify every photo and count.
+
+    Raises:
+        InputError: the model has no classifier, or no photo has one of its labels.
+    """
+    if not spec.labels:
+        raise InputError(f"{spec.name} has no classifier to evaluate.")
+    truth, hits5, guesses, scores = [], [], [], []
+    for chunk in _chunks(photos, batch):
+        predictions = pipeline.classify([photo for _, photo in chunk], spec, top_k=5)
+        for (label, _), prediction in zip(chunk, predictions, strict=True):
+            truth.append(label)
+            guesses.append(prediction.labels[0].label)
+            hits5.append(label in [guess.label for guess in prediction.labels])
+            scores.append(prediction.labels[0].score)
+    labels, best = np.array(truth), np.array(scores)
+    known = np.isin(labels, spec.labels)
+    if not known.any():
+        raise InputError(f"No photo has one of the {len(spec.labels)} labels of {spec.name}.")
+    right = labels == np.array(guesses)
+    background = labels == BACKGROUND
+    per_class = [right[labels == label].mean() for label in np.unique(labels[known])]
+    return Evaluation(
+        model=spec.name,
+        photos=int(known.sum()),
+        top1=float(right[known].mean()),
+        top5=float(np.array(hits5)[known].mean()),
+        mean_per_class=float(np.mean(per_class)),
+        threshold=spec.threshold,
+        kept=float((best[known] >= spec.threshold).mean()),
+        refused=float((best[background] < spec.threshold).mean()) if background.any() else float("nan"),
+    )
+
+
+def _chunks(photos: Iterator[tuple[str, Photo]], size: int) -> Iterator[list[tuple[str, Photo]]]:
+    chunk: list[tuple[str, Photo]] = []
+    for item in photos:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def fit_threshold(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]]) -> ModelSpec:
+    """The score that 95% of the labelled photos reach, written into the model's `config.json`.
+
+    95% kept is the usual working point for telling photos of unknown classes (Hendrycks & Gimpel 2017, arXiv:1610.02136). The
+    photos must not be the ones that the figures in the card are measured on.
+    """
+    scores = []
+    for chunk in _chunks(photos, 32):
+        known = [photo for label, photo in chunk if label in spec.labels]
+        if known:
+            scores += [prediction.labels[0].score for prediction in pipeline.classify(known, spec)]
+    if not scores:
+        raise InputError(f"No photo has one of the {len(spec.labels)} labels of {spec.name}.")
+    threshold = round(float(np.percentile(scores, 5)), 4)
+    path = Path(spec.checkpoint) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.setdefault("vitdemo", {})["threshold"] = threshold
+    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return replace(spec, threshold=threshold)

@@ -1,0 +1,102 @@
+"""ModelSpec to a model that is ready to run."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vitdemo.capture import TAP
+from vitdemo.errors import CheckpointError
+from vitdemo.nn.hybrid import ViTHybridForImageClassification
+from vitdemo.registry import PROBE_FILE
+from vitdemo.types import ModelSpec
+
+_LOAD_LOCK = threading.Lock()
+"""`from_pretrained` patches module globals while it runs, so that two of them must never overlap."""
+
+_CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
+    "ViTForImageClassification": transformers.ViTForImageClassification,
+    "ViTModel": transformers.ViTModel,
+    "DeiTForImageClassificationWithTeacher": transformers.DeiTForImageClassificationWithTeacher,
+    "BeitForImageClassification": transformers.BeitForImageClassification,
+    "ViTHybridForImageClassification": ViTHybridForImageClassification,
+}
+
+
+class Classifier(nn.Module):
+    """A network and, where it has no classifier of its own, the linear probe that stands in."""
+
+    def __init__(self, network: transformers.PreTrainedModel, probe: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.probe = probe
+
+    def forward(self, pixel_values: Tensor) -> Tensor | None:
+        """`[B, 3, H, W]` to logits `[B, K]`, or None without classifier and probe."""
+        outputs = self.network(pixel_values, **self._options(pixel_values))
+        if self.probe is not None:
+            logits: Tensor = self.probe(outputs.last_hidden_state[:, 0])
+            return logits
+        return getattr(outputs, "logits", None)
+
+    def _options(self, pixel_values: Tensor) -> dict[str, bool]:
+        """BEiT fits its position bias to any input by itself; the others must be asked to fit their embeddings."""
+        config = self.network.config
+        size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+        if config.model_type == "beit" or tuple(pixel_values.shape[2:]) == tuple(size):
+            return {}
+        return {"interpolate_pos_encoding": True}
+
+
+def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Classifier:
+    """Load weights, in evaluation mode, with the attention tap in place.
+
+    Raises:
+        CheckpointError: files are damaged, or lack weights that the model needs.
+    """
+    folder = Path(spec.checkpoint)
+    with _LOAD_LOCK:
+        network = _load_network(spec, folder, dtype)
+        probe = _load_probe(spec, folder / PROBE_FILE, dtype)
+    network.set_attn_implementation(TAP)
+    return Classifier(network, probe).to(device).eval()
+
+
+def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    architecture = (transformers.PreTrainedConfig.get_config_dict(folder)[0].get("architectures") or [""])[0]
+    if architecture not in _CLASSES:
+        raise CheckpointError(f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded.")
+    # `ViTModel` comes with a pooler that no checkpoint of ours has.
+    options: dict[str, Any] = {"add_pooling_layer": False} if architecture == "ViTModel" else {}
+    # Not a bar a model on every console.
+    transformers.logging.disable_progress_bar()
+    try:
+        network, info = _CLASSES[architecture].from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint of {spec.name} is damaged.") from error
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        # transformers would go on with random numbers in their place.
+        raise CheckpointError(f"The checkpoint of {spec.name} lacks {len(lacking)} of its weights, such as {lacking[0]}.")
+    return network  # type: ignore[no-any-return]
+
+
+def _load_probe(spec: ModelSpec, path: Path, dtype: torch.dtype) -> nn.Linear | None:
+    if not path.exists():
+        return None
+    try:
+        weights = load_file(path)
+        probe = nn.Linear(weights["weight"].shape[1], weights["weight"].shape[0], dtype=dtype)
+        probe.load_state_dict(weights)
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"The linear probe of {spec.name} is damaged.") from error
+    return probe

@@ -1,0 +1,90 @@
+"""Hybrid ViT: a BiT convolutional network makes the feature map, its cells are the patches of a ViT.
+
+Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1 "Hybrid Architecture". The state dict has the layout of the official
+`google/vit-hybrid-base-bit-384`: `vit.embeddings.patch_embeddings.{backbone,projection}`, the ViT, `classifier`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BitBackbone, BitConfig, PreTrainedModel, ViTConfig, ViTModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+
+class ViTHybridConfig(ViTConfig):
+    """A `ViTConfig` with `backbone_config`; `patch_size` counts cells of the feature map, so it is 1 as a rule."""
+
+    model_type = "vit-hybrid"
+    sub_configs = {"backbone_config": BitConfig}
+
+    backbone_config: dict[str, Any] | BitConfig | None = None
+    patch_size: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.backbone_config is None:
+            self.backbone_config = BitConfig(
+                global_padding="same",
+                layer_type="bottleneck",
+                depths=[3, 4, 9],
+                out_features=["stage3"],
+                embedding_dynamic_padding=True,
+            )
+        elif isinstance(self.backbone_config, dict):
+            values = {key: value for key, value in self.backbone_config.items() if key != "model_type"}
+            self.backbone_config = BitConfig(**values)
+        super().__post_init__(**kwargs)
+
+    @property
+    def feature_stride(self) -> int:
+        """Input pixels a side of one cell of the feature map: the stem halves twice, each stage but the first once."""
+        backbone = self.backbone_config
+        assert isinstance(backbone, BitConfig)
+        stage = backbone.stage_names.index(backbone.out_features[-1])
+        return int(min(4 * 2 ** max(stage - 1, 0), backbone.output_stride))
+
+
+class ViTHybridPatchEmbeddings(nn.Module):
+    """`[B, 3, H, W]` pixels to `[B, h * w, D]` tokens, one for each `patch_size` square of the last feature map."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        backbone = config.backbone_config
+        assert isinstance(backbone, BitConfig)
+        self.backbone = BitBackbone(backbone)
+        self.projection = nn.Conv2d(
+            self.backbone.channels[-1], config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        features = self.backbone(pixel_values).feature_maps[-1]
+        tokens: Tensor = self.projection(features).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class ViTHybridForImageClassification(PreTrainedModel):
+    """A linear classifier on the class token of a ViT whose patches are cells of a CNN's feature map."""
+
+    config_class = ViTHybridConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__(config)
+        # ViTModel sizes its position embeddings from image and patch size: in input pixels that is the features' stride.
+        vit_fields = {name: getattr(config, name) for name in ViTConfig.__annotations__}
+        vit_fields["patch_size"] = config.patch_size * config.feature_stride
+        self.vit = ViTModel(ViTConfig(**vit_fields), add_pooling_layer=False)
+        self.vit.embeddings.patch_embeddings = ViTHybridPatchEmbeddings(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> ImageClassifierOutput:
+        """`[B, 3, H, W]` pixels to logits `[B, K]`."""
+        outputs = self.vit(pixel_values, **kwargs)
+        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        return ImageClassifierOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

@@ -1,0 +1,194 @@
+"""The straight path: photo, pixels, forward, map. Every face of the product (page, command line, API) calls this."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdemo import images
+from vitdemo.attribution import METHODS, attention_map, describe, rank_correlation
+from vitdemo.capture import TOKEN_NAMES
+from vitdemo.engine import Backend, LocalBackend
+from vitdemo.errors import OptionError
+from vitdemo.preprocess import at_resolution, preprocess
+from vitdemo.settings import Settings, get_settings
+from vitdemo.targets import resolve_target
+from vitdemo.types import (
+    Agreement,
+    Capture,
+    Comparison,
+    Explanation,
+    Label,
+    ModelOutput,
+    ModelSpec,
+    Photo,
+    PixelBatch,
+    Prediction,
+    Processor,
+    Readout,
+)
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+MAX_TOKENS = 4000
+"""Patches up to which a photo is enlarged."""
+
+
+class Pipeline:
+    """Models and photos in, predictions and maps out. Safe to share between threads and users."""
+
+    def __init__(self, settings: Settings | None = None, backend: Backend | None = None) -> None:
+        self.settings = settings or get_settings()
+        self.backend = backend or LocalBackend(self.settings)
+        self._cache = _Cache(self.settings.cache_entries)
+
+    def open(self, source: str | Path | bytes | PIL.Image.Image | NDArray[Any] | Photo) -> Photo:
+        """Let a picture in through the image door.
+
+        Raises:
+            ImageError: see `vitdemo.images`.
+        """
+        return source if isinstance(source, Photo) else images.open_image(source, self.settings)
+
+    def classify(
+        self, photos: Sequence[Photo], spec: ModelSpec, *, top_k: int = 5, dtype: str = "auto"
+    ) -> list[Prediction]:
+        """One prediction a photo, all of them in one forward."""
+        batch = preprocess(photos, spec.processor)
+        outputs = self.backend.run(spec, batch.pixel_values, Capture(), dtype)
+        return [_prediction(spec, output, top_k) for output in outputs]
+
+    def explain(
+        self,
+        photo: Photo,
+        spec: ModelSpec,
+        *,
+        method: str = "attention",
+        layer: int | str = -1,
+        head: int | str = "mean",
+        readout: Readout | None = None,
+        target: int | str | None = None,
+        resolution: int | None = None,
+        top_k: int = 5,
+        dtype: str = "auto",
+        shared: dict[Processor, PixelBatch] | None = None,
+    ) -> Explanation:
+        """A prediction, and one map of where the model looked.
+
+        Args:
+            readout: whose attention; the model's own default if not given.
+            target: a label, its index, or "top:K".
+            resolution: long side in pixels to enlarge the photo to, keeping its shape; the model's own input if not given.
+            shared: pixel tensors of this photo, filled here, for models that agree on how to make them.
+
+        Raises:
+            OptionError: a method, layer, head, read-out or target that this model does not have.
+        """
+        if method not in METHODS:
+            raise OptionError(f"Unknown method {method!r}. Choose from: {', '.join(METHODS)}.")
+        readout = readout or spec.readouts[0]
+        if readout not in spec.readouts:
+            raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {', '.join(spec.readouts)}.")
+        processor, notes = at_resolution(spec, photo.size, resolution, MAX_TOKENS)
+        output, view, from_cache = self._run(photo, spec, processor, dtype, {} if shared is None else shared)
+        prediction = replace(_prediction(spec, output, top_k), from_cache=from_cache)
+        rows = {name: _on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
+        attribution = attention_map(rows[readout], layer, head, readout)
+        if target is not None:
+            attribution = replace(attribution, target=resolve_target(target, spec, output))
+            notes += ("Attention does not depend on the target class.",)
+        if spec.note:
+            notes += (spec.note,)
+        return Explanation(
+            prediction, attribution, rows, view, describe(attribution), (*photo.notes, *notes), output.patch_grid
+        )
+
+    def compare(
+        self, photo: Photo, specs: Sequence[ModelSpec], *, layer: int | str = -1, head: int | str = "mean", **options: Any
+    ) -> Comparison:
+        """Several models on one photo: one decode, and one preprocess for all that agree on it."""
+        if not specs:
+            raise OptionError("Choose at least one model.")
+        shared: dict[Processor, PixelBatch] = {}
+        explanations = tuple(
+            self.explain(photo, spec, layer=layer, head=head, shared=shared, **options) for spec in specs
+        )
+        return Comparison(explanations, tuple(_agreement(*pair) for pair in combinations(explanations, 2)))
+
+    def _run(
+        self, photo: Photo, spec: ModelSpec, processor: Processor, dtype: str, shared: dict[Processor, PixelBatch]
+    ) -> tuple[ModelOutput, Any, bool]:
+        key = (photo.digest, spec.checkpoint, spec.revision, processor, dtype)
+        found = self._cache.get(key)
+        if found is not None:
+            return (*found, True)
+        if processor not in shared:
+            shared[processor] = preprocess([photo], processor)
+        batch = shared[processor]
+        capture = Capture(
+            tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
+            mean="mean" in spec.readouts,
+        )
+        (output,) = self.backend.run(spec, batch.pixel_values, capture, dtype)
+        self._cache.put(key, (output, batch.views[0]))
+        return output, batch.views[0], False
+
+
+class _Cache:
+    """The newest results: what a model answered, never a photo."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def get(self, key: Any) -> Any:
+        with self._guard:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Any, value: Any) -> None:
+        with self._guard:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._entries:
+                self._values.popitem(last=False)
+
+
+def _prediction(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
+    labels: tuple[Label, ...] = ()
+    if output.logits is not None:
+        scores, indices = output.logits.softmax(dim=-1).topk(min(top_k, len(spec.labels)))
+        labels = tuple(
+            Label(spec.labels[index], score, index)
+            for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
+        )
+    return Prediction(spec, labels, output.milliseconds, output.device, output.dtype)
+
+
+def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:
+    """`[L, H, N]` to `[L, H, h, w]`: the prefix tokens are left out, what remains is not renormalised."""
+    patches = rows[:, :, spec.num_prefix_tokens :]
+    result: NDArray[np.float32] = patches.reshape(*patches.shape[:2], *grid).numpy()
+    return result
+
+
+def _agreement(first: Explanation, second: Explanation) -> Agreement:
+    a, b = first.prediction, second.prediction
+    same_label = None
+    if a.labels and b.labels and a.spec.labels == b.spec.labels:
+        same_label = a.labels[0].index == b.labels[0].index
+    correlation = None
+    if first.map is not None and second.map is not None:
+        correlation = rank_correlation(first.map, first.view, second.map, second.view)
+    return Agreement((a.spec.name, b.spec.name), same_label, correlation)

@@ -1,0 +1,81 @@
+"""Maps and photos to pictures. The browser draws with the same colour tables and the same upsampling."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from vitdemo.errors import OptionError
+from vitdemo.types import AttributionMap, Explanation, Photo, View
+
+COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
+"""Perceptual ones only: lightness rises steadily, so that they read in grey and for colour-blind eyes."""
+
+DEFAULT_COLOUR_MAP = "inferno"
+DEFAULT_OPACITY = 0.6
+
+
+@lru_cache(maxsize=16)
+def colour_table(name: str) -> NDArray[np.uint8]:
+    """256 colours, `[256, 3]` RGB.
+
+    Raises:
+        OptionError: unknown colour map.
+    """
+    if name not in COLOUR_MAPS:
+        raise OptionError(f"Unknown colour map {name!r}. Choose from: {', '.join(COLOUR_MAPS)}.")
+    ramp = np.arange(256, dtype=np.uint8).reshape(-1, 1)
+    bgr = cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{name.upper()}"))
+    return np.ascontiguousarray(bgr[:, 0, ::-1])
+
+
+def upsample(values: NDArray[np.float32], width: int, height: int, smooth: bool = True) -> NDArray[np.float32]:
+    """`[h, w]` to `[height, width]`: bilinear between patch centres, or each patch flat."""
+    interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
+    result: NDArray[np.float32] = cv2.resize(values.astype(np.float32), (width, height), interpolation=interpolation)
+    return result
+
+
+def overlay(
+    photo: Photo,
+    view: View,
+    attribution: AttributionMap,
+    colour_map: str = DEFAULT_COLOUR_MAP,
+    opacity: float = DEFAULT_OPACITY,
+    smooth: bool = True,
+) -> Image.Image:
+    """The part of the photo that the model saw, at the photo's own resolution, with the map in colour over it."""
+    crop = photo.image.crop(view.crop)
+    positions = upsample(attribution.scaled(), crop.width, crop.height, smooth)
+    colours = colour_table(colour_map)[np.clip(np.rint(positions * 255), 0, 255).astype(np.uint8)]
+    return Image.blend(crop, Image.fromarray(colours), opacity)
+
+
+def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side: int = 320) -> Image.Image:
+    """One column a model: overlay, name, best labels. Captions are black on white."""
+    margin, line = 16, 22
+    columns = max(1, len(explanations))
+    figure = Image.new("RGB", (columns * (side + margin) + margin, side + 6 * line + 2 * margin), "white")
+    draw = ImageDraw.Draw(figure)
+    bold, plain = ImageFont.load_default(17), ImageFont.load_default(15)
+    for index, explanation in enumerate(explanations):
+        left = margin + index * (side + margin)
+        picture = photo.image.crop(explanation.view.crop)
+        if explanation.map is not None:
+            picture = overlay(photo, explanation.view, explanation.map)
+        scale = side / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        figure.paste(picture, (left + (side - picture.width) // 2, margin + (side - picture.height) // 2))
+        prediction = explanation.prediction
+        top = margin + side + line // 3
+        draw.text((left, top), f"{prediction.spec.name}  {prediction.milliseconds:.0f} ms", fill="black", font=bold)
+        for rank, label in enumerate(prediction.labels[:3]):
+            position = (left, top + (rank + 1) * line)
+            draw.text(position, f"{label.score:4.0%}  {label.label}", fill="black", font=plain)
+        if not prediction.labels:
+            draw.text((left, top + line), "no classifier: self-supervised", fill="black", font=plain)
+    return figure

@@ -1,0 +1,104 @@
+"""Results as JSON and files: one form for the command line, the HTTP API and downloads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitdemo.types import Agreement, Comparison, Explanation, ModelSpec, Prediction
+
+
+def model_json(spec: ModelSpec) -> dict[str, Any]:
+    """One entry of `models`."""
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "source": spec.source,
+        "parameters": spec.parameters,
+        "image_size": list(spec.image_size),
+        "patch_size": spec.patch_size,
+        "classes": len(spec.labels),
+        "bytes": spec.bytes,
+        "offline": spec.source == "embedded",
+    }
+
+
+def prediction_json(prediction: Prediction) -> dict[str, Any]:
+    """One entry of `results` of `classify`."""
+    result: dict[str, Any] = {
+        "model": prediction.spec.name,
+        "family": prediction.spec.family,
+        "labels": [{"label": label.label, "score": label.score} for label in prediction.labels],
+        "ms": prediction.milliseconds,
+        "device": prediction.device,
+        "dtype": prediction.dtype,
+    }
+    notes = [prediction.spec.note] if prediction.spec.note else []
+    if not prediction.labels:
+        notes.append("no classifier: self-supervised")
+    if prediction.uncovered:
+        notes.append(f"probably not one of this model's {len(prediction.spec.labels)} classes")
+    if notes:
+        result["note"] = "; ".join(notes)
+    return result
+
+
+def explanation_json(explanation: Explanation) -> dict[str, Any]:
+    """What `explain` says."""
+    prediction, attribution = explanation.prediction, explanation.map
+    spec = prediction.spec
+    result: dict[str, Any] = {
+        "model": spec.name,
+        "method": attribution.method if attribution else None,
+        "layer": attribution.layer if attribution else None,
+        "head": attribution.head if attribution else None,
+        "readout": attribution.readout if attribution else None,
+        "target": None,
+        "grid": list(explanation.patch_grid),
+        "crop": list(explanation.view.crop),
+        "min": attribution.low if attribution else None,
+        "max": attribution.high if attribution else None,
+        "description": explanation.description,
+        "results": [prediction_json(prediction)],
+        "ms": prediction.milliseconds,
+        "device": prediction.device,
+        "dtype": prediction.dtype,
+        "revision": spec.revision,
+    }
+    if attribution is not None and attribution.target is not None:
+        result["target"] = {"index": attribution.target, "label": spec.labels[attribution.target]}
+    if explanation.notes:
+        result["note"] = " ".join(explanation.notes)
+    return result
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """What `compare` says."""
+    return {
+        "results": [explanation_json(explanation) for explanation in comparison.explanations],
+        "agreement": [_agreement_json(pair, comparison) for pair in comparison.agreement],
+    }
+
+
+def _agreement_json(pair: Agreement, comparison: Comparison) -> dict[str, Any]:
+    if pair.same_label is not None:
+        prediction = "same label" if pair.same_label else "different labels"
+    else:
+        named = {item.prediction.spec.name: item.prediction for item in comparison.explanations}
+        labelled = all(named[name].labels for name in pair.models)
+        prediction = "different vocabularies" if labelled else "no classifier"
+    return {"models": list(pair.models), "prediction": prediction, "rank_correlation": pair.rank_correlation}
+
+
+def save_npz(path: Path, explanation: Explanation, meta: dict[str, Any]) -> None:
+    """Raw numbers: `map` `[h, w]`, `rows` `[L, H, h, w]` of the class token, `crop` in pixels, `meta` as a JSON string."""
+    arrays: dict[str, Any] = {"crop": np.asarray(explanation.view.crop), "meta": np.asarray(json.dumps(meta))}
+    if explanation.map is not None:
+        arrays["map"] = explanation.map.values.astype(np.float32)
+    if "class" in explanation.rows:
+        arrays["rows"] = explanation.rows["class"].astype(np.float32)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)

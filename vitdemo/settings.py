@@ -1,0 +1,93 @@
+"""Settings from `VITDEMO_*` environment variables; the README has the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vitdemo.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "assets"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits and defaults. Each field is read from `VITDEMO_` + its name in capitals."""
+
+    max_image_mb: float = 10.0
+    """Largest picture file, in 10^6 bytes; also the largest download."""
+    max_megapixels: float = 25.0
+    max_side: int = 16_384
+    url_input: bool = True
+    """Whether pictures may be fetched from addresses that a user gives."""
+    url_timeout: float = 10.0
+    """Seconds that one address may take in all, redirects included."""
+    url_allow_hosts: tuple[str, ...] = ()
+    """`host` or `host:port` entries that are fetched although they resolve to a private address."""
+    models: tuple[str, ...] = ()
+    """Models that Compare opens with; empty means every embedded one."""
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: int = 8
+    """How many waiting pictures of several users share one forward pass."""
+    cache_entries: int = 64
+    """How many results (captured attention, no pictures) are remembered in memory."""
+    max_queue: int = 32
+    """How many jobs may wait before the page says that it is busy."""
+    data: Path | None = None
+    """Folder with the labelled photos that evaluation and some tests use."""
+
+
+def get_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings as the environment has them now.
+
+    Raises:
+        SettingsError: a variable has a value of the wrong form.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        variable = f"VITDEMO_{field.name.upper()}"
+        text = environment.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            values[field.name] = _PARSERS[str(field.type)](text)
+        except ValueError as error:
+            raise SettingsError(f"{variable}={text!r} cannot be used: {error}.") from None
+    return Settings(**values)
+
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError("a number is expected") from None
+        if not 0 < value < 1e9:
+            raise ValueError("it must be above 0 and below 1e9")
+        return value
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("1 or 0 is expected")
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": _positive(int),
+    "float": _positive(float),
+    "bool": _boolean,
+    "str": str,
+    "tuple[str, ...]": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    "Path | None": Path,
+}
