@@ -42,7 +42,10 @@ def bench(spec: ModelSpec, settings: Settings, pairs: int, dtype: str) -> dict[s
     stock = _stock_pipeline(spec, measured.device, DTYPES[measured.dtype])
     if stock is not None:
         ratios["classify / transformers image-classification"] = _ratio(
-            lambda: pipeline.classify([photo], spec, dtype=dtype), lambda: stock(photo.image, top_k=5), measured.device, pairs
+            lambda: pipeline.classify([photo], spec, dtype=dtype),
+            lambda: stock(photo.image, top_k=5),
+            measured.device,
+            pairs,
         )
     return {
         "model": spec.name,

@@ -73,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", run_evaluate, "accuracy on labelled photos")
     evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with a folder a class")
     evaluate.add_argument("--card", action="store_true", help="write the figures into the embedded model's card")
-    evaluate.add_argument("--fit-threshold", action="store_true", help="choose the threshold of the model on these photos")
+    evaluate.add_argument(
+        "--fit-threshold", action="store_true", help="choose the threshold of the model on these photos"
+    )
     _inference(evaluate)
 
     bench = _command(commands, "bench", run_bench, "time ratios, interleaved in one process")
@@ -100,7 +102,9 @@ def _inference(parser: argparse.ArgumentParser) -> None:
 def _display(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", default="-1", help="from 0, or -1 for the last")
     parser.add_argument("--head", default="mean", help="mean, max, min, or a number from 0")
-    parser.add_argument("--resolution", type=_positive, metavar="LONG_SIDE", help="enlarge the photo to this many pixels")
+    parser.add_argument(
+        "--resolution", type=_positive, metavar="LONG_SIDE", help="enlarge the photo to this many pixels"
+    )
     parser.add_argument("--out", type=Path, metavar="PNG", help="write the picture to this file")
 
 
@@ -143,9 +147,7 @@ def run_classify(options: argparse.Namespace) -> int:
             if not options.json:
                 print(f"{name}: {error}", file=sys.stderr)
             continue
-        found = [
-            pipeline.classify([photo], spec, top_k=options.top_k, dtype=options.dtype)[0] for spec in specs
-        ]
+        found = [pipeline.classify([photo], spec, top_k=options.top_k, dtype=options.dtype)[0] for spec in specs]
         entries.append({"image": name, "results": [prediction_json(prediction) for prediction in found]})
         if not options.json:
             print(name)
@@ -171,7 +173,8 @@ def run_explain(options: argparse.Namespace) -> int:
     )
     entry = {"image": options.image, **explanation_json(explanation)}
     if options.out and explanation.map is not None:
-        _write(options.out, lambda: overlay(photo, explanation.view, explanation.map).save(options.out, format="PNG"))
+        picture = overlay(photo, explanation.view, explanation.map)
+        _write(options.out, lambda: picture.save(options.out, format="PNG"))
     if options.raw:
         _write(options.raw, lambda: save_npz(options.raw, explanation, entry))
     _report(options, entry, [explanation])

@@ -71,9 +71,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"{path.name} is neither a folder nor a tar archive.") from None
 
 
-def evaluate(
-    pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]], batch: int = 32
-) -> Evaluation:
+def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]], batch: int = 32) -> Evaluation:
     """Classify every photo and count.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,17 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
 def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
     architecture = (transformers.PreTrainedConfig.get_config_dict(folder)[0].get("architectures") or [""])[0]
     if architecture not in _CLASSES:
-        raise CheckpointError(f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded.")
+        raise CheckpointError(
+            f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded."
+        )
     # `ViTModel` comes with a pooler that no checkpoint of ours has.
     options: dict[str, Any] = {"add_pooling_layer": False} if architecture == "ViTModel" else {}
     # Not a bar a model on every console.
     transformers.logging.disable_progress_bar()
+    # With `output_loading_info` it returns a pair, which its annotation does not say.
+    load: Callable[..., Any] = _CLASSES[architecture].from_pretrained
     try:
-        network, info = _CLASSES[architecture].from_pretrained(
+        network, info = load(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -86,8 +91,11 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         # transformers would go on with random numbers in their place.
-        raise CheckpointError(f"The checkpoint of {spec.name} lacks {len(lacking)} of its weights, such as {lacking[0]}.")
-    return network  # type: ignore[no-any-return]
+        raise CheckpointError(
+            f"The checkpoint of {spec.name} lacks {len(lacking)} of its weights, such as {lacking[0]}."
+        )
+    assert isinstance(network, transformers.PreTrainedModel)
+    return network
 
 
 def _load_probe(spec: ModelSpec, path: Path, dtype: torch.dtype) -> nn.Linear | None:

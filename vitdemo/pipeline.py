@@ -113,7 +113,13 @@ class Pipeline:
         )
 
     def compare(
-        self, photo: Photo, specs: Sequence[ModelSpec], *, layer: int | str = -1, head: int | str = "mean", **options: Any
+        self,
+        photo: Photo,
+        specs: Sequence[ModelSpec],
+        *,
+        layer: int | str = -1,
+        head: int | str = "mean",
+        **options: Any,
     ) -> Comparison:
         """Several models on one photo: one decode, and one preprocess for all that agree on it."""
         if not specs:

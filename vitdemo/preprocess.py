@@ -1,7 +1,8 @@
 """RGB photo to pixel tensor, and the exact part of the photo that the tensor shows.
 
-The numbers are those of transformers' Pillow processors. Of a very long photo only the surroundings of the crop are resized,
-so that one of 1 x 5000 pixels does not become one of 224 x 1,120,000 on the way; there single pixels may differ by one grey level.
+The numbers are those of transformers' Pillow processors. Of a very long photo only the surroundings of the crop are
+resized, so that one of 1 x 5000 pixels does not become one of 224 x 1,120,000 on the way; there single pixels may differ
+by one grey level.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def at_resolution(
     notes: tuple[str, ...] = ()
     if max(rows, columns) < round(long_side / patch):
         lowered = max(rows, columns) * patch
-        notes = (f"The resolution was lowered from {long_side} to {lowered} pixels: {max_tokens} patches are the limit.",)
+        notes = (
+            f"The resolution was lowered from {long_side} to {lowered} pixels: {max_tokens} patches are the limit.",
+        )
     return replace(spec.processor, resize=(rows * patch, columns * patch), crop=None), notes
 
 
@@ -83,7 +86,9 @@ def look(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
     crop_height, crop_width = processor.crop
     left, top = _offset(new_width, crop_width), _offset(new_height, crop_height)
     x_scale, y_scale = width / new_width, height / new_height
-    window = _resize_window(image, (new_width, new_height), (left, top, left + crop_width, top + crop_height), processor)
+    window = _resize_window(
+        image, (new_width, new_height), (left, top, left + crop_width, top + crop_height), processor
+    )
     box = (
         max(0, round(left * x_scale)),
         max(0, round(top * y_scale)),

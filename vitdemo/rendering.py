@@ -16,7 +16,9 @@ COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
 """Perceptual ones only: lightness rises steadily, so that they read in grey and for colour-blind eyes."""
 
 DEFAULT_COLOUR_MAP = "inferno"
-DEFAULT_OPACITY = 0.6
+DEFAULT_OPACITY = 0.8
+FAINTEST = 0.35
+"""Opacity of the lowest value, as a share of the chosen one: where there is little attention, more of the photo is left."""
 
 
 @lru_cache(maxsize=16)
@@ -36,8 +38,7 @@ def colour_table(name: str) -> NDArray[np.uint8]:
 def upsample(values: NDArray[np.float32], width: int, height: int, smooth: bool = True) -> NDArray[np.float32]:
     """`[h, w]` to `[height, width]`: bilinear between patch centres, or each patch flat."""
     interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
-    result: NDArray[np.float32] = cv2.resize(values.astype(np.float32), (width, height), interpolation=interpolation)
-    return result
+    return np.asarray(cv2.resize(values.astype(np.float32), (width, height), interpolation=interpolation), np.float32)
 
 
 def overlay(
@@ -50,9 +51,12 @@ def overlay(
 ) -> Image.Image:
     """The part of the photo that the model saw, at the photo's own resolution, with the map in colour over it."""
     crop = photo.image.crop(view.crop)
-    positions = upsample(attribution.scaled(), crop.width, crop.height, smooth)
-    colours = colour_table(colour_map)[np.clip(np.rint(positions * 255), 0, 255).astype(np.uint8)]
-    return Image.blend(crop, Image.fromarray(colours), opacity)
+    values = upsample(attribution.scaled(), crop.width, crop.height, smooth)
+    indices = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    weights = opacity * (FAINTEST + (1 - FAINTEST) * np.arange(256, dtype=np.float32) / 255)
+    weight = weights[indices][:, :, None]
+    blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(colour_map)[indices] * weight
+    return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 
 def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side: int = 320) -> Image.Image:

@@ -9,7 +9,9 @@ from scipy.stats import rankdata
 from vitdemo.types import AttributionMap, Box, View
 
 
-def rank_correlation(first: AttributionMap, first_view: View, second: AttributionMap, second_view: View) -> float | None:
+def rank_correlation(
+    first: AttributionMap, first_view: View, second: AttributionMap, second_view: View
+) -> float | None:
     """Spearman's rank correlation on a common grid, -1 to 1.
 
     The common grid is the finer one of the two, laid over the part of the photo that both models saw.

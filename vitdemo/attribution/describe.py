@@ -31,7 +31,4 @@ def describe(attribution: AttributionMap) -> str:
         place = "centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
     who = READOUT_WORDS.get(attribution.readout or "", "")
-    return (
-        f"layer {attribution.layer}, {head}, {who}: "
-        f"{share:.0%} of attention on {area:.0%} of the picture, {place}"
-    )
+    return f"layer {attribution.layer}, {head}, {who}: {share:.0%} of attention on {area:.0%} of the picture, {place}"

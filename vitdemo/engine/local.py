@@ -81,7 +81,9 @@ class LocalBackend:
         return self._forwards
 
     def run(self, spec: ModelSpec, pixel_values: Tensor, capture: Capture, dtype: str = "auto") -> list[ModelOutput]:
-        lane = self._lane(spec, pick_dtype(dtype if dtype != "auto" else self._default_dtype, self.device, spec.parameters))
+        lane = self._lane(
+            spec, pick_dtype(dtype if dtype != "auto" else self._default_dtype, self.device, spec.parameters)
+        )
         job = _Job(pixel_values, capture)
         with lane.guard:
             lane.waiting.append(job)

@@ -6,9 +6,8 @@ Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1 "Hybrid Architecture". Th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import BitBackbone, BitConfig, PreTrainedModel, ViTConfig, ViTModel
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -18,21 +17,21 @@ class ViTHybridConfig(ViTConfig):
     """A `ViTConfig` with `backbone_config`; `patch_size` counts cells of the feature map, so it is 1 as a rule."""
 
     model_type = "vit-hybrid"
-    sub_configs = {"backbone_config": BitConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": BitConfig}
 
     backbone_config: dict[str, Any] | BitConfig | None = None
     patch_size: int = 1
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is None:
-            self.backbone_config = BitConfig(
-                global_padding="same",
-                layer_type="bottleneck",
-                depths=[3, 4, 9],
-                out_features=["stage3"],
-                embedding_dynamic_padding=True,
-            )
-        elif isinstance(self.backbone_config, dict):
+            self.backbone_config = {
+                "global_padding": "same",
+                "layer_type": "bottleneck",
+                "depths": [3, 4, 9],
+                "out_features": ["stage3"],
+                "embedding_dynamic_padding": True,
+            }
+        if isinstance(self.backbone_config, dict):
             values = {key: value for key, value in self.backbone_config.items() if key != "model_type"}
             self.backbone_config = BitConfig(**values)
         super().__post_init__(**kwargs)
@@ -79,8 +78,8 @@ class ViTHybridForImageClassification(PreTrainedModel):
         vit_fields = {name: getattr(config, name) for name in ViTConfig.__annotations__}
         vit_fields["patch_size"] = config.patch_size * config.feature_stride
         self.vit = ViTModel(ViTConfig(**vit_fields), add_pooling_layer=False)
-        self.vit.embeddings.patch_embeddings = ViTHybridPatchEmbeddings(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.vit.embeddings.register_module("patch_embeddings", ViTHybridPatchEmbeddings(config))
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or {}))
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> ImageClassifierOutput:

@@ -1,0 +1,109 @@
+"""Images from addresses that strangers type, fetched without becoming their way into this network.
+
+Every connection is made by `gate.Gate`, which refuses all but public addresses. Everything together, name server,
+connection, handshake, redirects, and each piece of a body that drips, ends at one deadline.
+"""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+
+import httpcore
+import httpx
+
+from vitdemo.errors import UrlError
+from vitdemo.gate import NO_ANSWER, Deadline, Gate, Resolver, system_resolver
+from vitdemo.settings import Settings
+
+MAX_REDIRECTS = 5
+
+NOT_AN_ADDRESS = "That is not a web address. Use one that begins with https:// or http://, or upload the image."
+BROKEN_OFF = "The address broke off its answer. Try again, or upload the image."
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS: dict[str | bytes, str | bytes] = {
+    "User-Agent": "vitdemo",
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",  # a compressed body would need a second limit
+    "Connection": "close",
+}
+
+
+def fetch_url(
+    url: str, settings: Settings, *, resolve: Resolver = system_resolver, ssl_context: ssl.SSLContext | None = None
+) -> bytes:
+    """The body that `url` answers with, whatever it is; whether it is an image is the image door's question.
+
+    Args:
+        url: `http://` or `https://`, without user name and password.
+        settings: `url_timeout` seconds for everything, `max_image_mb` for the body, `url_allow_hosts` for exceptions.
+        resolve: asked once for each connection.
+        ssl_context: other certificates than the usual ones, for an intranet.
+
+    Raises:
+        UrlError: refused, not found, too slow, too large, redirected too often, or not answered with 200.
+    """
+    deadline = Deadline(settings.url_timeout)
+    gate = Gate(settings.url_allow_hosts, resolve, deadline)
+    try:
+        with httpcore.ConnectionPool(ssl_context or _default_ssl_context(), network_backend=gate) as pool:
+            return _follow(pool, _parse(url), int(settings.max_image_mb * 1e6), deadline)
+    except UrlError:
+        raise
+    except httpcore.TimeoutException as error:
+        raise deadline.error() from error
+    except httpcore.ConnectError as error:
+        raise UrlError(NO_ANSWER) from error
+    except Exception as error:  # a broken answer, in any of the ways of httpcore, h11 and the socket
+        raise UrlError(BROKEN_OFF) from error
+
+
+def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, limit: int, deadline: Deadline) -> bytes:
+    for _ in range(MAX_REDIRECTS + 1):
+        answer = _get(pool, url, limit, deadline)
+        if isinstance(answer, bytes):
+            return answer
+        url = _parse(answer, base=url)
+    raise UrlError(f"The address redirects more than {MAX_REDIRECTS} times. Use the address of the image itself.")
+
+
+def _get(pool: httpcore.ConnectionPool, url: httpx.URL, limit: int, deadline: Deadline) -> bytes | str:
+    """The body, or the address that the answer redirects to."""
+    target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    with pool.stream("GET", target, headers={"Host": url.netloc.decode("ascii"), **_HEADERS}) as response:
+        headers = {name.lower(): value.decode("utf-8", "replace") for name, value in response.headers}
+        if response.status in _REDIRECTS and b"location" in headers:
+            return headers[b"location"]
+        if response.status != 200:
+            raise UrlError(f"The address answered {response.status}. Check it, or upload the image.")
+        if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise UrlError("The address compresses its answer, which is not unpacked. Upload the image instead.")
+        too_large = UrlError(f"The address sends more than {limit / 1e6:g} MB, the limit. Use a smaller image.")
+        length = headers.get(b"content-length", "")
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise too_large
+        body = bytearray()
+        for piece in response.iter_stream():
+            deadline.left()
+            body += piece
+            if len(body) > limit:
+                raise too_large
+        return bytes(body)
+
+
+def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        url = httpx.URL(text) if base is None else base.join(text)
+    except (httpx.InvalidURL, ValueError):
+        raise UrlError(NOT_AN_ADDRESS) from None
+    if url.scheme not in ("http", "https") or not url.raw_host or url.port == 0:  # httpcore reads 0 as the usual port
+        raise UrlError(NOT_AN_ADDRESS)
+    if url.userinfo:
+        raise UrlError("Addresses with a user name or a password are not fetched. Leave them out, or upload the image.")
+    return url
+
+
+@lru_cache(maxsize=1)
+def _default_ssl_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)

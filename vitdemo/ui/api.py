@@ -1,0 +1,152 @@
+"""The public endpoints: the same JSON as the command line, plus files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vitdemo.errors import ImageError
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import available_models, default_models, get_spec
+from vitdemo.rendering import comparison_figure, overlay
+from vitdemo.serialise import comparison_json, explanation_json, model_json, prediction_json, save_npz
+from vitdemo.types import ModelSpec, Photo
+from vitdemo.ui.components.photo import PhotoInput
+from vitdemo.ui.errors import user_errors
+
+INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 4}
+"""Shared by everything that runs a model."""
+
+
+def add_endpoints(pipeline: Pipeline) -> None:
+    """Define `/models`, `/classify`, `/explain` and `/compare` inside an open `gr.Blocks`."""
+
+    def models() -> list[dict[str, Any]]:
+        """Every model: name, family, source, parameters, image size, patch size, classes, bytes, and whether it works offline."""
+        return [model_json(spec) for spec in available_models()]
+
+    def classify(image: Photo | None, models: list[str] | None, top_k: int = 5) -> dict[str, Any]:
+        """The best labels of each model for one picture.
+
+        Args:
+            image: a picture file, its address, or a data URL.
+            models: names from /models; empty means the first one.
+            top_k: how many labels a model.
+        """
+        with user_errors():
+            photo = _required(image)
+            specs = _specs(models) or [available_models()[0]]
+            found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
+            return {"results": [prediction_json(prediction) for prediction in found]}
+
+    def explain(
+        image: Photo | None,
+        model: str | None,
+        method: str = "attention",
+        layer: int = -1,
+        head: str = "mean",
+        readout: str | None = None,
+        target: str | None = None,
+        resolution: int | None = None,
+    ) -> tuple[dict[str, Any], str | None, str]:
+        """Where one model looked: the numbers as JSON, the overlay as PNG, the raw arrays as NPZ.
+
+        Args:
+            image: a picture file, its address, or a data URL.
+            model: a name from /models; empty means the first one.
+            method: only "attention" for now.
+            layer: from 0, or -1 for the last.
+            head: "mean", "max", "min", or a number from 0.
+            readout: "class", "distillation" or "mean"; empty means the model's own.
+            target: a label, an index or "top:K".
+            resolution: long side in pixels to enlarge the photo to; empty means the model's own input.
+        """
+        with user_errors():
+            photo = _required(image)
+            spec = get_spec(model) if model else available_models()[0]
+            explanation = pipeline.explain(
+                photo,
+                spec,
+                method=method or "attention",
+                layer=layer,
+                head=head or "mean",
+                readout=readout or None,  # type: ignore[arg-type]
+                target=target or None,
+                resolution=int(resolution) if resolution else None,
+            )
+            entry = explanation_json(explanation)
+            folder = Path(tempfile.mkdtemp(prefix="vitdemo-"))
+            save_npz(folder / "attention.npz", explanation, entry)
+            png = None
+            if explanation.map is not None:
+                png = str(folder / "overlay.png")
+                overlay(photo, explanation.view, explanation.map).save(png)
+            return entry, png, str(folder / "attention.npz")
+
+    def compare(
+        image: Photo | None, models: list[str] | None, layer: int = -1, head: str = "mean"
+    ) -> tuple[dict[str, Any], str]:
+        """Several models on one picture: each one's labels and map, how far they agree, and a figure as PNG.
+
+        Args:
+            image: a picture file, its address, or a data URL.
+            models: names from /models; empty means every embedded one.
+            layer: from 0, or -1 for the last.
+            head: "mean", "max", "min", or a number from 0.
+        """
+        with user_errors():
+            photo = _required(image)
+            specs = _specs(models) or list(default_models(pipeline.settings))
+            comparison = pipeline.compare(photo, specs, layer=layer, head=head or "mean")
+            png = Path(tempfile.mkdtemp(prefix="vitdemo-")) / "comparison.png"
+            comparison_figure(photo, comparison.explanations).save(png)
+            return comparison_json(comparison), str(png)
+
+    # Components only give the endpoints their types: nobody sees them.
+    with gr.Column(visible=False):
+        photo, names, top_k = (
+            PhotoInput(label="image"),
+            _names(multiselect=True),
+            gr.Number(5, precision=0, label="top_k"),
+        )
+        model, method = _names(), gr.Textbox("attention", label="method")
+        layer, head = gr.Number(-1, precision=0, label="layer"), gr.Textbox("mean", label="head")
+        readout, target = gr.Textbox(label="readout"), gr.Textbox(label="target")
+        resolution = gr.Number(None, precision=0, label="resolution")
+        result, picture, numbers = (
+            gr.JSON(label="result"),
+            gr.Image(format="png", label="overlay"),
+            gr.File(label="arrays"),
+        )
+        trigger = gr.Button()
+        trigger.click(models, None, result, api_name="models")
+        trigger.click(classify, [photo, names, top_k], result, api_name="classify", **INFERENCE)
+        trigger.click(
+            explain,
+            [photo, model, method, layer, head, readout, target, resolution],
+            [result, picture, numbers],
+            api_name="explain",
+            **INFERENCE,
+        )
+        trigger.click(compare, [photo, names, layer, head], [result, picture], api_name="compare", **INFERENCE)
+
+
+def _names(multiselect: bool = False) -> gr.Dropdown:
+    choices = [spec.name for spec in available_models()]
+    # Our own message names the choices; a custom value must reach it.
+    return gr.Dropdown(
+        choices, value=[] if multiselect else None, multiselect=multiselect, allow_custom_value=True, label="models"
+    )
+
+
+def _specs(names: list[str] | None) -> list[ModelSpec]:
+    return [get_spec(name) for name in names or []]
+
+
+def _required(photo: Photo | None) -> Photo:
+    if photo is None:
+        raise ImageError("No picture was given.")
+    return photo

@@ -1,0 +1,169 @@
+"""The page, put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from vitdemo import __version__
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import available_models, default_models, get_spec
+from vitdemo.settings import ASSETS
+from vitdemo.types import Photo
+from vitdemo.ui.api import INFERENCE, add_endpoints
+from vitdemo.ui.components.examples import ExampleButtons
+from vitdemo.ui.components.explorer import Explorer, explorer_value
+from vitdemo.ui.components.photo import PhotoInput, fetch_to_cache
+from vitdemo.ui.errors import user_errors
+from vitdemo.ui.examples import examples
+from vitdemo.ui.limits import middleware
+
+TITLE = "vitdemo: what Vision Transformers see"
+COMPARE, EXPLAIN = "compare", "explain"
+
+Value = dict[str, Any] | None
+
+
+def build(pipeline: Pipeline | None = None) -> gr.Blocks:
+    """The whole page, with the first example already computed."""
+    pipeline = pipeline or Pipeline()
+    settings = pipeline.settings
+    default = [spec.name for spec in default_models(settings)]
+
+    def on_compare(photo: Photo | None, models: list[str]) -> Value:
+        with user_errors():
+            if photo is None:
+                return None
+            comparison = pipeline.compare(photo, [get_spec(name) for name in models])
+            return explorer_value(photo, comparison.explanations, comparison)
+
+    def on_explain(photo: Photo | None, model: str) -> Value:
+        with user_errors():
+            return None if photo is None else explorer_value(photo, [pipeline.explain(photo, get_spec(model))])
+
+    def on_photo(photo: Photo | None, tab: str, models: list[str], model: str) -> tuple[Any, Any, str]:
+        """Only the tab that is open runs its models; the other one is stale, and catches up when it is opened."""
+        if tab == COMPARE:
+            return on_compare(photo, models), gr.skip(), EXPLAIN
+        return gr.skip(), on_explain(photo, model), COMPARE
+
+    def on_compare_tab(photo: Photo | None, models: list[str], stale: str) -> tuple[str, Any, Any]:
+        return (COMPARE, on_compare(photo, models), "") if stale == COMPARE else (COMPARE, gr.skip(), gr.skip())
+
+    def on_explain_tab(photo: Photo | None, model: str, stale: str) -> tuple[str, Any, Any]:
+        return (EXPLAIN, on_explain(photo, model), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
+
+    def on_address(url: str) -> str:
+        with user_errors():
+            return fetch_to_cache(url.strip(), photo.GRADIO_CACHE)
+
+    def on_example(event: gr.EventData) -> str:
+        return str(examples()[event.index].path)
+
+    first = pipeline.open(examples()[0].path)
+    with gr.Blocks(
+        title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)
+    ) as page:
+        tab, stale = gr.State(COMPARE), gr.State("")
+        gr.HTML(_heading(), elem_id="heading")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=280, elem_id="source"):
+                photo = PhotoInput(
+                    str(examples()[0].path),
+                    label="Photo",
+                    height=250,
+                    buttons=["fullscreen"],
+                    sources=["upload", "webcam", "clipboard"],
+                    alt_text="The photo that is looked at",
+                    elem_id="photo",
+                )
+                address = gr.Textbox(
+                    placeholder="https://… and Enter",
+                    label="Or a picture's address",
+                    visible=settings.url_input,
+                    max_lines=1,
+                    elem_id="address",
+                )
+                gallery = ExampleButtons(examples(), elem_id="examples")
+            with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE):
+                with gr.Tab("Compare", id=COMPARE) as compare_tab:
+                    models = gr.Dropdown(
+                        [(f"{spec.family} ({spec.name})", spec.name) for spec in available_models()],
+                        value=default,
+                        multiselect=True,
+                        label="Models",
+                        elem_id="models",
+                    )
+                    compared = Explorer(on_compare(first, default), elem_id="compared")
+                with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
+                    model = gr.Dropdown(
+                        [(f"{spec.family} ({spec.name})", spec.name) for spec in available_models()],
+                        value=default[0],
+                        label="Model",
+                        elem_id="model",
+                    )
+                    explained = Explorer(on_explain(first, default[0]), elem_id="explained")
+        gr.HTML(_footer(), elem_id="footer")
+        add_endpoints(pipeline)
+
+        private: dict[str, Any] = {"api_visibility": "private"}
+        running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
+        inputs, outputs = [photo, tab, models, model], [compared, explained, stale]
+        photo.input(on_photo, inputs, outputs, **running)
+        models.input(on_compare, [photo, models], compared, **running)
+        model.input(on_explain, [photo, model], explained, **running)
+        compare_tab.select(on_compare_tab, [photo, models, stale], [tab, compared, stale], **running)
+        explain_tab.select(on_explain_tab, [photo, model, stale], [tab, explained, stale], **running)
+        for event in (
+            address.submit(on_address, address, photo, show_progress_on=address, **private),
+            gallery.select(on_example, None, photo, show_progress="hidden", **private),
+        ):
+            event.success(on_photo, inputs, outputs, **running)
+        page.queue(max_size=settings.max_queue, api_open=False)
+    assert isinstance(page, gr.Blocks)
+    return page
+
+
+def launch_options(pipeline: Pipeline) -> dict[str, Any]:
+    """What `launch` is to be given: Gradio 6 takes looks and limits there."""
+    limit = pipeline.settings.max_image_mb
+    return {
+        "theme": theme(),
+        "css_paths": [ASSETS / "page.css"],
+        "favicon_path": str(ASSETS / "favicon.svg"),
+        "allowed_paths": [str(ASSETS)],
+        "max_file_size": int(limit * 1e6),
+        "show_error": False,
+        "enable_monitoring": False,
+        "strict_cors": True,
+        "ssr_mode": False,
+        "run_history": False,
+        "footer_links": ["api", "gradio", "settings"],
+        "app_kwargs": {"middleware": middleware(int(limit * 1e6))},
+    }
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the system: the page asks no other host for anything."""
+    return gr.themes.Default(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+def _heading() -> str:
+    return (
+        "<h1>What Vision Transformers see</h1>"
+        "<p>Drop a photo. Several transformers name what is on it, and show where each one looked.</p>"
+    )
+
+
+def _footer() -> str:
+    return (
+        "<p>A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
+        "a log. Results are remembered as numbers under a fingerprint of the photo, not as pictures. "
+        f"vitdemo {__version__}. Example photos: see their credits in <code>assets/examples/CREDITS.md</code>.</p>"
+    )

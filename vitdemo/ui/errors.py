@@ -1,0 +1,33 @@
+"""What a person reads when something fails: the worded errors of ours, and never anything else."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gradio as gr
+
+from vitdemo.errors import VitDemoError
+
+logger = logging.getLogger("vitdemo")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn whatever is raised inside into a `gr.Error`: any other exception would reach the user as `null`."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except VitDemoError as error:
+        raise worded(str(error)) from None
+    except Exception:
+        logger.exception("A handler failed")
+        raise worded("Something went wrong on the server. It was logged; please try again.") from None
+
+
+def worded(message: str) -> gr.Error:
+    """The page shows messages as HTML, and they may hold what a user typed."""
+    return gr.Error(html.escape(message, quote=False), print_exception=False)

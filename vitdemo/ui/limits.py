@@ -1,0 +1,65 @@
+"""Limits that Gradio does not set: the size of any request body, and two routes that this page does not need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
+"""Routes that fetch addresses or start encoders for anyone who asks."""
+
+
+def middleware(max_image_bytes: int) -> list[Middleware]:
+    """For `launch(app_kwargs={"middleware": ...})`."""
+    # A data URL is a third longer than its picture; the rest is room for the other fields.
+    return [Middleware(BodyLimit, limit=max_image_bytes * 4 // 3 + 1_000_000)]
+
+
+class BodyLimit:
+    """Answers 413 to a body over the limit, as soon as that is known, and 403 to refused routes."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if any(route in scope["path"] for route in REFUSED):
+            await PlainTextResponse("This route is not available.", 403)(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.limit:
+            await self._too_large()(scope, receive, send)
+            return
+        received, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise _TooLargeError
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except _TooLargeError:
+            if not started:
+                await self._too_large()(scope, receive, send)
+
+    def _too_large(self) -> Any:
+        return PlainTextResponse(f"The request is too large: {self.limit / 1e6:.0f} MB are the limit.", 413)
+
+
+class _TooLargeError(Exception):
+    """The body went over the limit while it came in."""
