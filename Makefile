@@ -15,7 +15,9 @@ install: $(VENV)/.installed
 
 install-dev: $(VENV)/.installed-dev
 
+# Gradio writes stubs beside components while the app runs; mypy would read those instead of the code.
 lint: install-dev
+	find vitdemo -name '*.pyi' -delete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

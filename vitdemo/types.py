@@ -31,6 +31,8 @@ class Photo:
     """SHA-256 of the size and the RGB pixels, in hex: the same picture has the same digest, whatever file it came in."""
     notes: tuple[str, ...] = ()
     """What the door did that a user should know, such as "The first frame of an animation is used."."""
+    name: str = ""
+    """What its owner calls it; never a path of the server."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """Every model: name, family, source, parameters, image size, patch size, classes, bytes, and whether it works offline."""
         return [model_json(spec) for spec in available_models()]
 
-    def classify(image: Photo | None, models: list[str] | None, top_k: int = 5) -> dict[str, Any]:
+    def classify(image: Photo | None, models: list[str] | None, top_k: int = 5) -> list[dict[str, Any]]:
         """The best labels of each model for one picture.
 
         Args:
@@ -40,7 +40,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             photo = _required(image)
             specs = _specs(models) or [available_models()[0]]
             found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
-            return {"results": [prediction_json(prediction) for prediction in found]}
+            return [{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}]
 
     def explain(
         image: Photo | None,
@@ -77,8 +77,8 @@ def add_endpoints(pipeline: Pipeline) -> None:
                 target=target or None,
                 resolution=int(resolution) if resolution else None,
             )
-            entry = explanation_json(explanation)
-            folder = Path(tempfile.mkdtemp(prefix="vitdemo-"))
+            entry = {"image": photo.name, **explanation_json(explanation)}
+            folder = _folder()
             save_npz(folder / "attention.npz", explanation, entry)
             png = None
             if explanation.map is not None:
@@ -101,9 +101,15 @@ def add_endpoints(pipeline: Pipeline) -> None:
             photo = _required(image)
             specs = _specs(models) or list(default_models(pipeline.settings))
             comparison = pipeline.compare(photo, specs, layer=layer, head=head or "mean")
-            png = Path(tempfile.mkdtemp(prefix="vitdemo-")) / "comparison.png"
+            png = _folder() / "comparison.png"
             comparison_figure(photo, comparison.explanations).save(png)
-            return comparison_json(comparison), str(png)
+            return {"image": photo.name, **comparison_json(comparison)}, str(png)
+
+    def _folder() -> Path:
+        """A new folder where Gradio keeps uploads, so that it deletes ours with them."""
+        folder = Path(picture.GRADIO_CACHE) / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
 
     # Components only give the endpoints their types: nobody sees them.
     with gr.Column(visible=False):

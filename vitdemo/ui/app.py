@@ -12,8 +12,8 @@ from vitdemo.registry import available_models, default_models, get_spec
 from vitdemo.settings import ASSETS
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
-from vitdemo.ui.components.examples import ExampleButtons
-from vitdemo.ui.components.explorer import Explorer, explorer_value
+from vitdemo.ui.components.examples import example_buttons
+from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import PhotoInput, fetch_to_cache
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples
@@ -85,7 +85,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     max_lines=1,
                     elem_id="address",
                 )
-                gallery = ExampleButtons(examples(), elem_id="examples")
+                gallery = example_buttons(examples(), elem_id="examples")
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE):
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     models = gr.Dropdown(
@@ -95,7 +95,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                         label="Models",
                         elem_id="models",
                     )
-                    compared = Explorer(on_compare(first, default), elem_id="compared")
+                    compared = explorer(on_compare(first, default), elem_id="compared")
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
                     model = gr.Dropdown(
                         [(f"{spec.family} ({spec.name})", spec.name) for spec in available_models()],
@@ -103,7 +103,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                         label="Model",
                         elem_id="model",
                     )
-                    explained = Explorer(on_explain(first, default[0]), elem_id="explained")
+                    explained = explorer(on_explain(first, default[0]), elem_id="explained")
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 

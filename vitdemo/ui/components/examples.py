@@ -1,4 +1,4 @@
-"""The example photos as a row of named buttons: `select` fires with the `index` of the chosen one."""
+"""The example photos as a row of named buttons."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ from vitdemo.ui.examples import Example
 SIDE = 160
 """Pixels a side of a thumbnail."""
 
-
-class ExampleButtons(gr.HTML):
-    """One button an example: a square thumbnail over its title."""
-
-    is_template = True
-
-    def __init__(self, examples: Sequence[Example], **options: object) -> None:
-        super().__init__(
-            html_template=f'<div class="vd-examples" role="group" aria-label="Examples">{"".join(map(_button, examples))}</div>',
-            js_on_load="""
-                element.addEventListener("click", (event) => {
-                    const button = event.target.closest("button[data-index]");
-                    if (button) trigger("select", { index: Number(button.dataset.index) });
-                });
-                element.querySelectorAll("button").forEach((button, index) => { button.dataset.index = index; });
-            """,
-            apply_default_css=False,
-            **options,
-        )
+_SCRIPT = """
+element.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) trigger("select", { index: Number(button.dataset.index) });
+});
+"""
 
 
-def _button(example: Example) -> str:
-    title = html.escape(example.title)
-    return f'<button type="button"><img src="{_thumbnail(example)}" alt=""><span>{title}</span></button>'
+def example_buttons(examples: Sequence[Example], elem_id: str) -> gr.HTML:
+    """One button an example, a square thumbnail over its title; `select` fires with the `index` of the chosen one."""
+    buttons = "".join(_button(index, example) for index, example in enumerate(examples))
+    return gr.HTML(
+        html_template=f'<div class="vd-examples" role="group" aria-label="Examples">{buttons}</div>',
+        js_on_load=_SCRIPT,
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
+def _button(index: int, example: Example) -> str:
+    picture = f'<img src="{_thumbnail(example)}" alt="">'
+    return f'<button type="button" data-index="{index}">{picture}<span>{html.escape(example.title)}</span></button>'
 
 
 def _thumbnail(example: Example) -> str:

@@ -25,20 +25,16 @@ PHOTO_SIDE = 800
 _ids = itertools.count(1)
 
 
-class Explorer(gr.HTML):
-    """Takes the result of `explorer_value`, or None for an empty page."""
-
-    is_template = True
-
-    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(
-            value,
-            html_template=(ASSETS / "explorer.html").read_text(encoding="utf-8"),
-            css_template=(ASSETS / "explorer.css").read_text(encoding="utf-8"),
-            js_on_load=(ASSETS / "explorer.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            **options,
-        )
+def explorer(value: dict[str, Any] | None, elem_id: str) -> gr.HTML:
+    """The component; its values are results of `explorer_value`, or None for an empty page."""
+    return gr.HTML(
+        value,
+        html_template=(ASSETS / "explorer.html").read_text(encoding="utf-8"),
+        css_template=(ASSETS / "explorer.css").read_text(encoding="utf-8"),
+        js_on_load=(ASSETS / "explorer.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
 
 
 def explorer_value(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -28,7 +29,9 @@ class PhotoInput(gr.Image):
         with user_errors():
             if payload.url and payload.url.startswith("data:"):
                 return open_image(payload.url)
-            return open_image(Path(payload.path)) if payload.path else None
+            if not payload.path:
+                return None
+            return replace(open_image(Path(payload.path)), name=payload.orig_name or "")
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         """Addresses that API clients give are fetched through our own guards, not through Gradio's."""

@@ -1,0 +1,88 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import tiny
+from vitdemo.images import open_image
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec, spec_from_folder
+from vitdemo.settings import ROOT, Settings
+from vitdemo.types import ModelSpec, Photo
+
+PhotoMaker = Callable[..., Photo]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers in every test, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Pipeline:
+    """One pipeline with default limits on the CPU: models are loaded once. Not for tests that count forwards."""
+    return Pipeline(Settings(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def vit() -> ModelSpec:
+    """An embedded model."""
+    return get_spec("vit-mini")
+
+
+@pytest.fixture(scope="session")
+def photo() -> PhotoMaker:
+    """`photo(width, height, seed)`: smooth colours with noise, no two sizes or seeds alike."""
+
+    def make(width: int = 96, height: int = 64, seed: int = 0) -> Photo:
+        return open_image(picture(width, height, seed), Settings())
+
+    return make
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    random_numbers = np.random.default_rng([width, height, seed])
+    x, y = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 200, height))
+    noise = random_numbers.integers(0, 56, (height, width, 3))
+    pixels = np.stack([x, y, 200 - (x + y) / 2], axis=-1) + noise
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_folder(kind)`: a checkpoint folder of a tiny random network, to be read only."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tiny.save(tmp_path_factory.mktemp("tiny") / f"tiny-{kind}", kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tiny_folder: Callable[[str], Path]) -> Callable[[str], ModelSpec]:
+    """`tiny_spec(kind)`: the model of `tiny_folder(kind)`."""
+    return lambda kind: spec_from_folder(tiny_folder(kind))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with labelled photos; a test that asks for it is skipped where there is none."""
+    folder = Path(os.environ.get("VITDEMO_DATA") or ROOT.parent / "shared" / "datasets")
+    if not folder.is_dir():
+        pytest.skip(f"no labelled photos: {folder} is absent; set VITDEMO_DATA")
+    return folder

@@ -1,0 +1,223 @@
+"""What is known of a model from its files alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors.torch import load_file
+
+from tests import tiny
+from vitdemo.errors import CheckpointError, UnknownModelError
+from vitdemo.nn.hybrid import ViTHybridConfig
+from vitdemo.registry import (
+    _patch_side,
+    available_models,
+    count_parameters,
+    default_models,
+    get_spec,
+    processor_from_config,
+    spec_from_folder,
+)
+from vitdemo.settings import ASSETS, Settings
+
+NAMES = ["vit-mini", "deit-mini", "beit-mini", "dino-mini", "hybrid-mini"]
+
+
+@pytest.fixture
+def folder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A checkpoint folder to spoil."""
+    return Path(shutil.copytree(tiny_folder("vit"), tmp_path / "mine"))
+
+
+def test_the_embedded_models_are_listed_in_the_order_of_the_families() -> None:
+    assert [spec.name for spec in available_models()][: len(NAMES)] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_said_of_an_embedded_model_is_what_its_weights_are(name: str) -> None:
+    spec = get_spec(name)
+    weights = load_file(Path(spec.checkpoint) / "model.safetensors")
+    assert spec.source == "embedded"
+    assert spec.parameters == sum(tensor.numel() for tensor in weights.values())
+    assert spec.bytes >= (ASSETS / "models" / name / "model.safetensors").stat().st_size
+    assert spec.patch_grid == (14, 14)
+    assert (spec.num_layers, spec.num_heads) == (8, 6)
+    positions = [tensor for key, tensor in weights.items() if key.endswith("position_embeddings")]
+    for tensor in positions:
+        assert tensor.shape[1] == spec.num_prefix_tokens + 14 * 14
+    assert bool(positions) == (spec.model_type != "beit")
+
+
+def test_the_embedded_models_share_their_labels_and_their_preprocessing() -> None:
+    specs = available_models()[: len(NAMES)]
+    assert len({spec.labels for spec in specs}) == 1
+    assert len(specs[0].labels) == 100
+    assert len({spec.processor for spec in specs}) == 1
+
+
+def test_an_unknown_model_is_refused_with_the_names_that_there_are() -> None:
+    with pytest.raises(UnknownModelError, match=r"'vit'.*vit-mini, deit-mini"):
+        get_spec("vit")
+
+
+def test_a_comparison_opens_with_the_embedded_models_or_with_those_of_the_settings() -> None:
+    assert [spec.name for spec in default_models(Settings())] == NAMES
+    chosen = default_models(Settings(models=("dino-mini", "vit-mini")))
+    assert [spec.name for spec in chosen] == ["dino-mini", "vit-mini"]
+    with pytest.raises(UnknownModelError):
+        default_models(Settings(models=("vit-mini", "gone")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "readouts", "grid"),
+    [
+        ("vit", 1, ("class",), (4, 4)),
+        ("deit", 2, ("class", "distillation"), (4, 4)),
+        ("beit", 1, ("mean", "class"), (4, 4)),
+        ("beit-class", 1, ("class",), (4, 4)),
+        ("hybrid", 1, ("class",), (4, 4)),
+        ("hybrid-stage2", 1, ("class",), (8, 8)),
+    ],
+)
+def test_a_folder_tells_tokens_and_readouts(
+    tiny_spec: Callable[[str], Any], kind: str, prefix: int, readouts: tuple[str, ...], grid: tuple[int, int]
+) -> None:
+    spec = tiny_spec(kind)
+    assert spec.source == "local"
+    assert spec.revision == "tiny"
+    assert spec.labels == tiny.LABELS
+    assert (spec.num_prefix_tokens, spec.readouts, spec.patch_grid) == (prefix, readouts, grid)
+    assert (spec.num_layers, spec.num_heads) == (3, 4)
+
+
+def test_labels_are_in_the_order_of_their_numbers_not_of_their_text(folder: Path) -> None:
+    labels = {str(index): f"class {index}" for index in (10, 2, 11, 0, 1, 3, 4, 5, 6, 7, 8, 9)}
+    tiny.edit_json(folder / "config.json", id2label=labels)
+    assert spec_from_folder(folder).labels == tuple(f"class {index}" for index in range(12))
+
+
+def test_image_and_patch_need_not_be_square_in_the_config(folder: Path) -> None:
+    tiny.edit_json(folder / "config.json", image_size=[64, 32], patch_size=[8, 8])
+    assert spec_from_folder(folder).patch_grid == (8, 4)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"[1, 2]", b"\xff\xfe\x00garbage", b'{"cut": "of'])
+def test_a_missing_or_damaged_file_is_named_without_its_path(folder: Path, name: str, content: bytes | None) -> None:
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as refusal:
+        spec_from_folder(folder)
+    assert "mine" in str(refusal.value)
+    assert "missing or damaged" in str(refusal.value) or "damaged" in str(refusal.value)
+    assert str(folder.parent) not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": None},
+        {"patch_size": None},
+        {"num_hidden_layers": None},
+        {"num_attention_heads": None},
+        {"patch_size": 0},
+        {"image_size": "large"},
+        {"image_size": []},
+        {"id2label": {"1": "one", "2": "two"}},
+        {"id2label": ["one", "two"]},
+        {"vitdemo": "ViT"},
+        {"vitdemo": {"threshold": "high"}},
+    ],
+    ids=str,
+)
+def test_a_config_without_what_is_needed_is_refused(folder: Path, changes: dict[str, Any]) -> None:
+    tiny.edit_json(folder / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=r"config\.json of mine"):
+        spec_from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size": {"longest_edge": 224}}, {"do_center_crop": True}, {"image_mean": None}, {"resample": "cubic"}]
+)
+def test_a_preprocessor_config_without_what_is_needed_is_refused(folder: Path, changes: dict[str, Any]) -> None:
+    tiny.edit_json(folder / "preprocessor_config.json", **changes)
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json of mine"):
+        spec_from_folder(folder)
+
+
+@pytest.mark.parametrize("model_type", ["levit", None, 3])
+def test_a_type_that_cannot_be_loaded_is_refused_with_the_types_that_can(folder: Path, model_type: object) -> None:
+    tiny.edit_json(folder / "config.json", model_type=model_type)
+    with pytest.raises(CheckpointError, match="cannot be loaded. Types: vit, deit, beit, vit-hybrid"):
+        spec_from_folder(folder)
+
+
+def test_parameters_are_counted_from_the_header_alone(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    count = count_parameters(weights)
+    assert count == sum(weights.numel() for weights in tiny.network("vit").parameters())
+    header = int.from_bytes(weights.read_bytes()[:8], "little")
+    weights.write_bytes(weights.read_bytes()[: 8 + header])
+    assert count_parameters(weights) == count
+
+
+def test_a_header_of_a_hundred_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((10**11).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError):
+        count_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "resize", "crop"),
+    [
+        ({"size": 384}, (384, 384), None),
+        ({"size": [192, 256]}, (192, 256), None),
+        ({"size": {"height": 192, "width": 256}}, (192, 256), None),
+        ({"size": {"shortest_edge": 248}, "do_center_crop": True, "crop_size": 224}, 248, (224, 224)),
+        ({"do_resize": False, "do_center_crop": True, "crop_size": {"height": 9, "width": 8}}, None, (9, 8)),
+        ({"size": 224, "do_center_crop": False, "crop_size": 99}, (224, 224), None),
+    ],
+)
+def test_old_and_new_spellings_of_a_processor_are_read(
+    config: dict[str, Any], resize: tuple[int, int] | int | None, crop: tuple[int, int] | None
+) -> None:
+    processor = processor_from_config({**config, "image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+    assert (processor.resize, processor.crop) == (resize, crop)
+    assert (processor.mean, processor.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert processor.rescale == 1 / 255
+
+
+def test_a_processor_that_neither_scales_nor_normalises_leaves_the_bytes_as_they_are() -> None:
+    processor = processor_from_config({"do_rescale": False, "do_normalize": False, "rescale_factor": 0.1})
+    assert (processor.rescale, processor.mean, processor.std) == (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def test_equal_processors_are_one_key(folder: Path) -> None:
+    spec = spec_from_folder(folder)
+    again = processor_from_config(json.loads((folder / "preprocessor_config.json").read_text()))
+    assert hash(again) == hash(spec.processor)
+    assert again == spec.processor != replace(again, resample=3)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4])
+@pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_the_side_of_a_hybrid_patch_is_that_of_its_own_config(stage: int, output_stride: int, patch: int) -> None:
+    backbone = tiny.backbone(4, out_features=[f"stage{stage}"], output_stride=output_stride)
+    config = ViTHybridConfig(patch_size=patch, backbone_config=backbone)
+    assert _patch_side(config.to_dict()) == patch * config.feature_stride
+
+
+def test_the_side_of_a_hybrid_patch_is_right_without_the_fields_that_have_defaults() -> None:
+    config = {"model_type": "vit-hybrid", "patch_size": 1}
+    assert _patch_side(config) == ViTHybridConfig().feature_stride == 16
+    assert isinstance(ViTHybridConfig(), transformers.PreTrainedConfig)

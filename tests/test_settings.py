@@ -1,0 +1,96 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from vitdemo.errors import SettingsError
+from vitdemo.settings import ASSETS, ROOT, Settings, get_settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert get_settings({}) == Settings()
+
+
+def test_blank_variables_and_those_of_others_are_ignored() -> None:
+    environment = {"VITDEMO_MAX_BATCH": "  ", "VITDEMO_DATA": "", "MAX_BATCH": "3", "VITDEMO_UNKNOWN": "x"}
+    assert get_settings(environment) == Settings()
+
+
+def test_every_setting_can_be_set() -> None:
+    environment = {
+        "VITDEMO_MAX_IMAGE_MB": "2.5",
+        "VITDEMO_MAX_MEGAPIXELS": "1",
+        "VITDEMO_MAX_SIDE": "100",
+        "VITDEMO_URL_INPUT": "no",
+        "VITDEMO_URL_TIMEOUT": "0.5",
+        "VITDEMO_URL_ALLOW_HOSTS": "localhost:8000, 10.0.0.1,,",
+        "VITDEMO_MODELS": "vit-mini,dino-mini",
+        "VITDEMO_DEVICE": "cpu",
+        "VITDEMO_DTYPE": "bf16",
+        "VITDEMO_MAX_BATCH": " 3 ",
+        "VITDEMO_CACHE_ENTRIES": "5",
+        "VITDEMO_MAX_QUEUE": "7",
+        "VITDEMO_DATA": "/data",
+    }
+    assert {f"VITDEMO_{field.name.upper()}" for field in fields(Settings)} == set(environment)
+    assert get_settings(environment) == Settings(
+        max_image_mb=2.5,
+        max_megapixels=1.0,
+        max_side=100,
+        url_input=False,
+        url_timeout=0.5,
+        url_allow_hosts=("localhost:8000", "10.0.0.1"),
+        models=("vit-mini", "dino-mini"),
+        device="cpu",
+        dtype="bf16",
+        max_batch=3,
+        cache_entries=5,
+        max_queue=7,
+        data=Path("/data"),
+    )
+
+
+def test_the_environment_of_the_process_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITDEMO_MAX_BATCH", "2")
+    assert get_settings().max_batch == 2
+    monkeypatch.setenv("VITDEMO_MAX_BATCH", "4")
+    assert get_settings().max_batch == 4
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("TRUE", True), ("on", True), ("0", False), ("Off", False)])
+def test_switches_are_read_in_their_usual_spellings(text: str, value: bool) -> None:
+    assert get_settings({"VITDEMO_URL_INPUT": text}).url_input is value
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        ("VITDEMO_MAX_BATCH", "many", "a number is expected"),
+        ("VITDEMO_MAX_BATCH", "1.5", "a number is expected"),
+        ("VITDEMO_MAX_BATCH", "0", "above 0"),
+        ("VITDEMO_MAX_BATCH", "-1", "above 0"),
+        ("VITDEMO_MAX_IMAGE_MB", "nan", "above 0"),
+        ("VITDEMO_MAX_IMAGE_MB", "inf", "below 1e9"),
+        ("VITDEMO_URL_INPUT", "maybe", "1 or 0 is expected"),
+    ],
+)
+def test_a_value_of_the_wrong_form_is_named_with_its_variable(variable: str, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected) as refusal:
+        get_settings({variable: text})
+    assert f"{variable}={text!r}" in str(refusal.value)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().max_batch = 1  # type: ignore[misc]
+
+
+def test_the_assets_are_found_wherever_the_process_was_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ASSETS.is_absolute()
+    assert (ASSETS / "models").is_dir()
+    assert (ROOT / "vitdemo" / "settings.py").is_file()
