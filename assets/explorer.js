@@ -7,7 +7,7 @@ const root = element.querySelector(".vd-explorer");
 const $ = (selector) => root.querySelector(selector);
 
 const MAP_PIXELS = 224; // side of the colour map that is drawn over the photo; the browser scales it on
-const FAINTEST = 0.35; // opacity of the lowest value, as a share of the chosen one
+const FAINTEST = 0.25; // opacity of the lowest value, as a share of the chosen one
 const state = { layer: 1, head: "mean", readout: "", opacity: 0.8, colourMap: "", smooth: true, common: true };
 let panels = [];
 let photo = null;

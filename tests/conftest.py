@@ -19,6 +19,9 @@ from vitdemo.registry import get_spec, spec_from_folder
 from vitdemo.settings import ROOT, Settings
 from vitdemo.types import ModelSpec, Photo
 
+# Small networks on a machine that others use too: threads that wait for each other cost more than they save.
+torch.set_num_threads(1)
+
 PhotoMaker = Callable[..., Photo]
 
 

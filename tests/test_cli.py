@@ -33,7 +33,7 @@ def run_json(*arguments: str, status: int = 0, stdin: bytes = b"") -> Any:
 
 def test_models_lists_every_embedded_folder_as_the_contract_says() -> None:
     entries = run_json("models")
-    keys = "name family source parameters image_size patch_size classes bytes offline".split()
+    keys = ["name", "family", "source", "parameters", "image_size", "patch_size", "classes", "bytes", "offline"]
     assert all(list(entry) == keys for entry in entries)
     assert {entry["name"] for entry in entries} == {path.name for path in (ROOT / "assets/models").iterdir()}
 
@@ -69,7 +69,24 @@ def test_explain_writes_the_overlay_and_the_numbers(tmp_path: Path) -> None:
     assert arrays["map"].max() == pytest.approx(entry["max"])
     assert json.loads(str(arrays["meta"]))["layer"] == entry["layer"] == 2
     assert entry["target"]["label"] == "cup"
-    keys = "image model method layer head target grid crop min max description results ms device dtype revision".split()
+    keys = [
+        "image",
+        "model",
+        "method",
+        "layer",
+        "head",
+        "target",
+        "grid",
+        "crop",
+        "min",
+        "max",
+        "description",
+        "results",
+        "ms",
+        "device",
+        "dtype",
+        "revision",
+    ]
     assert set(entry) >= set(keys)
 
 

@@ -156,7 +156,7 @@ def test_a_preprocessor_config_without_what_is_needed_is_refused(folder: Path, c
 @pytest.mark.parametrize("model_type", ["levit", None, 3])
 def test_a_type_that_cannot_be_loaded_is_refused_with_the_types_that_can(folder: Path, model_type: object) -> None:
     tiny.edit_json(folder / "config.json", model_type=model_type)
-    with pytest.raises(CheckpointError, match="cannot be loaded. Types: vit, deit, beit, vit-hybrid"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded\. Types: vit, deit, beit, vit-hybrid"):
         spec_from_folder(folder)
 
 

@@ -40,6 +40,7 @@ def backbone(stage: int = 3, **changes: Any) -> dict[str, Any]:
     return {
         "model_type": "bit",
         "embedding_size": 32,
+        "num_groups": 8,
         "hidden_sizes": [32, 64, 64, 64][:stage],
         "depths": [1] * stage,
         "layer_type": "bottleneck",
@@ -54,6 +55,16 @@ def network(kind: str, **changes: Any) -> PreTrainedModel:
 
     Every weight is random: those that start as zeros, such as BEiT's position bias, would hide what they do.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        made = _made(kind, **changes)
+        with torch.no_grad():
+            for weights in made.parameters():
+                weights += 0.3 * torch.randn(weights.shape)
+    return made.eval()
+
+
+def _made(kind: str, **changes: Any) -> PreTrainedModel:
     made: PreTrainedModel
     if kind == "vit":
         made = transformers.ViTForImageClassification(transformers.ViTConfig(**_VIT, **changes))
@@ -68,11 +79,7 @@ def network(kind: str, **changes: Any) -> PreTrainedModel:
         stage = 2 if kind == "hybrid-stage2" else 3
         fields = {**_VIT, "patch_size": 1, "image_size": 64, "backbone_config": backbone(stage), **changes}
         made = ViTHybridForImageClassification(ViTHybridConfig(**fields))
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weights in made.parameters():
-            weights += 0.3 * torch.randn(weights.shape, generator=generator)
-    return made.eval()
+    return made
 
 
 def save(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:

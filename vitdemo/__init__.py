@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.registry import available_models, default_models, get_spec
-from vitdemo.settings import get_settings
+from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.loading import Classifier
     from vitdemo.pipeline import Pipeline
     from vitdemo.types import Comparison, Explanation, Prediction
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["available_models", "classify", "compare", "explain", "load"]
 
 _guard = threading.Lock()

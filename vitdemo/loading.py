@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitdemo.capture import TAP
 from vitdemo.errors import CheckpointError
 from vitdemo.nn.hybrid import ViTHybridForImageClassification
-from vitdemo.registry import PROBE_FILE
+from vitdemo.registry import PROBE_FILE, read_json
 from vitdemo.types import ModelSpec
 
 _LOAD_LOCK = threading.Lock()
@@ -65,13 +64,13 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
     folder = Path(spec.checkpoint)
     with _LOAD_LOCK:
         network = _load_network(spec, folder, dtype)
-        probe = _load_probe(spec, folder / PROBE_FILE, dtype)
+        probe = _load_probe(spec, folder / PROBE_FILE, network.config.hidden_size, dtype)
     network.set_attn_implementation(TAP)
     return Classifier(network, probe).to(device).eval()
 
 
 def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    architecture = (transformers.PreTrainedConfig.get_config_dict(folder)[0].get("architectures") or [""])[0]
+    architecture = (read_json(folder / "config.json").get("architectures") or [""])[0]
     if architecture not in _CLASSES:
         raise CheckpointError(
             f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded."
@@ -86,7 +85,7 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
         network, info = load(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # files and configs can be wrong in some ten kinds of exception
         raise CheckpointError(f"The checkpoint of {spec.name} is damaged.") from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
@@ -98,13 +97,12 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
     return network
 
 
-def _load_probe(spec: ModelSpec, path: Path, dtype: torch.dtype) -> nn.Linear | None:
+def _load_probe(spec: ModelSpec, path: Path, width: int, dtype: torch.dtype) -> nn.Linear | None:
     if not path.exists():
         return None
+    probe = nn.Linear(width, len(spec.labels), dtype=dtype)
     try:
-        weights = load_file(path)
-        probe = nn.Linear(weights["weight"].shape[1], weights["weight"].shape[0], dtype=dtype)
-        probe.load_state_dict(weights)
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        probe.load_state_dict(load_file(path))
+    except Exception as error:
         raise CheckpointError(f"The linear probe of {spec.name} is damaged.") from error
     return probe

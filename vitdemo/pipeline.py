@@ -186,6 +186,8 @@ def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.fl
     """`[L, H, N]` to `[L, H, h, w]`: the prefix tokens are left out, what remains is not renormalised."""
     patches = rows[:, :, spec.num_prefix_tokens :]
     result: NDArray[np.float32] = patches.reshape(*patches.shape[:2], *grid).numpy()
+    # It is the cache's own memory: who wrote to it would change the answers of others.
+    result.flags.writeable = False
     return result
 
 

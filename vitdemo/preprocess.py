@@ -2,7 +2,7 @@
 
 The numbers are those of transformers' Pillow processors. Of a very long photo only the surroundings of the crop are
 resized, so that one of 1 x 5000 pixels does not become one of 224 x 1,120,000 on the way; there single pixels may differ
-by one grey level.
+by one grey level, or, with the nearest-neighbour filter, be those of the neighbour at a tie.
 """
 
 from __future__ import annotations
@@ -133,11 +133,12 @@ def _resize_window(
         reach = math.ceil(_SUPPORT[processor.resample] * max(1.0, 1 / scale)) + 1
         boxes.append((max(0, window[axis] - reach), min(size[axis], window[axis + 2] + reach), scale))
     (left, right, x_scale), (top, bottom, y_scale) = boxes
-    image = image.resize(
-        (right - left, bottom - top),
-        resample=Image.Resampling(processor.resample),
-        box=(left * x_scale, top * y_scale, min(right * x_scale, image.width), min(bottom * y_scale, image.height)),
-    )
+    # First along, then down, as for a whole picture; of a part, Pillow may choose the other order, which clips elsewhere.
+    resample = Image.Resampling(processor.resample)
+    columns = (left * x_scale, 0, min(right * x_scale, image.width), image.height)
+    image = image.resize((right - left, image.height), resample, box=columns)
+    rows = (0, top * y_scale, image.width, min(bottom * y_scale, image.height))
+    image = image.resize((image.width, bottom - top), resample, box=rows)
     return image.crop((window[0] - left, window[1] - top, window[2] - left, window[3] - top))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def spec_from_folder(folder: Path, source: Any = "local") -> ModelSpec:
     Raises:
         CheckpointError: a file is missing, is damaged, or tells of a kind of model that cannot be loaded.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     model_type = str(config.get("model_type"))
     if model_type not in PREFIX_TOKENS:
         raise CheckpointError(
@@ -67,6 +69,15 @@ def spec_from_folder(folder: Path, source: Any = "local") -> ModelSpec:
         )
     weights = folder / "model.safetensors"
     probe = folder / PROBE_FILE
+    with _wording(folder / "preprocessor_config.json"):
+        processor = processor_from_config(read_json(folder / "preprocessor_config.json"))
+    with _wording(folder / "config.json"):
+        return _spec(folder, source, config, processor, weights, probe)
+
+
+def _spec(
+    folder: Path, source: Any, config: dict[str, Any], processor: Processor, weights: Path, probe: Path
+) -> ModelSpec:
     ours: dict[str, Any] = config.get("vitdemo", {})
     labels = config.get("id2label", {})
     return ModelSpec(
@@ -75,15 +86,15 @@ def spec_from_folder(folder: Path, source: Any = "local") -> ModelSpec:
         checkpoint=str(folder),
         revision=ours.get("revision", "local"),
         source=source,
-        model_type=model_type,
+        model_type=config["model_type"],
         image_size=_pair(config["image_size"]),
         patch_size=_patch_side(config),
-        num_prefix_tokens=PREFIX_TOKENS[model_type],
+        num_prefix_tokens=PREFIX_TOKENS[config["model_type"]],
         num_layers=config["num_hidden_layers"],
         num_heads=config["num_attention_heads"],
         readouts=_readouts(config),
         labels=tuple(labels[str(index)] for index in range(len(labels))),
-        processor=processor_from_config(_read_json(folder / "preprocessor_config.json")),
+        processor=processor,
         parameters=count_parameters(weights),
         bytes=sum(file.stat().st_size for file in (weights, probe) if file.exists()),
         license=ours.get("license", "unknown"),
@@ -135,7 +146,21 @@ def count_parameters(weights: Path) -> int:
         raise CheckpointError(f"The weights of {weights.parent.name} are missing or damaged.") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+@contextmanager
+def _wording(path: Path) -> Iterator[None]:
+    """Whatever a file lacks, or holds in the wrong form, is one error."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise CheckpointError(f"{path.name} of {path.parent.name} is damaged, or lacks what is needed.") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: the file is missing or is not one.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -146,14 +171,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _pair(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    pair = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if min(pair) < 1:
+        raise ValueError("a side is at least one pixel")
+    return pair
 
 
 def _patch_side(config: dict[str, Any]) -> int:
     side = _pair(config["patch_size"])[0]
     if config["model_type"] == "vit-hybrid":
-        backbone = config["backbone_config"]
-        stage = int(backbone["out_features"][-1].removeprefix("stage"))
+        # As `ViTHybridConfig.feature_stride`, which would need torch; so are the values of what is left out.
+        backbone = config.get("backbone_config") or {"out_features": ["stage3"]}
+        last = backbone["out_features"][-1]
+        stage = 1 if last == "stem" else int(last.removeprefix("stage"))
         side *= min(4 * 2 ** (stage - 1), int(backbone.get("output_stride", 32)))
     return side
 

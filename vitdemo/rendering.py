@@ -17,7 +17,7 @@ COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
 
 DEFAULT_COLOUR_MAP = "inferno"
 DEFAULT_OPACITY = 0.8
-FAINTEST = 0.35
+FAINTEST = 0.25
 """Opacity of the lowest value, as a share of the chosen one: where there is little attention, more of the photo is left."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vitdemo.errors import SettingsError
 
+VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
 

@@ -27,7 +27,7 @@ def resolve_target(target: int | str, spec: ModelSpec, output: ModelOutput) -> i
             raise OptionError(f"There is no class {index}: {spec.name} has classes 0 to {count - 1}.")
         return index
     wanted = text.casefold().replace("_", " ")
-    found = [i for i, label in enumerate(spec.labels) if wanted in (label.casefold(), *label.casefold().split(", "))]
+    found = [index for index, label in enumerate(spec.labels) if wanted in _spellings(label)]
     if not found:
         raise OptionError(f"{spec.name} has no class {text!r}.{_near(wanted, spec)}")
     if len(found) > 1:
@@ -36,8 +36,17 @@ def resolve_target(target: int | str, spec: ModelSpec, output: ModelOutput) -> i
     return found[0]
 
 
+def _spellings(label: str) -> tuple[str, ...]:
+    plain = label.casefold().replace("_", " ")
+    return (plain, *plain.split(", "))
+
+
 def _whole_number(text: str) -> int | None:
-    return int(text) if text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() else None
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    # Python refuses to read thousands of digits; that many are out of range in any case.
+    return int(text) if len(digits) <= 18 else 10**18
 
 
 def _near(wanted: str, spec: ModelSpec) -> str:

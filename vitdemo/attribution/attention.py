@@ -47,7 +47,7 @@ def resolve_layer(layer: int | str, count: int) -> int:
         OptionError: not a whole number, or out of range.
     """
     try:
-        number = int(layer)
+        number = int(str(layer))
     except (TypeError, ValueError):
         number = count
     if not -count <= number < count:
@@ -65,7 +65,7 @@ def resolve_head(head: int | str, count: int) -> int | Fusion:
         if head == fusion:
             return fusion
     try:
-        number = int(head)
+        number = int(str(head))
     except (TypeError, ValueError):
         number = count
     if not 0 <= number < count:

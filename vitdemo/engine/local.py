@@ -178,7 +178,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a device that runs models here, such as meta")
+    except (RuntimeError, AssertionError, ImportError):
         raise OptionError(f"Device {name!r} is not available here. Use auto, cpu, cuda or mps.") from None
     return device
 

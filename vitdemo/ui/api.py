@@ -28,7 +28,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """Every model: name, family, source, parameters, image size, patch size, classes, bytes, and whether it works offline."""
         return [model_json(spec) for spec in available_models()]
 
-    def classify(image: Photo | None, models: list[str] | None, top_k: int = 5) -> list[dict[str, Any]]:
+    def classify(image: Photo | None, models: list[str] | None = None, top_k: int = 5) -> list[dict[str, Any]]:
         """The best labels of each model for one picture.
 
         Args:
@@ -44,7 +44,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
 
     def explain(
         image: Photo | None,
-        model: str | None,
+        model: str | None = None,
         method: str = "attention",
         layer: int = -1,
         head: str = "mean",
@@ -87,7 +87,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             return entry, png, str(folder / "attention.npz")
 
     def compare(
-        image: Photo | None, models: list[str] | None, layer: int = -1, head: str = "mean"
+        image: Photo | None, models: list[str] | None = None, layer: int = -1, head: str = "mean"
     ) -> tuple[dict[str, Any], str]:
         """Several models on one picture: each one's labels and map, how far they agree, and a figure as PNG.
 

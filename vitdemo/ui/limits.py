@@ -36,7 +36,7 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self.limit:
             await self._too_large()(scope, receive, send)
             return
-        received, started = 0, False
+        received, answered = 0, False
 
         async def counted() -> Message:
             nonlocal received
@@ -46,15 +46,19 @@ class BodyLimit:
                 raise _TooLargeError
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
+        async def corrected(message: Message) -> None:
+            # Whatever the app makes of the broken-off body, the answer is ours.
+            nonlocal answered
+            if received <= self.limit:
+                await send(message)
+            elif not answered:
+                answered = True
+                await self._too_large()(scope, receive, send)
 
         try:
-            await self.app(scope, counted, watched)
+            await self.app(scope, counted, corrected)
         except _TooLargeError:
-            if not started:
+            if not answered:
                 await self._too_large()(scope, receive, send)
 
     def _too_large(self) -> Any:

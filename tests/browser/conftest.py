@@ -1,0 +1,88 @@
+"""A headless Chromium on the running app."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.hostile import encode
+from tests.served import App
+from vitdemo.pipeline import Pipeline
+from vitdemo.settings import get_settings
+from vitdemo.ui.examples import examples
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+
+@dataclass
+class Watched:
+    """A page and everything it did that somebody might mind."""
+
+    page: Page
+    app: App
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def open(self) -> Watched:
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._request)
+        self.page.goto(self.app.url)
+        self.page.wait_for_selector("#compared .vd-panel canvas")
+        return self
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def _request(self, request: Request) -> None:
+        # The heartbeat is the page's own pulse, not the answer to anything that a person does.
+        if request.url.startswith("http") and "/heartbeat/" not in request.url:
+            self.requests.append(request.url)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    # The camera looks at an example, one JPEG after the other being all that there is to MJPEG.
+    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
+    pipeline_photo = Pipeline(get_settings()).open(examples()[0].path).image.resize((640, 640))
+    film.write_bytes(encode(pipeline_photo, "JPEG", quality=92) * 20)
+    chromium = next(
+        (path for path in ("/usr/bin/chromium", shutil.which("chromium")) if path and Path(path).exists()), None
+    )
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=chromium, args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"]
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def watched(context: BrowserContext, app: App) -> Iterator[Watched]:
+    watched = Watched(context.new_page(), app).open()
+    yield watched
+    assert watched.complaints == []

@@ -1,0 +1,40 @@
+"""The app, running in this process, so that its forward passes can be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from vitdemo.pipeline import Pipeline
+from vitdemo.settings import get_settings
+
+
+@dataclass
+class App:
+    """The running app."""
+
+    url: str
+    pipeline: Pipeline
+
+    @property
+    def forwards(self) -> int:
+        return self.pipeline.backend.forwards
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    # Gradio takes seconds to import, which other tests need not wait for.
+    from vitdemo.ui.app import build, launch_options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITDEMO_URL_ALLOW_HOSTS", "127.0.0.1")
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        pipeline = Pipeline(get_settings())
+        page = build(pipeline)
+        _, url, _ = page.launch(
+            **launch_options(pipeline), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1"
+        )
+        yield App(url, pipeline)
+        page.close()

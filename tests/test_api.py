@@ -1,0 +1,194 @@
+"""The running app as programs see it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
+from tests.served import App
+from vitdemo.registry import available_models
+from vitdemo.settings import ROOT
+
+CUP = ROOT / "assets" / "examples" / "cup.jpg"
+NAMES = [spec.name for spec in available_models()]
+
+
+@pytest.fixture(scope="module")
+def client(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = Client(app.url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    yield client
+    client.close()
+
+
+def test_only_the_documented_endpoints_are_public(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(named) == {"/models", "/classify", "/explain", "/compare"}
+    assert all(endpoint["description"] for endpoint in named.values())
+    assert [parameter["parameter_name"] for parameter in named["/explain"]["parameters"]][:5] == [
+        "image",
+        "model",
+        "method",
+        "layer",
+        "head",
+    ]
+    assert not client.view_api(return_format="dict", print_info=False)["unnamed_endpoints"]
+
+
+def test_models_gives_what_the_command_line_gives(client: Client) -> None:
+    from vitdemo.serialise import model_json
+
+    assert client.predict(api_name="/models") == [model_json(spec) for spec in available_models()]
+
+
+def test_classify_gives_the_scores_of_the_pipeline(client: Client, app: App) -> None:
+    (entry,) = client.predict(handle_file(CUP), NAMES, 3, api_name="/classify")
+    assert entry["image"] == "cup.jpg"
+    assert [result["model"] for result in entry["results"]] == NAMES
+    opened = app.pipeline.open(CUP)
+    for result, spec in zip(entry["results"], available_models(), strict=True):
+        expected = app.pipeline.classify([opened], spec, top_k=3)[0].labels
+        assert [label["label"] for label in result["labels"]] == [label.label for label in expected]
+        np.testing.assert_allclose(
+            [label["score"] for label in result["labels"]], [label.score for label in expected], rtol=1e-4
+        )
+
+
+def test_explain_gives_json_overlay_and_arrays(client: Client) -> None:
+    entry, overlay, arrays = client.predict(
+        handle_file(CUP), model="beit-mini", layer=-2, head="max", target="cup", api_name="/explain"
+    )
+    assert (entry["image"], entry["layer"], entry["head"], entry["readout"]) == ("cup.jpg", 6, "max", "mean")
+    left, top, right, bottom = entry["crop"]
+    with Image.open(overlay) as picture:
+        assert picture.size == (right - left, bottom - top)
+    stored = np.load(arrays)
+    assert stored["map"].shape == tuple(entry["grid"])
+    assert stored["rows"].shape[2:] == tuple(entry["grid"])
+    assert json.loads(str(stored["meta"]))["model"] == "beit-mini"
+
+
+def test_explain_by_default_explains_the_first_model(client: Client) -> None:
+    assert client.predict(handle_file(CUP), api_name="/explain")[0]["model"] == NAMES[0]
+
+
+def test_compare_gives_every_model_and_a_figure(client: Client) -> None:
+    entry, figure = client.predict(handle_file(CUP), api_name="/compare")
+    assert [result["model"] for result in entry["results"]] == NAMES
+    assert len(entry["agreement"]) == len(NAMES) * (len(NAMES) - 1) // 2
+    with Image.open(figure) as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "resnet-9000"}, f"Choose from: {', '.join(NAMES)}."),
+        ({"layer": 8}, "layers 0 to 7"),
+        ({"head": "6"}, "0 to 5"),
+        ({"method": "magic"}, "Choose from: attention."),
+        ({"target": "<b>unicorn</b>"}, "has no class '&lt;b&gt;unicorn"),
+    ],
+)
+def test_wrong_options_are_answered_with_the_choices(client: Client, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(CUP), api_name="/explain", **options)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.file)
+def test_a_bad_file_is_refused_in_words(client: Client, app: App, case: Case, tmp_path: Path) -> None:
+    (tmp_path / case.file).write_bytes(case.data)
+    before = app.forwards
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(tmp_path / case.file), api_name="/classify")
+    assert (case.refusal or "") in str(caught.value)
+    assert "gradio" not in str(caught.value)
+    assert app.forwards == before
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.file)
+def test_an_unusual_file_is_classified(client: Client, case: Case, tmp_path: Path) -> None:
+    (tmp_path / case.file).write_bytes(case.data)
+    entry, _, _ = client.predict(handle_file(tmp_path / case.file), api_name="/explain")
+    assert entry["results"][0]["labels"]
+    if case.note:
+        assert case.note in entry["note"]
+
+
+def test_no_picture_at_all_is_said(client: Client) -> None:
+    with pytest.raises(AppError, match="No picture was given"):
+        client.predict(None, api_name="/classify")
+
+
+def test_a_data_url_is_a_picture_too(client: Client) -> None:
+    url = "data:image/png;base64," + base64.b64encode(encode(photo(), "PNG")).decode()
+    (entry,) = client.predict({"url": url}, api_name="/classify")
+    assert entry["results"][0]["labels"]
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://[::1]/a.png", "http://10.1.2.3/a.png"])
+def test_addresses_inside_the_network_are_refused(client: Client, url: str) -> None:
+    with pytest.raises(AppError, match="not public"):
+        client.predict({"path": url, "meta": {"_type": "gradio.FileData"}}, api_name="/classify")
+
+
+def test_files_of_the_server_cannot_be_named(client: Client) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Gradio answers with several kinds
+        client.predict({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, api_name="/classify")
+    assert "root:" not in str(caught.value)
+
+
+def test_a_body_over_the_limit_is_answered_with_413(app: App) -> None:
+    for content in (bytes(20_000_000), iter([bytes(1_000_000)] * 20)):
+        answer = httpx.post(
+            f"{app.url}gradio_api/call/classify", content=content, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 413
+        assert "14 MB" in answer.text
+
+
+def test_an_upload_over_the_limit_is_refused(app: App) -> None:
+    answer = httpx.post(f"{app.url}gradio_api/upload", files={"files": ("large.jpg", bytes(10_500_000))})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("route", ["gradio_api/file=http://example.com/a.png", "gradio_api/proxy=http://example.com/"])
+def test_routes_that_fetch_for_strangers_are_closed(app: App, route: str) -> None:
+    assert httpx.get(f"{app.url}{route}").status_code == 403
+    assert httpx.post(f"{app.url}gradio_api/process_recording").status_code == 403
+
+
+def test_two_users_at_once_get_their_own_answers(app: App, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = []
+    for index in range(6):
+        path = tmp_path / f"{index}.png"
+        photo(60 + 20 * index, 60).save(path)
+        files.append(path)
+
+    def ask(path: Path) -> Any:
+        own = Client(app.url, verbose=False)
+        try:
+            return own.predict(handle_file(path), NAMES[:2], 1, api_name="/classify")
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(ask, files))
+    for path, (entry,) in zip(files, answers, strict=True):
+        assert entry["image"] == path.name
+        expected = app.pipeline.classify([app.pipeline.open(path)], available_models()[0], top_k=1)[0].labels[0]
+        assert entry["results"][0]["labels"][0]["label"] == expected.label
+        assert entry["results"][0]["labels"][0]["score"] == pytest.approx(expected.score, rel=1e-3)

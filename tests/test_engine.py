@@ -1,0 +1,367 @@
+"""The backend of one process: who waits shares a forward, and nobody notices but the clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitdemo.engine import Backend, LocalBackend
+from vitdemo.engine import local as local_module
+from vitdemo.engine.local import LARGE, pick_device, pick_dtype
+from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError
+from vitdemo.loading import load_model
+from vitdemo.settings import Settings
+from vitdemo.types import Capture, ModelOutput, ModelSpec
+
+CPU = torch.device("cpu")
+ROWS = Capture(tokens=(0,))
+SETTINGS = Settings(device="cpu")
+
+
+class Gated(nn.Module):
+    """A real model that counts its forwards, and holds the next one back while it is closed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.batches: list[int] = []
+        self.open, self.entered = threading.Event(), threading.Event()
+        self.open.set()
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        self.batches.append(len(pixel_values))
+        self.entered.set()
+        assert self.open.wait(timeout=60)
+        return self.model(pixel_values)
+
+
+class Loader:
+    """Loads real models, counts, and keeps hold of what it gave out."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, torch.dtype]] = []
+        self.models: list[Gated] = []
+
+    def __call__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Any:
+        self.asked.append((spec.name, dtype))
+        self.models.append(Gated(load_model(spec, device, dtype)))
+        return self.models[-1]
+
+
+@pytest.fixture
+def loader() -> Loader:
+    return Loader()
+
+
+@pytest.fixture
+def backend(loader: Loader) -> LocalBackend:
+    return LocalBackend(SETTINGS, load=loader)
+
+
+@pytest.fixture
+def spec(tiny_spec: Callable[[str], ModelSpec]) -> ModelSpec:
+    return tiny_spec("vit")
+
+
+def _pixels(seed: int, batch: int = 1, side: int = 32) -> Tensor:
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def _queue(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec, jobs: list[tuple[Tensor, Capture]]
+) -> Iterator[list[Future[list[ModelOutput]]]]:
+    """The jobs, each of its own thread, wait while one forward before them is held back; on leaving, all run."""
+    backend.run(spec, _pixels(99), Capture())
+    (model,) = loader.models
+    (lane,) = backend._lanes.values()
+    with ThreadPoolExecutor(len(jobs) + 1) as pool:
+        model.open.clear()
+        model.entered.clear()
+        first = pool.submit(backend.run, spec, _pixels(98), Capture())
+        assert model.entered.wait(timeout=60)
+        model.batches.clear()
+        futures = []
+        for index, (pixels, capture) in enumerate(jobs):
+            futures.append(pool.submit(backend.run, spec, pixels, capture))
+            while len(lane.waiting) <= index:  # so that they wait in this order
+                threading.Event().wait(0.001)
+        model.open.set()
+        first.result(timeout=60)
+        yield futures
+        for future in futures:
+            future.exception(timeout=60)
+
+
+def _assert_same(found: ModelOutput, expected: ModelOutput) -> None:
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-5)
+    assert found.rows.keys() == expected.rows.keys()
+    for name, rows in expected.rows.items():
+        torch.testing.assert_close(found.rows[name], rows, atol=1e-5, rtol=0)
+
+
+def test_the_local_backend_is_a_backend(backend: LocalBackend) -> None:
+    protocol: Backend = backend
+    assert protocol.forwards == 0
+
+
+def test_an_output_has_the_logits_of_the_model_and_what_was_asked_for(backend: LocalBackend, spec: ModelSpec) -> None:
+    pixels = _pixels(1, batch=3)
+    outputs = backend.run(spec, pixels, Capture(tokens=(0,), mean=True))
+    with torch.inference_mode():
+        logits = load_model(spec, CPU, torch.float32)(pixels)
+    assert len(outputs) == 3
+    for index, output in enumerate(outputs):
+        torch.testing.assert_close(output.logits, logits[index], atol=1e-5, rtol=1e-5)
+        assert {name: tuple(rows.shape) for name, rows in output.rows.items()} == {
+            "class": (3, 4, 17),
+            "mean": (3, 4, 17),
+        }
+        assert output.patch_grid == (4, 4)
+        assert output.milliseconds > 0
+        assert (output.device, output.dtype) == ("cpu", "fp32")
+
+
+def test_the_grid_is_that_of_the_pixels_rows_first(backend: LocalBackend, spec: ModelSpec) -> None:
+    (output,) = backend.run(spec, torch.randn(1, 3, 16, 40), ROWS)
+    assert output.patch_grid == (2, 5)
+    assert output.rows["class"].shape == (3, 4, 1 + 2 * 5)
+
+
+def test_a_model_without_classifier_gives_rows_and_no_logits(tiny_spec: Callable[[str], ModelSpec]) -> None:
+    (output,) = LocalBackend(SETTINGS).run(tiny_spec("dino"), _pixels(1), ROWS)
+    assert output.logits is None
+    assert output.rows["class"].shape == (3, 4, 17)
+
+
+def test_outputs_share_no_memory(backend: LocalBackend, spec: ModelSpec) -> None:
+    first, second = backend.run(spec, _pixels(1, batch=2), ROWS)
+    expected, rows = second.logits.clone(), second.rows["class"].clone()
+    first.logits.zero_()
+    first.rows["class"].zero_()
+    assert torch.equal(second.logits, expected)
+    assert torch.equal(second.rows["class"], rows)
+    assert first.rows["class"].untyped_storage().nbytes() == first.rows["class"].numel() * 4
+
+
+def test_many_threads_load_a_model_once(backend: LocalBackend, loader: Loader, spec: ModelSpec) -> None:
+    gate = threading.Barrier(12)
+
+    def run(seed: int) -> list[ModelOutput]:
+        gate.wait()
+        return backend.run(spec, _pixels(seed), ROWS)
+
+    with ThreadPoolExecutor(12) as pool:
+        outputs = list(pool.map(run, range(12)))
+    assert loader.asked == [("tiny-vit", torch.float32)]
+    alone = LocalBackend(SETTINGS)
+    for seed, (output,) in enumerate(outputs):
+        _assert_same(output, alone.run(spec, _pixels(seed), ROWS)[0])
+
+
+def test_each_dtype_and_each_model_is_loaded_for_itself(
+    backend: LocalBackend, loader: Loader, tiny_spec: Callable[[str], ModelSpec]
+) -> None:
+    for kind, dtype in (("vit", "auto"), ("vit", "fp32"), ("vit", "bf16"), ("deit", "fp32"), ("vit", "bf16")):
+        (output,) = backend.run(tiny_spec(kind), _pixels(1), ROWS, dtype)
+        assert output.dtype == ("bf16" if dtype == "bf16" else "fp32")
+        assert output.logits.dtype == output.rows["class"].dtype == torch.float32
+    assert loader.asked == [
+        ("tiny-vit", torch.float32),
+        ("tiny-vit", torch.bfloat16),
+        ("tiny-deit", torch.float32),
+    ]
+
+
+def test_a_failed_load_is_each_callers_error_and_the_next_call_tries_again(spec: ModelSpec, loader: Loader) -> None:
+    faults = [CheckpointError("damaged"), CheckpointError("damaged")]
+
+    def load(*arguments: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return loader(*arguments)
+
+    backend = LocalBackend(SETTINGS, load=load)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="damaged"):
+            backend.run(spec, _pixels(1), ROWS)
+    assert len(backend.run(spec, _pixels(1), ROWS)) == 1
+
+
+def test_callers_that_wait_share_a_forward_and_each_gets_its_own_result(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec
+) -> None:
+    jobs = [(_pixels(seed, batch=1 + seed % 2), ROWS) for seed in range(4)]
+    before = backend.forwards
+    with _queue(backend, loader, spec, jobs) as futures:
+        shared = [future.result(timeout=60) for future in futures]
+    assert loader.models[0].batches == [6]
+    assert backend.forwards == before + 3
+    alone = LocalBackend(SETTINGS)
+    for (pixels, capture), outputs in zip(jobs, shared, strict=True):
+        expected = alone.run(spec, pixels, capture)
+        assert len(outputs) == len(expected) == len(pixels)
+        for output, own in zip(outputs, expected, strict=True):
+            _assert_same(output, own)
+    assert not torch.allclose(shared[0][0].logits, shared[2][0].logits, atol=1e-3)
+
+
+def test_a_shared_forward_is_no_larger_than_the_limit(spec: ModelSpec, loader: Loader) -> None:
+    backend = LocalBackend(Settings(device="cpu", max_batch=3), load=loader)
+    with _queue(backend, loader, spec, [(_pixels(seed, batch=2), ROWS) for seed in (1, 2)] + [(_pixels(3), ROWS)]):
+        pass
+    # The third fits beside the first, the second does not.
+    assert loader.models[0].batches == [3, 2]
+
+
+def test_a_job_above_the_limit_runs_alone_and_whole(spec: ModelSpec, loader: Loader) -> None:
+    backend = LocalBackend(Settings(device="cpu", max_batch=2), load=loader)
+    with _queue(backend, loader, spec, [(_pixels(1, batch=5), ROWS), (_pixels(2), ROWS)]) as futures:
+        sizes = [len(future.result(timeout=60)) for future in futures]
+    assert sizes == [5, 1]
+    assert loader.models[0].batches == [5, 1]
+
+
+def test_jobs_of_another_capture_or_shape_are_not_merged(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec
+) -> None:
+    jobs = [
+        (_pixels(1), ROWS),
+        (_pixels(2), Capture(mean=True)),
+        (_pixels(3, side=48), ROWS),
+        (_pixels(4), ROWS),
+        (_pixels(5, side=48), ROWS),
+    ]
+    with _queue(backend, loader, spec, jobs) as futures:
+        outputs = [future.result(timeout=60)[0] for future in futures]
+    assert sorted(loader.models[0].batches) == [1, 2, 2]
+    assert [set(output.rows) for output in outputs] == [{"class"}, {"mean"}, {"class"}, {"class"}, {"class"}]
+    assert [output.patch_grid for output in outputs] == [(4, 4), (4, 4), (6, 6), (4, 4), (6, 6)]
+
+
+def test_a_photo_that_gives_no_numbers_is_an_error_for_its_caller_alone(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec
+) -> None:
+    poison = _pixels(2)
+    poison[0, 0, 0, 0] = float("nan")
+    jobs = [(_pixels(1), ROWS), (poison, ROWS), (_pixels(3), ROWS)]
+    with _queue(backend, loader, spec, jobs) as futures:
+        with pytest.raises(InvalidScoresError, match=r"tiny-vit gave invalid scores.*in fp32.*another dtype or photo"):
+            futures[1].result(timeout=60)
+        alone = LocalBackend(SETTINGS)
+        for index in (0, 2):
+            _assert_same(futures[index].result(timeout=60)[0], alone.run(spec, jobs[index][0], ROWS)[0])
+    assert loader.models[0].batches == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite_are_refused(backend: LocalBackend, spec: ModelSpec, value: float) -> None:
+    pixels = _pixels(1)
+    pixels[0, 1, 3, 3] = value
+    with pytest.raises(InvalidScoresError):
+        backend.run(spec, pixels, ROWS)
+    assert len(backend.run(spec, _pixels(1), ROWS)) == 1
+
+
+def test_a_job_that_fails_does_not_spoil_those_beside_it(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Gated.forward
+
+    def picky(self: Gated, pixel_values: Tensor) -> Any:
+        if (pixel_values[:, 0, 0, 0] == 1234).any():
+            raise RuntimeError("cannot take this one")
+        return forward(self, pixel_values)
+
+    monkeypatch.setattr(Gated, "forward", picky)
+    odd = _pixels(2)
+    odd[0, 0, 0, 0] = 1234
+    with _queue(backend, loader, spec, [(_pixels(1), ROWS), (odd, ROWS), (_pixels(3), ROWS)]) as futures:
+        with pytest.raises(RuntimeError, match="cannot take this one"):
+            futures[1].result(timeout=60)
+        assert [len(futures[index].result(timeout=60)) for index in (0, 2)] == [1, 1]
+    assert len(backend.run(spec, _pixels(4), ROWS)) == 1
+
+
+def test_forwards_are_counted_without_the_one_that_warms_up(backend: LocalBackend, spec: ModelSpec) -> None:
+    assert backend.forwards == 0
+    backend.run(spec, _pixels(1, batch=3), ROWS)
+    assert backend.forwards == 1
+    backend.run(spec, _pixels(1), Capture())
+    assert backend.forwards == 2
+
+
+def test_the_input_is_left_as_it_was(backend: LocalBackend, spec: ModelSpec) -> None:
+    pixels = _pixels(1)
+    before = pixels.clone()
+    backend.run(spec, pixels, ROWS, "bf16")
+    assert torch.equal(pixels, before)
+    assert pixels.dtype == torch.float32
+
+
+def test_the_settings_choose_the_dtype_where_the_caller_does_not(spec: ModelSpec) -> None:
+    backend = LocalBackend(Settings(device="cpu", dtype="bf16"))
+    assert backend.run(spec, _pixels(1), ROWS)[0].dtype == "bf16"
+    assert backend.run(spec, _pixels(1), ROWS, "fp32")[0].dtype == "fp32"
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_loaded(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec
+) -> None:
+    with pytest.raises(OptionError, match=r"Unknown dtype 'int8'\. Choose from: auto, fp32, bf16, fp16\."):
+        backend.run(spec, _pixels(1), ROWS, "int8")
+    assert loader.asked == []
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "meta", "cuda:99", "hpu", "xla", "privateuseone"])
+def test_a_device_that_does_not_exist_is_refused_with_those_that_may(name: str) -> None:
+    with pytest.raises(OptionError, match=r"not available here\. Use auto, cpu, cuda or mps") as refusal:
+        pick_device(name)
+    assert repr(name) in str(refusal.value)
+
+
+def test_the_cpu_can_be_named() -> None:
+    assert pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_prefers_cuda_then_mps_then_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto").type == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "parameters", "has_bf16", "expected"),
+    [
+        ("cuda", 1, False, torch.bfloat16),
+        ("mps", LARGE, True, torch.float32),
+        ("cpu", LARGE - 1, True, torch.float32),
+        ("cpu", LARGE, True, torch.bfloat16),
+        ("cpu", LARGE, False, torch.float32),
+    ],
+)
+def test_auto_is_bf16_on_cuda_and_for_large_models_on_a_cpu_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, parameters: int, has_bf16: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(local_module, "_cpu_has_bf16", lambda: has_bf16)
+    assert pick_dtype("auto", torch.device(device), parameters) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_a_dtype_can_be_named(name: str, dtype: torch.dtype) -> None:
+    assert pick_dtype(name, CPU, 10**9) == dtype

@@ -1,0 +1,164 @@
+"""Maps and photos to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vitdemo.errors import OptionError
+from vitdemo.rendering import COLOUR_MAPS, FAINTEST, colour_table, comparison_figure, overlay, upsample
+from vitdemo.types import AttributionMap, Explanation, Label, ModelSpec, Photo, Prediction, View
+
+
+def _map(values: NDArray[np.float32]) -> AttributionMap:
+    return AttributionMap(values, method="attention", layer=0, head="mean", readout="class")
+
+
+def _noise(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((height, width), dtype=np.float32)
+
+
+def _lightness(table: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """CIE L* of sRGB colours, 0 to 100 (IEC 61966-2-1, white D65)."""
+    channels = table / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    return np.where(luminance > (6 / 29) ** 3, 116 * np.cbrt(luminance) - 16, luminance * (29 / 3) ** 3)
+
+
+@pytest.mark.parametrize("name", COLOUR_MAPS)
+def test_lightness_rises_steadily_along_every_colour_table(name: str) -> None:
+    table = colour_table(name)
+    assert table.shape == (256, 3)
+    assert table.dtype == np.uint8
+    lightness = _lightness(table)
+    # One step of eight bits in one channel is up to 0.35 of L*.
+    assert np.diff(lightness).min() > -0.35
+    assert np.diff(lightness[::8]).min() > 0
+    assert np.diff(lightness[::8]).max() < 3 * np.diff(lightness[::8]).mean()
+    assert lightness[-1] - lightness[0] > 60
+
+
+def test_colours_are_red_green_blue() -> None:
+    red, green, blue = (int(channel) for channel in colour_table("viridis")[-1])
+    assert red > 200
+    assert green > 200
+    assert blue < 80
+
+
+def test_an_unknown_colour_map_is_refused_with_the_choices() -> None:
+    with pytest.raises(OptionError, match="'jet'.*inferno, viridis, magma, plasma, cividis"):
+        colour_table("jet")
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (1, 1), (1, 9), (5, 3), (30, 45)], ids=str)
+@pytest.mark.parametrize("size", [(224, 224), (101, 67), (14, 14), (3, 200), (1, 1), (7, 7)], ids=str)
+def test_smooth_upsampling_is_torchs_bilinear_between_patch_centres(
+    grid: tuple[int, int], size: tuple[int, int]
+) -> None:
+    values = _noise(*grid)
+    found = upsample(values, width=size[0], height=size[1])
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(values)[None, None], size=(size[1], size[0]), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(28, 42), (101, 67), (9, 9)], ids=str)
+def test_flat_upsampling_repeats_each_patch(size: tuple[int, int]) -> None:
+    values = _noise(14, 14)
+    found = upsample(values, width=size[0], height=size[1], smooth=False)
+    rows = ((np.arange(size[1]) + 0.5) * 14 / size[1]).astype(int)
+    columns = ((np.arange(size[0]) + 0.5) * 14 / size[0]).astype(int)
+    assert np.array_equal(found, values[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 96, 64), (10, 5, 70, 60), (95, 0, 96, 64), (3, 3, 4, 4)], ids=str)
+def test_an_overlay_has_the_size_of_the_crop(photo: Callable[..., Photo], crop: tuple[int, int, int, int]) -> None:
+    picture = overlay(photo(96, 64), View(crop), _map(_noise(4, 4)))
+    assert picture.size == (crop[2] - crop[0], crop[3] - crop[1])
+    assert picture.mode == "RGB"
+
+
+def test_without_opacity_the_overlay_is_the_photo(photo: Callable[..., Photo]) -> None:
+    one = photo(96, 64)
+    picture = overlay(one, View((10, 5, 70, 60)), _map(_noise(4, 4)), opacity=0)
+    assert picture.tobytes() == one.image.crop((10, 5, 70, 60)).tobytes()
+
+
+def test_at_full_opacity_the_strongest_patch_has_the_last_colour_and_the_faintest_lets_the_photo_through(
+    photo: Callable[..., Photo],
+) -> None:
+    one = photo(96, 64)
+    values = np.array([[0.0, 1.0]], np.float32)
+    pixels = np.asarray(overlay(one, View((0, 0, 96, 64)), _map(values), "magma", opacity=1, smooth=False))
+    table = colour_table("magma")
+    assert np.array_equal(pixels[:, 48:], np.broadcast_to(table[-1], (64, 48, 3)))
+    expected = np.asarray(one.image)[:, :48] * (1 - FAINTEST) + table[0] * FAINTEST
+    assert abs(pixels[:, :48] - expected).max() <= 0.5 + 1e-3
+
+
+def test_a_map_lies_over_the_photo_rows_down_and_columns_along(photo: Callable[..., Photo]) -> None:
+    values = np.zeros((4, 6), np.float32)
+    values[3, 1] = 1
+    one = photo(96, 64)
+    changed = abs(
+        np.asarray(overlay(one, View((0, 0, 96, 64)), _map(values), opacity=1, smooth=False), int)
+        - np.asarray(overlay(one, View((0, 0, 96, 64)), _map(np.zeros((4, 6), np.float32)), opacity=1), int)
+    ).sum(axis=-1)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (48, 64, 16, 32)
+
+
+def test_a_flat_map_and_a_photo_of_one_pixel_can_be_drawn(photo: Callable[..., Photo]) -> None:
+    picture = overlay(photo(1, 1), View((0, 0, 1, 1)), _map(np.full((14, 14), 0.3, np.float32)))
+    assert picture.size == (1, 1)
+
+
+def _explanation(spec: ModelSpec, crop: tuple[int, int, int, int], labels: int, mapped: bool = True) -> Explanation:
+    best = tuple(Label(f"a label that is rather long {index}", 0.5 / (index + 1), index) for index in range(labels))
+    prediction = Prediction(spec, best, 12.0, "cpu", "fp32")
+    shown = _map(_noise(14, 14)) if mapped else None
+    return Explanation(prediction, shown, {}, View(crop), "words", (), (14, 14))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_a_figure_has_a_column_a_model(photo: Callable[..., Photo], vit: ModelSpec, count: int) -> None:
+    one = photo(96, 64)
+    explanations = tuple(_explanation(vit, (16, 0, 80, 64), labels=5) for _ in range(count))
+    figure = comparison_figure(one, explanations, side=100)
+    assert figure.width == count * (100 + 16) + 16
+    pixels = np.asarray(figure)
+    for index in range(count):
+        left = 16 + index * 116
+        column = pixels[16 : 16 + 100, left : left + 100]
+        assert (column != 255).any(axis=-1).mean() > 0.95, "the overlay fills its square"
+        caption = pixels[16 + 100 :, left : left + 100]
+        assert (caption == 0).any()
+    assert (pixels[:, :16] == 255).all()
+
+
+def test_a_figure_shows_a_model_without_labels_or_without_a_map(photo: Callable[..., Photo], vit: ModelSpec) -> None:
+    one = photo(96, 64)
+    explanations = (
+        _explanation(vit, (0, 0, 96, 64), labels=0),
+        _explanation(vit, (0, 0, 96, 64), labels=2, mapped=False),
+    )
+    pixels = np.asarray(comparison_figure(one, explanations, side=96))
+    with_map = pixels[16 + 16 : 16 + 80, 16 : 16 + 96]
+    without = pixels[16 + 16 : 16 + 80, 16 + 112 : 16 + 208]
+    assert np.array_equal(without, np.asarray(one.image))
+    assert not np.array_equal(with_map, without)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_a_figure_of_a_thread_of_a_photo_can_be_drawn(
+    photo: Callable[..., Photo], vit: ModelSpec, size: tuple[int, int]
+) -> None:
+    figure = comparison_figure(photo(*size), (_explanation(vit, (0, 0, *size), labels=1),), side=64)
+    assert figure.width == 64 + 2 * 16
