@@ -51,7 +51,7 @@ def test_colours_are_red_green_blue() -> None:
 
 
 def test_an_unknown_colour_map_is_refused_with_the_choices() -> None:
-    with pytest.raises(OptionError, match="'jet'.*inferno, viridis, magma, plasma, cividis"):
+    with pytest.raises(OptionError, match=r"'jet'.*inferno, viridis, magma, plasma, cividis"):
         colour_table("jet")
 
 

@@ -17,9 +17,11 @@ BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 def write_card(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> None:
     """Put the figures into `README.md` of the model's folder, in place of the ones that are there."""
     path = Path(spec.checkpoint) / "README.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# {spec.name}\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    text = path.read_text(encoding="utf-8") if path.exists() else f"# {spec.name}\n\n"
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:  # no marks, or half of them: nothing that stands there is ours to replace
+        before, after = before + rest.removeprefix("\n"), "\n"
     path.write_text(before + BEGIN + "\n" + _table(spec, figures, data) + END + after, encoding="utf-8")
 
 

@@ -36,7 +36,11 @@ def colour_table(name: str) -> NDArray[np.uint8]:
 
 
 def upsample(values: NDArray[np.float32], width: int, height: int, smooth: bool = True) -> NDArray[np.float32]:
-    """`[h, w]` to `[height, width]`: bilinear between patch centres, or each patch flat."""
+    """`[h, w]` to `[height, width]`: bilinear between patch centres, or each patch flat.
+
+    >>> upsample(np.array([[0, 1]], np.float32), width=4, height=1).tolist()
+    [[0.0, 0.25, 0.75, 1.0]]
+    """
     interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
     return np.asarray(cv2.resize(values.astype(np.float32), (width, height), interpolation=interpolation), np.float32)
 

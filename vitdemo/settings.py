@@ -48,6 +48,9 @@ def get_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     Raises:
         SettingsError: a variable has a value of the wrong form.
+
+    >>> get_settings({"VITDEMO_MODELS": "vit-mini, dino-mini"}).models
+    ('vit-mini', 'dino-mini')
     """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
@@ -27,6 +26,11 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
+
+
+def chromium() -> str | None:
+    """Debian's browser where there is one; None means the one that Playwright brings."""
+    return shutil.which("chromium", path="/usr/bin")
 
 
 @dataclass
@@ -62,12 +66,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
     pipeline_photo = Pipeline(get_settings()).open(examples()[0].path).image.resize((640, 640))
     film.write_bytes(encode(pipeline_photo, "JPEG", quality=92) * 20)
-    chromium = next(
-        (path for path in ("/usr/bin/chromium", shutil.which("chromium")) if path and Path(path).exists()), None
-    )
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=chromium, args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"]
+            executable_path=chromium(), args=[*FLAGS, f"--use-file-for-fake-video-capture={film}"]
         )
         yield launched
         launched.close()

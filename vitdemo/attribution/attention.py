@@ -45,6 +45,9 @@ def resolve_layer(layer: int | str, count: int) -> int:
 
     Raises:
         OptionError: not a whole number, or out of range.
+
+    >>> resolve_layer(-1, count=12), resolve_layer("3", count=12)
+    (11, 3)
     """
     try:
         number = int(str(layer))
@@ -60,6 +63,9 @@ def resolve_head(head: int | str, count: int) -> int | Fusion:
 
     Raises:
         OptionError: neither, or out of range.
+
+    >>> resolve_head("max", count=6), resolve_head("5", count=6)
+    ('max', 5)
     """
     for fusion in FUSIONS:
         if head == fusion:

@@ -1,0 +1,234 @@
+"""Figures on labelled photos are right by count, and a card holds them once."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny
+from vitdemo.cards import BEGIN, END, write_card
+from vitdemo.errors import InputError
+from vitdemo.evaluation import BACKGROUND, KEPT, Evaluation, evaluate, fit_threshold, read_labelled
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import spec_from_folder
+from vitdemo.settings import Settings
+from vitdemo.types import ModelSpec, Photo
+
+COUNTS = {"apple": 5, "easy_face": 9, "cup": 3, "sunflower": 1, BACKGROUND: 4, "unheard_of": 2}
+LABELLED = 18
+
+
+@pytest.fixture(scope="module")
+def runs() -> Pipeline:
+    return Pipeline(Settings(device="cpu"))
+
+
+@pytest.fixture
+def spec(tiny_spec: Callable[[str], ModelSpec]) -> ModelSpec:
+    return tiny_spec("vit")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photo: Callable[..., Photo]) -> Path:
+    """`test/CLASS/FILE.png`, and things in between that are no photos."""
+    root = tmp_path_factory.mktemp("labelled") / "test"
+    seed = 0
+    for name, count in COUNTS.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            seed += 1
+            hue = Image.new("RGB", (40, 36), (seed * 37 % 256, seed * 91 % 256, seed * 53 % 256))
+            Image.blend(photo(40, 36, seed).image, hue, 0.7).save(root / name / f"{index}.png")
+    (root / "apple" / "notes.txt").write_text("not a photo")
+    (root / "apple" / "cut.png").write_bytes((root / "apple" / "0.png").read_bytes()[:300])
+    (root / "cup" / "empty.jpg").write_bytes(b"")
+    (root / "README.md").write_text("not in a class folder")
+    return root
+
+
+@pytest.fixture(scope="module")
+def archive(folder: Path) -> Path:
+    path = folder.parent / "test.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, "test")
+    return path
+
+
+def _by_hand(runs: Pipeline, spec: ModelSpec, items: list[tuple[str, Photo]]) -> dict[str, float]:
+    """The figures, photo by photo."""
+    outcomes = [(label, runs.classify([photo], spec)[0].labels) for label, photo in items]
+    known = [(label, labels) for label, labels in outcomes if label in spec.labels]
+    right = {label: [labels[0].label == truth for truth, labels in known if truth == label] for label, _ in known}
+    background = [labels[0].score < spec.threshold for label, labels in outcomes if label == BACKGROUND]
+    return {
+        "photos": len(known),
+        "top1": sum(map(sum, right.values())) / len(known),
+        "top5": sum(truth in [label.label for label in labels] for truth, labels in known) / len(known),
+        "mean_per_class": sum(sum(hits) / len(hits) for hits in right.values()) / len(right),
+        "kept": sum(labels[0].score >= spec.threshold for _, labels in known) / len(known),
+        "refused": sum(background) / len(background),
+    }
+
+
+def test_labels_are_the_folders_and_what_is_no_photo_is_skipped(folder: Path, archive: Path) -> None:
+    for path in (folder, archive):
+        items = list(read_labelled(path))
+        counted = {label: sum(1 for found, _ in items if found == label) for label, _ in items}
+        assert counted == {name if name == BACKGROUND else name.replace("_", " "): n for name, n in COUNTS.items()}
+
+
+def test_a_tar_and_a_folder_hold_the_same_photos(folder: Path, archive: Path) -> None:
+    def content(path: Path) -> list[tuple[str, str]]:
+        return sorted((label, photo.digest) for label, photo in read_labelled(path))
+
+    assert content(folder) == content(archive)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32])
+def test_the_figures_are_those_of_a_count_by_hand_however_they_are_batched(
+    runs: Pipeline, spec: ModelSpec, folder: Path, batch: int
+) -> None:
+    items = list(read_labelled(folder))
+    middle = float(np.median([runs.classify([photo], spec)[0].labels[0].score for _, photo in items]))
+    spec = replace(spec, threshold=middle + 1e-4)
+    found = evaluate(runs, spec, iter(items), batch)
+    expected = _by_hand(runs, spec, items)
+    assert expected["photos"] == LABELLED
+    assert 0 < expected["top1"] < 1
+    assert {name: getattr(found, name) for name in expected} == pytest.approx(expected)
+    assert (found.model, found.threshold) == ("tiny-vit", spec.threshold)
+
+
+def test_a_tar_and_a_folder_give_the_same_figures(runs: Pipeline, spec: ModelSpec, folder: Path, archive: Path) -> None:
+    assert evaluate(runs, spec, read_labelled(folder)) == evaluate(runs, spec, read_labelled(archive))
+
+
+def test_without_background_photos_the_share_of_refused_is_no_number(
+    runs: Pipeline, spec: ModelSpec, folder: Path
+) -> None:
+    labelled = (item for item in read_labelled(folder) if item[0] != BACKGROUND)
+    assert math.isnan(evaluate(runs, spec, labelled).refused)
+
+
+@pytest.mark.parametrize("name", ["gone.tar", "gone", "text.tar", "zip.tar", "empty.tar", "flat.tar", "hollow"])
+def test_what_holds_no_photo_is_refused_by_name(tmp_path: Path, name: str, photo: Callable[..., Photo]) -> None:
+    (tmp_path / "text.tar").write_text("not a tar")
+    (tmp_path / "zip.tar").write_bytes(b"PK\x03\x04" + bytes(600))
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    data = io.BytesIO()
+    photo().image.save(data, "PNG")
+    with tarfile.open(tmp_path / "flat.tar", "w") as tar:  # a photo in no class
+        member = tarfile.TarInfo("0.png")
+        member.size = len(data.getvalue())
+        tar.addfile(member, io.BytesIO(data.getvalue()))
+    (tmp_path / "hollow" / "apple").mkdir(parents=True)
+    with pytest.raises(InputError) as refusal:
+        list(read_labelled(tmp_path / name))
+    assert str(refusal.value).startswith(f"{name} ")
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_a_model_without_classifier_cannot_be_evaluated(runs: Pipeline, spec: ModelSpec, folder: Path) -> None:
+    with pytest.raises(InputError, match="no classifier to evaluate"):
+        evaluate(runs, replace(spec, labels=()), read_labelled(folder))
+
+
+def test_photos_of_other_classes_cannot_be_evaluated(runs: Pipeline, spec: ModelSpec, folder: Path) -> None:
+    other = replace(spec, labels=tuple("abcdefg"))
+    with pytest.raises(InputError, match="No photo has one of the 7 labels of tiny-vit"):
+        evaluate(runs, other, read_labelled(folder))
+    with pytest.raises(InputError, match="No photo has one of the 7 labels of tiny-vit"):
+        fit_threshold(runs, other, read_labelled(folder))
+
+
+@pytest.fixture
+def mine(tiny_folder: Callable[[str], Path], tmp_path: Path) -> ModelSpec:
+    """A model whose folder may be written to."""
+    return spec_from_folder(Path(shutil.copytree(tiny_folder("vit"), tmp_path / "mine")))
+
+
+def test_a_threshold_keeps_its_share_of_the_labelled_photos_and_is_written_into_the_config(
+    runs: Pipeline, mine: ModelSpec, folder: Path
+) -> None:
+    config = Path(mine.checkpoint) / "config.json"
+    before = json.loads(config.read_text())
+    fitted = fit_threshold(runs, mine, read_labelled(folder))
+    scores = [
+        runs.classify([photo], mine)[0].labels[0].score
+        for label, photo in read_labelled(folder)
+        if label in mine.labels
+    ]
+    assert len(scores) == LABELLED
+    assert sum(score >= fitted.threshold for score in scores) / LABELLED == pytest.approx(KEPT / 100, abs=1 / LABELLED)
+    assert fitted.threshold == pytest.approx(np.percentile(scores, 100 - KEPT), abs=1e-4)
+    assert fitted == replace(mine, threshold=fitted.threshold)
+    assert spec_from_folder(Path(mine.checkpoint)) == fitted
+    after = json.loads(config.read_text())
+    assert after["vitdemo"].pop("threshold") == fitted.threshold
+    assert after == before
+    assert runs.classify([next(iter(read_labelled(folder)))[1]], fitted)[0].labels
+
+
+def _figures(**changes: float) -> Evaluation:
+    fields = {"photos": 18, "top1": 0.5, "top5": 0.75, "mean_per_class": 0.4, "kept": 0.9, "refused": 0.25}
+    return Evaluation(model="mine", threshold=0.125, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def _card(spec: ModelSpec) -> str:
+    return (Path(spec.checkpoint) / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_gets_the_figures_and_writing_them_twice_changes_nothing(mine: ModelSpec) -> None:
+    data = [Path("/data/test.tar"), Path("/data/more.tar")]
+    write_card(mine, _figures(), data)
+    first = _card(mine)
+    for words in (
+        "| top-1 | 50.0% |",
+        "| top-5 | 75.0% |",
+        "| mean per-class top-1 | 40.0% |",
+        "| 90.0% |",
+        "| 25.0% |",
+    ):
+        assert first.count(words) == 1
+    assert "18 photos of `test.tar` and `more.tar`" in first
+    assert "/data" not in first
+    write_card(mine, _figures(), data)
+    assert _card(mine) == first
+
+
+def test_new_figures_replace_the_old_ones_and_nothing_else(mine: ModelSpec) -> None:
+    path = Path(mine.checkpoint) / "README.md"
+    path.write_text(f"# Mine\n\nBefore.\n\n{BEGIN}\nold\n{END}\n\nAfter: été.\n", encoding="utf-8")
+    write_card(mine, _figures(), [Path("test.tar")])
+    write_card(mine, _figures(top1=0.625), [Path("test.tar")])
+    text = _card(mine)
+    assert text.startswith(f"# Mine\n\nBefore.\n\n{BEGIN}\n")
+    assert text.endswith(f"{END}\n\nAfter: été.\n")
+    assert "62.5%" in text
+    assert "50.0%" not in text
+    assert "old" not in text
+
+
+@pytest.mark.parametrize("text", ["# Mine\n\nNo marks.\n", f"# Mine\n\n{BEGIN}\nno end\n", ""])
+def test_a_card_without_both_marks_keeps_its_text_and_gets_the_figures_at_its_end(mine: ModelSpec, text: str) -> None:
+    path = Path(mine.checkpoint) / "README.md"
+    path.write_text(text, encoding="utf-8")
+    for _ in range(2):
+        write_card(mine, _figures(), [Path("test.tar")])
+    assert _card(mine).startswith(text.replace(BEGIN + "\n", ""))
+    assert _card(mine).count("| top-1 |") == 1
+
+
+def test_photos_are_read_as_they_are_asked_for(folder: Path) -> None:
+    items: Iterator[tuple[str, Photo]] = read_labelled(folder)
+    assert next(items)[0] in {BACKGROUND, *tiny.LABELS}

@@ -1,0 +1,250 @@
+"""A Vision Transformer from scratch: Dosovitskiy et al. 2021, arXiv:2010.11929, in plain PyTorch.
+
+Shapes: B the batch, N the tokens (class token, then the patches row after row), H the heads, D the width `dim`, K the classes.
+The network computes what transformers' `ViTForImageClassification` does; the functions at the end carry weights there and back,
+and the rest of vitdemo loads, explains and serves that form.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import ViTConfig, ViTForImageClassification
+
+from vitdemo.errors import CheckpointError, OptionError
+
+NORM_EPS = 1e-12  # what a LayerNorm adds to the variance: transformers' value for ViT
+
+
+def cut_patches(images: Tensor, patch_size: int) -> Tensor:
+    """`[B, C, H, W]` to `[B, h * w, C * patch_size ** 2]`: squares row after row, each flattened as (channel, row, column).
+
+    First every axis is named, then they change places: one `view` for both is how pixels end up in foreign patches.
+    """
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    squares = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * patch_size**2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, the paper's appendix A: every token gathers from all tokens of its own image."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, tokens: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """`[B, N, D]` to `[B, N, D]`. To `seen`, where given, the attention `[B, H, N, N]` is added; its rows sum to 1."""
+        projected = (project(tokens) for project in (self.q_proj, self.k_proj, self.v_proj))
+        # Each head has its own D / H of the columns: [B, N, D] to [B, H, N, D / H].
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in projected)
+        if seen is not None:
+            # The softmax that the fused call below computes too, and never shows.
+            seen.append((query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(dim=3))
+        gathered = scaled_dot_product_attention(query, key, value)
+        mixed: Tensor = self.o_proj(gathered.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class Block(nn.Module):
+    """One encoder layer, equations 2 and 3: attention among the tokens, then an MLP on each by itself.
+
+    Pre-norm: the LayerNorms stand inside the branches, so that the sum itself runs through the network untouched.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attention = SelfAttention(dim, heads)
+        self.layernorm_after = nn.LayerNorm(dim, eps=NORM_EPS)
+        fc1, fc2 = nn.Linear(dim, mlp_dim), nn.Linear(mlp_dim, dim)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), dropout=nn.Dropout(dropout), fc2=fc2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """`[B, N, D]` to `[B, N, D]`; `seen` as in `SelfAttention`."""
+        tokens = tokens + self.dropout(self.attention(self.layernorm_before(tokens), seen))
+        mixed: Tensor = tokens + self.dropout(self.mlp(self.layernorm_after(tokens)))
+        return mixed
+
+
+class VisionTransformer(nn.Module):
+    """An image classifier: patches, a class token, an encoder, and one linear layer on what became of the class token.
+    The defaults are ViT-B/16 for ImageNet.
+
+    Args:
+        img_size: pixels a side, or `(height, width)`.
+        patch_size: side of a patch: in pixels, or in cells of the feature map where there is a `feature_extractor`.
+        num_classes, dim, depth, heads, mlp_dim: K, D, number of blocks, attention heads a block, width inside the MLPs.
+        dropout: probability, in training: on the embedded tokens and after every dense layer but query, key and value.
+        channels: of the images.
+        feature_extractor: makes it the hybrid of section 3.1: a network from `[B, channels, *img_size]` to feature maps
+            `[B, C, h, w]`, of which the patches are cut; `patch_size=1` makes each cell a token. It is trained with the rest.
+
+    Raises:
+        OptionError: the arguments do not fit together.
+
+    >>> model = VisionTransformer(img_size=32, patch_size=8, num_classes=10, dim=24, depth=2, heads=4, mlp_dim=48)
+    >>> model(torch.zeros(5, 3, 32, 32)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        num_classes: int = 1000,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_dim: int = 3072,
+        dropout: float = 0.1,
+        *,
+        channels: int = 3,
+        feature_extractor: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+        if len(size) != 2:
+            raise OptionError(f"img_size is {img_size!r}: give one number, or (height, width).")
+        for count in (*size, patch_size, num_classes, dim, depth, heads, mlp_dim, channels):
+            if not isinstance(count, int) or count < 1:
+                raise OptionError(f"Sizes and counts of a model are whole numbers from 1; {count!r} is not.")
+        if dim % heads:
+            raise OptionError(f"dim ({dim}) must be a multiple of heads ({heads}).")
+        if not 0 <= dropout <= 1:
+            raise OptionError(f"dropout is {dropout}: it must be from 0 to 1.")
+        self.image_shape, self.patch_size, self.heads = (channels, *size), patch_size, heads
+        shape = self.image_shape if feature_extractor is None else _feature_shape(feature_extractor, self.image_shape)
+        if shape[1] % patch_size or shape[2] % patch_size:
+            raise OptionError(f"{shape[1]} x {shape[2]} cannot be cut into patches of {patch_size} x {patch_size}.")
+        self.patch_grid = shape[1] // patch_size, shape[2] // patch_size
+        self.patch_embeddings = nn.Linear(shape[0] * patch_size**2, dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + self.patch_grid[0] * self.patch_grid[1], dim))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.head = nn.Linear(dim, num_classes)
+        for name, weights in self.named_parameters():
+            if weights.ndim > 1:
+                nn.init.trunc_normal_(weights, std=0.02)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(weights)
+        self.feature_extractor = feature_extractor  # after the above, as it may have been trained
+
+    def forward(self, images: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Normalised images `[B, channels, *img_size]` to logits `[B, K]`, with `return_attention` to `(logits, attention)`:
+        of each block, first block first, `[B, H, N, N]`; rows sum to 1.
+
+        Raises:
+            OptionError: the images are not of the model's size.
+        """
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            wanted = str(self.image_shape)[1:-1]
+            raise OptionError(f"Images of shape {list(images.shape)} do not fit: this model takes [B, {wanted}].")
+        features = images if self.feature_extractor is None else self.feature_extractor(images)
+        patches = self.patch_embeddings(cut_patches(features, self.patch_size))
+        class_tokens = self.cls_token.expand(len(images), -1, -1)
+        tokens = self.dropout(torch.cat([class_tokens, patches], dim=1) + self.position_embeddings)
+        seen: list[Tensor] = []
+        for block in self.blocks:
+            tokens = block(tokens, seen if return_attention else None)
+        logits: Tensor = self.head(self.norm(tokens[:, 0]))
+        return (logits, seen) if return_attention else logits
+
+
+def _feature_shape(extractor: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`(C, h, w)` of the feature map of one image, by a trial; on a copy, as a BatchNorm must not learn from it."""
+    like = next(extractor.parameters(), torch.empty(0))
+    with torch.no_grad():
+        features = copy.deepcopy(extractor).eval()(like.new_zeros(1, *shape))
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        raise OptionError("A feature extractor gives one tensor, [B, C, h, w].")
+    return tuple(features.shape[1:])
+
+
+_NAMES = {
+    "cls_token": "vit.embeddings.cls_token",
+    "position_embeddings": "vit.embeddings.position_embeddings",
+    "patch_embeddings": "vit.embeddings.patch_embeddings.projection",
+    "blocks": "vit.layers",
+    "norm": "vit.layernorm",
+    "head": "classifier",
+}
+"""The first part of our names, and what transformers calls it; the rest is the same."""
+
+
+def _as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
+    """The model's own tensors, not copies, under transformers' names and in its shapes (a convolution of stride = size)."""
+    if model.feature_extractor is not None:
+        raise OptionError("A hybrid has no counterpart among transformers' models: see vitdemo.nn.hybrid.")
+    found = {re.sub(r"^\w+", lambda part: _NAMES[part[0]], name): tensor for name, tensor in model.state_dict().items()}
+    kernel = _NAMES["patch_embeddings"] + ".weight"
+    found[kernel] = found[kernel].view(-1, model.image_shape[0], model.patch_size, model.patch_size)
+    return found
+
+
+def _name_in_memory(name: str) -> str:
+    """Transformers' name of a weight, as of version 5, by its name there or in a checkpoint file."""
+    name = re.sub(r"attention\.attention\.([qkv])\w+", r"attention.\1_proj", name.replace("encoder.layer.", "layers."))
+    name = name.replace("attention.output.dense", "attention.o_proj")
+    return name.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")
+
+
+@torch.no_grad()
+def load_transformers_weights(model: VisionTransformer, source: nn.Module | Mapping[str, Tensor]) -> None:
+    """Copy the weights of a `ViTForImageClassification`, or of its state dict or checkpoint file, into `model`.
+
+    Raises:
+        CheckpointError: they are not those of a model of this form; then nothing was copied.
+        OptionError: `model` is a hybrid.
+    """
+    state = source.state_dict() if isinstance(source, nn.Module) else source
+    given, targets = {_name_in_memory(name): tensor for name, tensor in state.items()}, _as_transformers(model)
+    odd = sorted(targets.keys() ^ given.keys())
+    odd += [name for name in targets.keys() & given.keys() if targets[name].shape != given[name].shape]
+    # These show in no name or shape, and in a bare state dict not at all.
+    settings = {"num_attention_heads": model.heads, "hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
+    odd += [name for name, value in settings.items() if getattr(getattr(source, "config", None), name, value) != value]
+    if odd:
+        raise CheckpointError(f"These weights are of a model of another form: {len(odd)} do not fit, such as {odd[0]}.")
+    for name, tensor in targets.items():
+        tensor.copy_(given[name])
+
+
+def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForImageClassification:
+    """A copy as transformers' class, in evaluation mode; `labels` name the classes in the order of the logits.
+
+    Raises:
+        OptionError: there are more or fewer labels than classes, or `model` is a hybrid.
+    """
+    state = {name: tensor.clone() for name, tensor in _as_transformers(model).items()}
+    if len(labels) != model.head.out_features:
+        raise OptionError(f"{len(labels)} labels do not fit {model.head.out_features} classes.")
+    channels, height, width = model.image_shape
+    config = ViTConfig(
+        hidden_size=model.head.in_features,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=model.heads,
+        intermediate_size=len(state["vit.layers.0.mlp.fc1.bias"]),
+        hidden_dropout_prob=model.dropout.p,
+        layer_norm_eps=NORM_EPS,
+        image_size=height if height == width else (height, width),
+        patch_size=model.patch_size,
+        num_channels=channels,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    with torch.device("meta"):  # no random weights are made only to be thrown away
+        exported: ViTForImageClassification = ViTForImageClassification(config).eval()
+    exported.load_state_dict(state, assign=True)
+    return exported
