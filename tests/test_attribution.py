@@ -187,6 +187,7 @@ def test_words_say_how_much_attention_lies_on_how_much_of_the_picture() -> None:
 
 def test_patches_of_at_least_half_of_the_largest_count() -> None:
     assert "75% of attention on 50% of the picture" in describe(_map([[2.0, 1.0], [0.5, 0.5]]))
+    assert "50% of attention on 25% of the picture" in describe(_map([[2.0, 0.98], [0.51, 0.51]]))
 
 
 def test_the_place_is_the_centre_of_mass() -> None:

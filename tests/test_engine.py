@@ -270,6 +270,14 @@ def test_scores_that_are_not_finite_are_refused(backend: LocalBackend, spec: Mod
     assert len(backend.run(spec, _pixels(1), ROWS)) == 1
 
 
+def test_infinite_scores_are_refused_too(backend: LocalBackend, loader: Loader, spec: ModelSpec) -> None:
+    backend.run(spec, _pixels(1), ROWS)
+    with torch.no_grad():
+        loader.models[0].model.network.classifier.bias[2] = float("inf")
+    with pytest.raises(InvalidScoresError):
+        backend.run(spec, _pixels(1), ROWS)
+
+
 def test_a_job_that_fails_does_not_spoil_those_beside_it(
     backend: LocalBackend, loader: Loader, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ LAYERS = {
     "settings": 0,
     "images": 1,
     "decode": 1,
+    "datasets": 1,
     "rgb": 1,
     "fetch": 1,
     "gate": 1,

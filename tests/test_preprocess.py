@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -193,8 +194,10 @@ def test_a_resolution_beyond_the_token_limit_is_lowered_and_said_so(
     (note,) = notes
     assert f"from 100000 to {max(processor.resize)} pixels" in note
     assert f"{limit} patches are the limit" in note
-    # Not lowered further than needed: half as many patches would be too careful by far, except where they are few.
-    assert rows * columns > limit / 2 or limit <= 10
+    # Not lowered further than needed: one patch more along the long side would be too many.
+    larger, _ = at_resolution(vit, size, max(processor.resize) + vit.patch_size, 10**9)
+    assert isinstance(larger.resize, tuple)
+    assert math.prod(larger.resize) > limit * vit.patch_size**2
 
 
 def test_a_resolution_at_the_limit_is_not_lowered(vit: ModelSpec) -> None:

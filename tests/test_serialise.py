@@ -190,6 +190,7 @@ def test_the_npz_of_a_mean_pooled_model_has_the_rows_of_its_class_token(
     explained: Callable[..., Explanation], tmp_path: Path
 ) -> None:
     found = explained("beit")
+    found = replace(found, rows=dict(sorted(found.rows.items(), reverse=True)))
     assert found.map.readout == "mean"
     save_npz(tmp_path / "numbers.npz", found, {})
     with np.load(tmp_path / "numbers.npz", allow_pickle=False) as arrays:

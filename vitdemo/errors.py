@@ -7,9 +7,10 @@
     │   │   └── UrlError        an address was refused, or did not deliver a picture
     │   ├── UnknownModelError   no model of that name
     │   └── OptionError         a layer, head, method or target out of range
-    └── EngineError             the model could not give an answer
-        ├── CheckpointError     files missing, damaged, or without what is needed
-        └── InvalidScoresError  the forward pass gave NaN or infinite scores
+    ├── EngineError             the model could not give an answer
+    │   ├── CheckpointError     files missing, damaged, or without what is needed
+    │   └── InvalidScoresError  the forward pass gave NaN or infinite scores
+    └── TrainingError           a run cannot go on; its last good state is kept
 
 A message names the fault, the limit and the way out. It never holds a traceback or a path of the server.
 """
@@ -55,3 +56,7 @@ class CheckpointError(EngineError):
 
 class InvalidScoresError(EngineError):
     """The forward pass gave scores that are not finite numbers."""
+
+
+class TrainingError(VitDemoError):
+    """A training run cannot go on; its last good state is kept."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from vitdemo.datasets import BACKGROUND, label_of, read_files
 from vitdemo.errors import ImageError, InputError
 from vitdemo.images import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.types import ModelSpec, Photo
-
-BACKGROUND = "_background"
-"""Folder of photos that belong to no class."""
 
 KEPT = 85
 """Percent of the labelled photos that are to pass the threshold."""
@@ -40,38 +37,21 @@ class Evaluation:
 
 
 def read_labelled(path: Path) -> Iterator[tuple[str, Photo]]:
-    """Label and photo of each readable file of a tar with `.../CLASS/FILE`, or of a folder of class folders.
+    """Label and photo of each readable file of a folder of class folders, a zip or a tar.
 
     Raises:
         InputError: the path is neither, or holds no photo.
     """
     found = False
-    for name, data in _read_files(path):
-        parts = Path(name).parts
+    for name, data in read_files(path):
         try:
             photo = open_image(data)
         except ImageError:
             continue
         found = True
-        yield parts[-2].replace("_", " ") if parts[-2] != BACKGROUND else BACKGROUND, photo
+        yield label_of(name), photo
     if not found:
         raise InputError(f"{path.name} holds no photo in a class folder.")
-
-
-def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    if path.is_dir():
-        for file in sorted(path.glob("**/*/*")):
-            if file.is_file():
-                yield str(file.relative_to(path.parent)), file.read_bytes()
-        return
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None and len(Path(member.name).parts) > 1:
-                    yield member.name, content.read()
-    except (OSError, tarfile.TarError):
-        raise InputError(f"{path.name} is neither a folder nor a tar archive.") from None
 
 
 def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]], batch: int = 32) -> Evaluation:

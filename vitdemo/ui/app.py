@@ -6,10 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo import __version__
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec
-from vitdemo.settings import ASSETS
+from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.components.examples import example_buttons
@@ -164,5 +163,5 @@ def _footer() -> str:
     return (
         "<p>A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
         "a log. Results are remembered as numbers under a fingerprint of the photo, not as pictures. "
-        f"vitdemo {__version__}. Example photos: see their credits in <code>assets/examples/CREDITS.md</code>.</p>"
+        f"vitdemo {VERSION}. Example photos: see their credits in <code>assets/examples/CREDITS.md</code>.</p>"
     )

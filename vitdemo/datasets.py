@@ -1,0 +1,61 @@
+"""Photos in class folders: a folder of folders, a zip or a tar archive, read where they are."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from vitdemo.errors import InputError
+
+BACKGROUND = "_background"
+"""Folder of photos that belong to no class."""
+
+
+def label_of(name: str) -> str:
+    """The class of a file: its folder's name, underscores read as spaces.
+
+    >>> label_of("train/sea_horse/image_0001.jpg")
+    'sea horse'
+    """
+    folder = PurePosixPath(name).parts[-2]
+    return folder if folder == BACKGROUND else folder.replace("_", " ")
+
+
+def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every file that lies in a class folder, in the order of the names, or of the archive.
+
+    Raises:
+        InputError: the path is neither a folder nor a readable archive, or is damaged.
+    """
+    if path.is_dir():
+        yield from _read_folder(path)
+        return
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    if not entry.is_dir() and _in_class_folder(entry.filename):
+                        yield entry.filename, archive.read(entry)
+            return
+        with tarfile.open(path) as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isfile() and _in_class_folder(member.name) else None
+                if content is not None:
+                    yield member.name, content.read()
+    except (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile):
+        raise InputError(f"{path.name} is missing, damaged, or neither a folder nor a zip or tar archive.") from None
+
+
+def _read_folder(path: Path) -> Iterator[tuple[str, bytes]]:
+    for file in sorted(path.glob("**/*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and _in_class_folder(name):
+            yield name, file.read_bytes()
+
+
+def _in_class_folder(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    # What systems leave behind: `__MACOSX/`, `._photo.jpg`, `.DS_Store`.
+    return len(parts) > 1 and not any(part.startswith((".", "__MACOSX")) for part in parts)
