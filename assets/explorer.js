@@ -290,7 +290,7 @@ function paintLegends() {
 }
 
 function showLayer() {
-  const layers = Math.max(...panels.map((panel) => panel.layers));
+  const layers = Math.max(1, ...panels.map((panel) => panel.layers));
   const slider = $("[name=layer]");
   slider.max = String(layers - 1);
   slider.value = String(Math.round(state.layer * (layers - 1)));

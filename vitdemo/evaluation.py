@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,11 @@ from vitdemo.datasets import BACKGROUND, label_of, read_files
 from vitdemo.errors import ImageError, InputError
 from vitdemo.images import open_image
 from vitdemo.pipeline import Pipeline
+from vitdemo.registry import read_json, write_json
 from vitdemo.types import ModelSpec, Photo
+
+WORST = 10
+"""Pairs of classes that are listed as confused."""
 
 KEPT = 85
 """Percent of the labelled photos that are to pass the threshold."""
@@ -34,6 +38,8 @@ class Evaluation:
     """Share of the labelled photos whose best score reaches the threshold."""
     refused: float
     """Share of the background photos whose best score does not; NaN without such photos."""
+    confusions: tuple[tuple[str, str, int], ...] = ()
+    """The worst pairs: the right class, the one that was named, and how often."""
 
 
 def read_labelled(path: Path) -> Iterator[tuple[str, Photo]]:
@@ -86,6 +92,12 @@ def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Ph
         threshold=spec.threshold,
         kept=float((best[known] >= spec.threshold).mean()),
         refused=float((best[background] < spec.threshold).mean()) if background.any() else float("nan"),
+        confusions=tuple(
+            (right_one, named, count)
+            for (right_one, named), count in Counter(
+                (one, other) for one, other, fine in zip(truth, guesses, right | ~known, strict=True) if not fine
+            ).most_common(WORST)
+        ),
     )
 
 
@@ -116,7 +128,7 @@ def fit_threshold(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[st
         raise InputError(f"No photo has one of the {len(spec.labels)} labels of {spec.name}.")
     threshold = round(float(np.percentile(scores, 100 - KEPT)), 4)
     path = Path(spec.checkpoint) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config.setdefault("vitdemo", {})["threshold"] = threshold
-    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_json(path, config)
     return replace(spec, threshold=threshold)

@@ -24,31 +24,54 @@ _LOAD_LOCK = threading.Lock()
 _CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
     "ViTForImageClassification": transformers.ViTForImageClassification,
     "ViTModel": transformers.ViTModel,
+    "DeiTModel": transformers.DeiTModel,
+    "BeitModel": transformers.BeitModel,
     "DeiTForImageClassificationWithTeacher": transformers.DeiTForImageClassificationWithTeacher,
     "BeitForImageClassification": transformers.BeitForImageClassification,
     "ViTHybridForImageClassification": ViTHybridForImageClassification,
+    "ResNetForImageClassification": transformers.ResNetForImageClassification,
+    # ViTMAE itself shuffles and drops patches; its encoder is a ViT.
+    "ViTMAEForPreTraining": transformers.ViTModel,
 }
 
 
 class Classifier(nn.Module):
     """A network and, where it has no classifier of its own, the linear probe that stands in."""
 
-    def __init__(self, network: transformers.PreTrainedModel, probe: nn.Linear | None = None) -> None:
+    def __init__(self, network: transformers.PreTrainedModel, kind: str, probe: nn.Linear | None = None) -> None:
         super().__init__()
         self.network = network
+        self.kind = kind
+        """The model's `model_type`; an encoder of MAE is loaded as a ViT, and its own config calls it one."""
         self.probe = probe
 
     def forward(self, pixel_values: Tensor) -> Tensor | None:
         """`[B, 3, H, W]` to logits `[B, K]`, or None without classifier and probe."""
         outputs = self.network(pixel_values, **self._options(pixel_values))
         if self.probe is not None:
-            logits: Tensor = self.probe(outputs.last_hidden_state[:, 0])
+            logits: Tensor = self.probe(self._pooled(outputs))
             return logits
         return getattr(outputs, "logits", None)
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """`[B, D]`: one vector a picture, of the kind that the family's classifier reads."""
+        return self._pooled(self.network.base_model(pixel_values, **self._options(pixel_values)))
+
+    def _pooled(self, outputs: Any) -> Tensor:
+        if self.kind == "resnet":
+            pooled: Tensor = outputs.pooler_output.flatten(1)
+            return pooled
+        tokens: Tensor = outputs.last_hidden_state
+        # BEiT reads the mean of its patches, and MAE's class token was never taught anything.
+        if self.kind == "vit_mae" or (self.kind == "beit" and self.network.config.use_mean_pooling):
+            return tokens[:, 1:].mean(dim=1)
+        return tokens[:, 0]
 
     def _options(self, pixel_values: Tensor) -> dict[str, bool]:
         """BEiT fits its position bias to any input by itself; the others must be asked to fit their embeddings."""
         config = self.network.config
+        if config.model_type == "resnet":
+            return {}
         size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
         if config.model_type == "beit" or tuple(pixel_values.shape[2:]) == tuple(size):
             return {}
@@ -64,9 +87,10 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
     folder = Path(spec.checkpoint)
     with _LOAD_LOCK:
         network = _load_network(spec, folder, dtype)
-        probe = _load_probe(spec, folder / PROBE_FILE, network.config.hidden_size, dtype)
-    network.set_attn_implementation(TAP)
-    return Classifier(network, probe).to(device).eval()
+        probe = _load_probe(spec, folder / PROBE_FILE, getattr(network.config, "hidden_size", 0), dtype)
+    if spec.readouts:
+        network.set_attn_implementation(TAP)
+    return Classifier(network, spec.model_type, probe).to(device).eval()
 
 
 def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
@@ -75,10 +99,13 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
         raise CheckpointError(
             f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded."
         )
-    # `ViTModel` comes with a pooler that no checkpoint of ours has.
-    options: dict[str, Any] = {"add_pooling_layer": False} if architecture == "ViTModel" else {}
-    # Not a bar a model on every console.
+    # Encoders come with a pooler that these checkpoints need not have.
+    encoder = _CLASSES[architecture] in (transformers.ViTModel, transformers.DeiTModel, transformers.BeitModel)
+    options: dict[str, Any] = {"add_pooling_layer": False} if encoder else {}
+    # Not a bar a model on every console, and no table of the weights that this family does not need.
     transformers.logging.disable_progress_bar()
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
     # With `output_loading_info` it returns a pair, which its annotation does not say.
     load: Callable[..., Any] = _CLASSES[architecture].from_pretrained
     try:
@@ -87,6 +114,8 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
         )
     except Exception as error:  # files and configs can be wrong in some ten kinds of exception
         raise CheckpointError(f"The checkpoint of {spec.name} is damaged.") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         # transformers would go on with random numbers in their place.

@@ -95,22 +95,25 @@ class Pipeline:
         """
         if method not in METHODS:
             raise OptionError(f"Unknown method {method!r}. Choose from: {', '.join(METHODS)}.")
-        readout = readout or spec.readouts[0]
-        if readout not in spec.readouts:
-            raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {', '.join(spec.readouts)}.")
+        if readout is not None and readout not in spec.readouts:
+            choices = ", ".join(spec.readouts) or "none, it has no attention"
+            raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {choices}.")
         processor, notes = at_resolution(spec, photo.size, resolution, MAX_TOKENS)
         output, view, from_cache = self._run(photo, spec, processor, dtype, {} if shared is None else shared)
         prediction = replace(_prediction(spec, output, top_k), from_cache=from_cache)
         rows = {name: _on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
-        attribution = attention_map(rows[readout], layer, head, readout)
+        attribution, description = None, "no attention: a convolutional network"
+        if spec.readouts:
+            shown = readout or spec.readouts[0]
+            attribution = attention_map(rows[shown], layer, head, shown)
+            description = describe(attribution)
         if target is not None:
-            attribution = replace(attribution, target=resolve_target(target, spec, output))
+            index = resolve_target(target, spec, output)
+            attribution = replace(attribution, target=index) if attribution is not None else None
             notes += ("Attention does not depend on the target class.",)
         if spec.note:
             notes += (spec.note,)
-        return Explanation(
-            prediction, attribution, rows, view, describe(attribution), (*photo.notes, *notes), output.patch_grid
-        )
+        return Explanation(prediction, attribution, rows, view, description, (*photo.notes, *notes), output.patch_grid)
 
     def compare(
         self,

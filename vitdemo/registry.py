@@ -18,7 +18,7 @@ from vitdemo.types import ModelSpec, Processor, Readout
 FAMILIES = ("ViT", "DeiT", "BEiT", "DINO", "hybrid", "MAE", "CNN")
 """In the order in which they are shown."""
 
-PREFIX_TOKENS = {"vit": 1, "deit": 2, "beit": 1, "vit-hybrid": 1}
+PREFIX_TOKENS = {"vit": 1, "deit": 2, "beit": 1, "vit-hybrid": 1, "vit_mae": 1, "resnet": 0}
 """Tokens before the patch tokens, by transformers' `model_type`; the types that can be loaded."""
 
 PROBE_FILE = "linear_probe.safetensors"
@@ -40,6 +40,24 @@ def get_spec(name: str) -> ModelSpec:
         if spec.name == name:
             return spec
     raise UnknownModelError(f"Unknown model {name!r}. Choose from: {', '.join(spec.name for spec in specs)}.")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """As `read_json` reads it."""
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def find_spec(name: str) -> ModelSpec:
+    """The model of that name, or the one in that folder. Not for names that strangers give: it looks at the disk.
+
+    Raises:
+        UnknownModelError: neither.
+        CheckpointError: the folder holds no model that can be loaded.
+    """
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return spec_from_folder(folder)
+    return get_spec(name)
 
 
 def default_models(settings: Settings) -> tuple[ModelSpec, ...]:
@@ -80,6 +98,7 @@ def _spec(
 ) -> ModelSpec:
     ours: dict[str, Any] = config.get("vitdemo", {})
     labels = config.get("id2label", {})
+    cnn = config["model_type"] == "resnet"
     return ModelSpec(
         name=folder.name,
         family=ours.get("family", "ViT"),
@@ -87,11 +106,11 @@ def _spec(
         revision=ours.get("revision", "local"),
         source=source,
         model_type=config["model_type"],
-        image_size=_pair(config["image_size"]),
+        image_size=_image_size(config, processor),
         patch_size=_patch_side(config),
         num_prefix_tokens=PREFIX_TOKENS[config["model_type"]],
-        num_layers=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"],
+        num_layers=0 if cnn else config["num_hidden_layers"],
+        num_heads=0 if cnn else config["num_attention_heads"],
         readouts=_readouts(config),
         labels=tuple(labels[str(index)] for index in range(len(labels))),
         processor=processor,
@@ -177,7 +196,20 @@ def _pair(size: Any) -> tuple[int, int]:
     return pair
 
 
+def _image_size(config: dict[str, Any], processor: Processor) -> tuple[int, int]:
+    """The input's size; of a CNN, which takes any, what its processor makes."""
+    if "image_size" in config:
+        return _pair(config["image_size"])
+    size = processor.crop or processor.resize
+    if size is None:
+        raise KeyError("image_size")
+    return _pair(size)
+
+
 def _patch_side(config: dict[str, Any]) -> int:
+    if config["model_type"] == "resnet":
+        # A cell of the last feature map: the stem shrinks by 4, each stage but the first by 2.
+        return int(4 * 2 ** (len(config["depths"]) - 1))
     side = _pair(config["patch_size"])[0]
     if config["model_type"] == "vit-hybrid":
         # As `ViTHybridConfig.feature_stride`, which would need torch; so are the values of what is left out.
@@ -189,6 +221,8 @@ def _patch_side(config: dict[str, Any]) -> int:
 
 
 def _readouts(config: dict[str, Any]) -> tuple[Readout, ...]:
+    if config["model_type"] == "resnet":
+        return ()
     if config["model_type"] == "deit":
         return ("class", "distillation")
     if config["model_type"] == "beit" and config.get("use_mean_pooling", True):

@@ -77,8 +77,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """An image classifier: patches, a class token, an encoder, and one linear layer on what became of the class token.
-    The defaults are ViT-B/16 for ImageNet.
+    """An image classifier: patches, a class token, an encoder, one linear layer on the class token. Defaults: ViT-B/16.
 
     Args:
         img_size: pixels a side, or `(height, width)`.
@@ -142,8 +141,9 @@ class VisionTransformer(nn.Module):
         self.feature_extractor = feature_extractor  # after the above, as it may have been trained
 
     def forward(self, images: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Normalised images `[B, channels, *img_size]` to logits `[B, K]`, with `return_attention` to `(logits, attention)`:
-        of each block, first block first, `[B, H, N, N]`; rows sum to 1.
+        """Normalised images `[B, channels, *img_size]` to logits `[B, K]`.
+
+        With `return_attention` to `(logits, attention)`: for each block, first block first, `[B, H, N, N]`; rows sum to 1.
 
         Raises:
             OptionError: the images are not of the model's size.
@@ -172,7 +172,7 @@ def _feature_shape(extractor: nn.Module, shape: tuple[int, ...]) -> tuple[int, .
     return tuple(features.shape[1:])
 
 
-_NAMES = {
+_NAMES = {  # the first part of our names, and what transformers calls it; the rest is the same
     "cls_token": "vit.embeddings.cls_token",
     "position_embeddings": "vit.embeddings.position_embeddings",
     "patch_embeddings": "vit.embeddings.patch_embeddings.projection",
@@ -180,7 +180,6 @@ _NAMES = {
     "norm": "vit.layernorm",
     "head": "classifier",
 }
-"""The first part of our names, and what transformers calls it; the rest is the same."""
 
 
 def _as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
@@ -211,7 +210,7 @@ def load_transformers_weights(model: VisionTransformer, source: nn.Module | Mapp
     state = source.state_dict() if isinstance(source, nn.Module) else source
     given, targets = {_name_in_memory(name): tensor for name, tensor in state.items()}, _as_transformers(model)
     odd = sorted(targets.keys() ^ given.keys())
-    odd += [name for name in targets.keys() & given.keys() if targets[name].shape != given[name].shape]
+    odd += [name for name in targets if name in given and targets[name].shape != given[name].shape]
     # These show in no name or shape, and in a bare state dict not at all.
     settings = {"num_attention_heads": model.heads, "hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
     odd += [name for name, value in settings.items() if getattr(getattr(source, "config", None), name, value) != value]

@@ -1,0 +1,82 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitdemo.registry import default_models, find_spec
+from vitdemo.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from vitdemo.pipeline import Pipeline
+    from vitdemo.types import ModelSpec
+
+FINE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", "--models", action="append", metavar="NAME", help="may be repeated, or a,b,c")
+    parser.add_argument("--device", default=None, help="auto, cpu, cuda or mps")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--json", action="store_true", help="JSON on stdout")
+
+
+def add_display(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layer", default="-1", help="from 0, or -1 for the last")
+    parser.add_argument("--head", default="mean", help="mean, max, min, or a number from 0")
+    parser.add_argument(
+        "--resolution", type=positive, metavar="LONG_SIDE", help="enlarge the photo to this many pixels"
+    )
+    parser.add_argument("--out", type=Path, metavar="PNG", help="write the picture to this file")
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def specs_of(options: argparse.Namespace, every: bool) -> list[ModelSpec]:
+    names = [part for value in options.model or [] for part in value.split(",") if part]
+    if names:
+        return [find_spec(name) for name in dict.fromkeys(names)]
+    specs = list(default_models(get_settings()))
+    return specs if every else specs[:1]
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    settings = get_settings()
+    return replace(settings, device=options.device) if options.device else settings
+
+
+def pipeline_of(options: argparse.Namespace) -> Pipeline:
+    from vitdemo.pipeline import Pipeline
+
+    return Pipeline(settings_of(options))
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def rounded(value: Any) -> Any:
+    return None if value != value else round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,187 @@
+"""`models`, `classify`, `explain` and `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitdemo.cli.common import (
+    FINE,
+    SOME_FAILED,
+    add_command,
+    add_display,
+    add_inference,
+    pipeline_of,
+    positive,
+    print_json,
+    specs_of,
+)
+from vitdemo.errors import ImageError, OptionError
+from vitdemo.registry import available_models
+
+if TYPE_CHECKING:
+    from vitdemo.pipeline import Pipeline
+    from vitdemo.types import Explanation, Photo, Prediction
+
+
+def add_commands(commands: Any) -> None:
+    """Define them."""
+    models = add_command(commands, "models", run_models, "list the models")
+    models.add_argument("--json", action="store_true", help="JSON on stdout")
+
+    classify = add_command(commands, "classify", run_classify, "name what is on pictures")
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
+    classify.add_argument("--top-k", type=positive, default=5, help="labels a model (default: 5)")
+    add_inference(classify)
+
+    explain = add_command(commands, "explain", run_explain, "show where one model looked")
+    explain.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
+    explain.add_argument("--method", default="attention")
+    add_display(explain)
+    explain.add_argument("--readout", help="whose attention: class, distillation or mean (default: the model's own)")
+    explain.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
+    explain.add_argument("--raw", type=Path, metavar="NPZ", help="write the numbers to this file")
+    add_inference(explain)
+
+    compare = add_command(commands, "compare", run_compare, "several models side by side")
+    compare.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
+    add_display(compare)
+    add_inference(compare)
+
+
+def run_models(options: argparse.Namespace) -> int:
+    from vitdemo.serialise import model_json
+
+    entries = [model_json(spec) for spec in available_models()]
+    if options.json:
+        print_json(entries)
+    for entry in [] if options.json else entries:
+        size = "x".join(map(str, entry["image_size"]))
+        print(
+            f"{entry['name']:14} {entry['family']:8} {entry['parameters'] / 1e6:6.1f} M  {size}  "
+            f"patch {entry['patch_size']:2}  {entry['classes']} classes  {entry['bytes'] / 1e6:.1f} MB  {entry['source']}"
+        )
+    return FINE
+
+
+def run_classify(options: argparse.Namespace) -> int:
+    from vitdemo.serialise import prediction_json
+
+    specs, pipeline = specs_of(options, every=False), pipeline_of(options)
+    entries, failed = [], False
+    for name in options.images:
+        try:
+            photo = _open(pipeline, name)
+        except ImageError as error:
+            failed = True
+            entries.append({"image": name, "error": str(error)})
+            if not options.json:
+                print(f"{name}: {error}", file=sys.stderr)
+            continue
+        found = [pipeline.classify([photo], spec, top_k=options.top_k, dtype=options.dtype)[0] for spec in specs]
+        entries.append({"image": name, "results": [prediction_json(prediction) for prediction in found]})
+        if not options.json:
+            print(name)
+            for prediction in found:
+                _print_prediction(prediction)
+    if options.json:
+        print_json(entries)
+    return SOME_FAILED if failed else FINE
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    from vitdemo.rendering import overlay
+    from vitdemo.serialise import explanation_json, save_npz
+
+    specs, pipeline = specs_of(options, every=False), pipeline_of(options)
+    if len(specs) > 1:
+        raise OptionError("explain takes one model; use compare for several.")
+    photo = _open_or_report(pipeline, options)
+    if photo is None:
+        return SOME_FAILED
+    explanation = pipeline.explain(
+        photo, specs[0], method=options.method, readout=options.readout, target=options.target, **_shown(options)
+    )
+    entry = {"image": options.image, **explanation_json(explanation)}
+    if options.out and explanation.map is not None:
+        picture = overlay(photo, explanation.view, explanation.map)
+        _write(options.out, lambda: picture.save(options.out, format="PNG"))
+    if options.raw:
+        _write(options.raw, lambda: save_npz(options.raw, explanation, entry))
+    _report(options, entry, [explanation])
+    return FINE
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    from vitdemo.rendering import comparison_figure
+    from vitdemo.serialise import comparison_json
+
+    specs, pipeline = specs_of(options, every=True), pipeline_of(options)
+    photo = _open_or_report(pipeline, options)
+    if photo is None:
+        return SOME_FAILED
+    comparison = pipeline.compare(photo, specs, **_shown(options))
+    if options.out:
+        figure = comparison_figure(photo, comparison.explanations)
+        _write(options.out, lambda: figure.save(options.out, format="PNG"))
+    entry = {"image": options.image, **comparison_json(comparison)}
+    _report(options, entry, comparison.explanations)
+    if not options.json:
+        for pair in entry["agreement"]:
+            correlation = "-" if pair["rank_correlation"] is None else f"{pair['rank_correlation']:+.2f}"
+            print(f"  {' / '.join(pair['models']):30} {pair['prediction']}, maps {correlation}")
+    return FINE
+
+
+def _shown(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("layer", "head", "resolution", "dtype")}
+
+
+def _open(pipeline: Pipeline, name: str) -> Photo:
+    if name == "-":
+        # One byte more than the limit is enough to be refused.
+        limit = int(pipeline.settings.max_image_mb * 1e6)
+        return pipeline.open(sys.stdin.buffer.read(limit + 1))
+    return pipeline.open(name)
+
+
+def _open_or_report(pipeline: Pipeline, options: argparse.Namespace) -> Photo | None:
+    try:
+        return _open(pipeline, options.image)
+    except ImageError as error:
+        if options.json:
+            print_json({"image": options.image, "error": str(error)})
+        print(f"{options.image}: {error}", file=sys.stderr)
+        return None
+
+
+def _write(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _report(options: argparse.Namespace, entry: dict[str, Any], explanations: Sequence[Explanation]) -> None:
+    if options.json:
+        print_json(entry)
+        return
+    print(options.image)
+    for explanation in explanations:
+        _print_prediction(explanation.prediction)
+        print(f"    {explanation.description}")
+    for note in dict.fromkeys(note for explanation in explanations for note in explanation.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _print_prediction(prediction: Prediction) -> None:
+    print(f"  {prediction.spec.name}  ({prediction.milliseconds:.0f} ms, {prediction.device}, {prediction.dtype})")
+    for label in prediction.labels:
+        print(f"    {label.score:6.1%}  {label.label}")
+    if not prediction.labels:
+        print("    no classifier: self-supervised")
+    if prediction.uncovered:
+        print(f"    probably not one of this model's {len(prediction.spec.labels)} classes")

@@ -1,0 +1,176 @@
+"""`train` and `probe`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from vitdemo.cli.common import FINE, add_command, positive, print_json, rounded
+from vitdemo.errors import OptionError
+
+RECIPES = ("supervised", "distill", "mim", "dino")
+ARCHITECTURES = ("vit", "deit", "beit", "mae", "hybrid", "cnn", "scratch")
+
+
+def add_commands(commands: Any) -> None:
+    """Define them."""
+    train = add_command(commands, "train", run_train, "train a model on labelled photos")
+    train.add_argument("data", nargs="+", type=Path, metavar="DATA", help="folder, zip or tar with a folder a class")
+    train.add_argument("--recipe", choices=RECIPES, default="supervised")
+    train.add_argument("--arch", choices=ARCHITECTURES, default="vit")
+    train.add_argument("--size", choices=("mini", "tiny", "small", "base"), default="mini")
+    train.add_argument(
+        "--resolution", type=positive, default=224, metavar="PIXELS", help="side of the input (default: 224)"
+    )
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=_number, help="passes over the photos (default: 30)")
+    length.add_argument("--minutes", type=_number, help="train for about this long")
+    train.add_argument(
+        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
+    )
+    train.add_argument("--teacher", metavar="NAME", help="model that teaches, with the same classes")
+    train.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, where they fit")
+    train.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="FOLDER", help="(default: runs/latest)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out, under the same settings")
+    train.add_argument("--batch", type=positive, default=64)
+    train.add_argument("--rate", type=_number, default=5e-4, help="peak learning rate (default: 5e-4)")
+    train.add_argument("--optimiser", choices=("adam", "adamw"), default="adamw")
+    train.add_argument(
+        "--average", type=_share, default=0.0, metavar="DECAY", help="running average of the weights, such as 0.999"
+    )
+    train.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    train.add_argument("--judge-every", type=positive, metavar="STEPS", help="(default: each epoch)")
+    train.add_argument(
+        "--patience", type=int, default=0, metavar="N", help="stop after N judgements without a better score"
+    )
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    train.add_argument("--license", default="unknown", help="licence of the photos, for the card")
+    train.add_argument("--json", action="store_true", help="JSON on stdout")
+
+    probe = add_command(commands, "probe", run_probe, "judge frozen features: linear probe and nearest neighbours")
+    probe.add_argument("data", nargs="+", type=Path, metavar="DATA", help="photos to fit on: folder, zip or tar")
+    probe.add_argument("--model", required=True, metavar="NAME", help="a model, or a folder with one")
+    probe.add_argument(
+        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
+    )
+    probe.add_argument("--save", action="store_true", help="keep the probe with a model that has no classifier")
+    probe.add_argument("--json", action="store_true", help="JSON on stdout")
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
+def run_train(options: argparse.Namespace) -> int:
+    _need_accelerate()
+    from tqdm import tqdm
+
+    from vitdemo.training.loop import Plan
+    from vitdemo.training.run import Job, train
+
+    plan = Plan(
+        steps=0,
+        batch=options.batch,
+        size=options.resolution,
+        optimiser=options.optimiser,
+        learning_rate=options.rate,
+        average=options.average,
+        precision=options.precision,
+        seed=options.seed,
+        judge_every=options.judge_every or 0,
+        patience=options.patience,
+    )
+    job = Job(
+        data=tuple(options.data),
+        recipe=options.recipe,
+        arch=options.arch,
+        out=options.out,
+        size=options.size,
+        test=tuple(options.test),
+        teacher=options.teacher,
+        init=options.init,
+        epochs=options.epochs,
+        minutes=options.minutes,
+        resume=options.resume,
+        cpu=options.cpu,
+        command=_command(),
+        license=options.license,
+        plan=plan,
+    )
+    print("reading photos ...", file=sys.stderr)
+    bar: Any = None
+
+    def report(figures: dict[str, Any]) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(
+                unit="step", file=sys.stderr, dynamic_ncols=True, total=figures["steps"], initial=figures["step"] - 1
+            )
+        bar.update(figures["step"] - bar.n)
+        shown = {"loss": f"{figures['loss']:.3f}", "photos/s": f"{figures['images_per_second']:.0f}"}
+        shown |= {name: f"{figures[name]:.3f}" for name in ("accuracy", "agreement", "score") if name in figures}
+        bar.set_postfix(shown, refresh=False)
+
+    outcome = train(job, report)
+    if bar is not None:
+        bar.close()
+    for line in outcome.skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    result = outcome.result
+    figures = {
+        "model": str(options.out),
+        "steps": result.steps,
+        "score": rounded(result.score),
+        "seconds": rounded(result.seconds),
+        "images_per_second": rounded(result.images_per_second),
+        "bare_images_per_second": rounded(outcome.bare_images_per_second),
+        "efficiency": rounded(outcome.efficiency),
+        "stopped_early": result.stopped_early,
+        "skipped": len(outcome.skipped),
+    }
+    if options.json:
+        print_json(figures)
+    else:
+        print("\n".join(f"{name:24} {value}" for name, value in figures.items()))
+    return FINE
+
+
+def run_probe(options: argparse.Namespace) -> int:
+    from vitdemo.registry import find_spec
+    from vitdemo.training.probe import probe
+
+    figures = probe(find_spec(options.model), options.data, options.test, save=options.save)
+    shown = {key: rounded(value) for key, value in figures.items()}
+    if options.json:
+        print_json(shown)
+    else:
+        print("\n".join(f"{name:24} {value}" for name, value in shown.items()))
+    return FINE
+
+
+def _command() -> str:
+    return "python -m vitdemo " + shlex.join(sys.argv[1:])
+
+
+def _need_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise OptionError("Training needs one more package: pip install -r requirements-train.txt") from None

@@ -1,0 +1,1 @@
+"""Trains the families: photos in memory, one loop, a recipe for each way of learning."""

@@ -1,0 +1,133 @@
+"""Fresh networks of every family, in the sizes of the papers and in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
+
+from vitdemo.errors import OptionError
+from vitdemo.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
+from vitdemo.nn.vit import VisionTransformer
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width, depth and heads of a transformer."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+SIZES = {"mini": Size(192, 8, 6), "tiny": Size(192, 12, 3), "small": Size(384, 12, 6), "base": Size(768, 12, 12)}
+"""`tiny`, `small` and `base` are those of Touvron et al. 2021, arXiv:2012.12877; `mini` is ours."""
+
+ARCHITECTURES = ("vit", "deit", "beit", "mae", "hybrid", "cnn", "scratch")
+
+
+def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: int = 16) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        classes: their names, in the order of the outputs.
+        resolution: pixels a side of the input; a multiple of `patch`.
+
+    Raises:
+        OptionError: unknown architecture or size, or a resolution that is no multiple of the patch.
+    """
+    if arch not in ARCHITECTURES:
+        raise OptionError(f"Unknown architecture {arch!r}. Choose from: {', '.join(ARCHITECTURES)}.")
+    if size not in SIZES:
+        raise OptionError(f"Unknown size {size!r}. Choose from: {', '.join(SIZES)}.")
+    if resolution % patch:
+        raise OptionError(f"The resolution must be a multiple of the patch size: {patch} pixels.")
+    chosen = SIZES[size]
+    names: dict[str, Any] = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: index for index, name in enumerate(classes)},
+    }
+    shape: dict[str, Any] = {
+        "hidden_size": chosen.width,
+        "num_hidden_layers": chosen.depth,
+        "num_attention_heads": chosen.heads,
+        "intermediate_size": 4 * chosen.width,
+        "image_size": resolution,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    if arch == "scratch":
+        return VisionTransformer(
+            resolution, patch, len(classes), chosen.width, chosen.depth, chosen.heads, 4 * chosen.width, 0.0
+        )
+    builders: dict[str, Any] = {
+        "vit": lambda: ViTForImageClassification(ViTConfig(**shape, **names, patch_size=patch)),
+        "deit": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**shape, **names, patch_size=patch)),
+        "beit": lambda: BeitForImageClassification(
+            BeitConfig(
+                **shape,
+                **names,
+                patch_size=patch,
+                use_relative_position_bias=True,
+                use_absolute_position_embeddings=False,
+                use_mask_token=True,
+                use_mean_pooling=True,
+                layer_scale_init_value=0.1,
+                drop_path_rate=0.0,
+            )
+        ),
+        "mae": lambda: ViTMAEForPreTraining(
+            ViTMAEConfig(
+                **shape,
+                **names,
+                patch_size=patch,
+                decoder_hidden_size=max(96, chosen.width // 2),
+                decoder_num_hidden_layers=4,
+                decoder_num_attention_heads=chosen.heads,
+                decoder_intermediate_size=4 * max(96, chosen.width // 2),
+                norm_pix_loss=True,
+            )
+        ),
+        "hybrid": lambda: ViTHybridForImageClassification(
+            ViTHybridConfig(**shape, **names, patch_size=1, backbone_config=_backbone(chosen.width))
+        ),
+        "cnn": lambda: ResNetForImageClassification(
+            ResNetConfig(
+                embedding_size=32,
+                hidden_sizes=[chosen.width // 3, chosen.width * 2 // 3, chosen.width, chosen.width * 2],
+                depths=[2, 2, 2, 2],
+                layer_type="basic",
+                **names,
+            )
+        ),
+    }
+    network: PreTrainedModel = builders[arch]()
+    return network
+
+
+def _backbone(width: int) -> dict[str, Any]:
+    """Three stages with a stride of 16 in all, so that a cell of the map is what a 16-pixel patch is."""
+    return {
+        "embedding_size": 32,
+        "hidden_sizes": [width // 3, width * 2 // 3, width],
+        "depths": [2, 2, 2],
+        "layer_type": "bottleneck",
+        "global_padding": "SAME",
+        "num_groups": 8,
+        "out_features": ["stage3"],
+    }

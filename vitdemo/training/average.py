@@ -1,0 +1,31 @@
+"""A running average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Average:
+    """Follows a network with an exponential average: Polyak & Juditsky 1992, as Tarvainen & Valpola 2017 use it.
+
+    The first steps follow faster, so that the random start is soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for kept, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if kept.dtype.is_floating_point:
+                kept.lerp_(new.to(kept.dtype), 1 - decay)
+            else:
+                kept.copy_(new)

@@ -1,0 +1,79 @@
+"""Running a network over a whole set, and judging frozen features: nearest neighbours and a linear probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vitdemo.training.augment import evaluation_view, normalised
+from vitdemo.training.data import PhotoSet
+
+
+@torch.no_grad()
+def over(photos: PhotoSet, size: int, run: Callable[[Tensor], Tensor], device: torch.device, batch: int = 64) -> Tensor:
+    """What `run` says of the centre crop of every photo: `[N, ...]` float32 on the CPU."""
+    results = []
+    for start in range(0, len(photos), batch):
+        views = [torch.from_numpy(evaluation_view(image, size)) for image in photos.images[start : start + batch]]
+        pixels = torch.stack(views).permute(0, 3, 1, 2)
+        results.append(run(normalised(pixels.to(device))).float().cpu())
+    return torch.cat(results)
+
+
+def accuracy(logits: Tensor, photos: PhotoSet) -> float:
+    """Share of the labelled photos whose best class is right."""
+    labels = torch.from_numpy(photos.labels)
+    known = labels >= 0
+    return float((logits.argmax(dim=-1)[known] == labels[known]).float().mean())
+
+
+def nearest_neighbours(
+    train: Tensor, train_labels: Tensor, test: Tensor, classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Votes of the k nearest training features by cosine, weighted by `exp(similarity / temperature)`: `[N, K]`.
+
+    Wu et al. 2018, arXiv:1805.01978, as DINO reports it.
+    """
+    similarity = nn.functional.normalize(test, dim=-1) @ nn.functional.normalize(train, dim=-1).T
+    weights, places = similarity.topk(min(k, len(train)), dim=-1)
+    votes = torch.zeros(len(test), classes)
+    return votes.scatter_add_(1, train_labels[places], (weights / temperature).exp())
+
+
+def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1e-4, steps: int = 200) -> nn.Linear:
+    """Logistic regression on frozen features `[N, D]`, fitted with L-BFGS to the whole set at once."""
+    mean, spread = train.mean(dim=0), train.std(dim=0) + 1e-6
+    scaled = (train - mean) / spread
+    head = nn.Linear(train.shape[1], classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimiser = torch.optim.LBFGS(head.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(head(scaled), labels) + penalty * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    with torch.no_grad():
+        # The probe takes features as they come: what was subtracted and divided goes into its weights.
+        head.weight.div_(spread)
+        head.bias.sub_(head.weight @ mean)
+    return head.requires_grad_(False)
+
+
+def neighbour_score(
+    network: nn.Module, features: Callable[[Tensor], Tensor], train: PhotoSet, test: PhotoSet, size: int
+) -> float:
+    """Accuracy of the nearest labelled training photos' votes, on frozen features."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    known = train.labelled()
+    found = [over(photos, size, features, device) for photos in (known, test)]
+    network.train(training)
+    votes = nearest_neighbours(found[0], torch.from_numpy(known.labels), found[1], len(train.classes))
+    return accuracy(votes, test)

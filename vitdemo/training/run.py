@@ -1,0 +1,258 @@
+"""From photos to a folder that loads: what `python -m vitdemo train` does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import ViTForImageClassification
+
+from vitdemo.errors import OptionError, TrainingError
+from vitdemo.registry import get_spec
+from vitdemo.training.architectures import build
+from vitdemo.training.augment import normalised
+from vitdemo.training.data import Batches, PhotoSet, load_photos
+from vitdemo.training.export import Origin, export
+from vitdemo.training.loop import LOG, Plan, Result, Trainer
+from vitdemo.training.recipes.base import Moment, Recipe
+from vitdemo.training.recipes.dino import Dino
+from vitdemo.training.recipes.distill import Distill
+from vitdemo.training.recipes.mim import MaskedModelling
+from vitdemo.training.recipes.supervised import Supervised
+from vitdemo.training.teachers import Teacher, teacher_from_spec
+
+RECIPES = ("supervised", "distill", "mim", "dino")
+FAMILY = {
+    "vit": "ViT",
+    "deit": "DeiT",
+    "beit": "BEiT",
+    "mae": "MAE",
+    "hybrid": "hybrid",
+    "cnn": "CNN",
+    "scratch": "ViT",
+}
+LEAST_ROOM = 500_000_000
+"""Bytes that must be free before a run begins."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, on what, and for how long."""
+
+    data: tuple[Path, ...]
+    recipe: str
+    arch: str
+    out: Path
+    size: str = "mini"
+    test: tuple[Path, ...] = ()
+    """Photos to judge on; a tenth of the data if none are given."""
+    teacher: str | None = None
+    init: Path | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    resume: bool = False
+    cpu: bool = False
+    command: str = ""
+    license: str = "unknown"
+    plan: Plan = field(default_factory=lambda: Plan(steps=0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    result: Result
+    bare_images_per_second: float
+    """Of a bare forward and backward pass on a fixed tensor, measured before the run."""
+    skipped: tuple[str, ...]
+
+    @property
+    def efficiency(self) -> float:
+        """The run's speed as a share of the bare loop's."""
+        return self.result.images_per_second / self.bare_images_per_second
+
+
+def train(
+    job: Job, report: Callable[[dict[str, Any]], None] = lambda figures: None, teacher: Teacher | None = None
+) -> Outcome:
+    """Train, judge and export.
+
+    Args:
+        report: called with the figures of each step.
+        teacher: in place of the one that the job names.
+
+    Raises:
+        InputError: the photos cannot be used.
+        OptionError: recipe, architecture and teacher do not fit together.
+        TrainingError: no room, no finite loss, or nothing to resume.
+    """
+    _check(job, teacher)
+    photos = load_photos(job.data)
+    if job.test:
+        training, test = photos, load_photos(job.test, photos.classes).labelled()
+    else:
+        training, test = photos.split(0.1, job.plan.seed)
+        test = test.labelled()
+    torch.manual_seed(job.plan.seed)
+    recipe = make_recipe(job, photos.classes, teacher)
+    training = training.labelled() if recipe.needs_labels else training
+    bare = bare_speed(recipe, training, job)
+    names = photos.classes if recipe.classifies else ()
+    per_epoch = max(1, len(training) // min(job.plan.batch, len(training)))
+    plan = replace(job.plan, steps=_steps(job, per_epoch, bare), judge_every=job.plan.judge_every or per_epoch)
+    origin = Origin(
+        command=job.command,
+        data=tuple(path.name for path in job.data),
+        photos=len(training),
+        recipe=job.recipe,
+        family="DINO" if job.recipe == "dino" else FAMILY[job.arch],
+        license=job.license,
+        device=f"{'CUDA' if torch.cuda.is_available() and not job.cpu else 'CPU'}, {torch.get_num_threads()} threads",
+        seconds=0.0,
+        steps=0,
+        score_name=recipe.score_name,
+        score=0.0,
+    )
+    trainer = Trainer(
+        recipe,
+        plan,
+        training,
+        test,
+        job.out,
+        cpu=job.cpu,
+        report=lambda figures: report({**figures, "steps": plan.steps}),
+        snapshot=lambda network, step: export(
+            network, job.out / "steps" / f"{step:07d}", names, plan.size, replace(origin, steps=step)
+        ),
+    )
+    if job.resume:
+        trainer.resume()
+    result = trainer.run()
+    if trainer.accelerator.is_main_process:
+        done = replace(
+            origin, seconds=result.seconds, steps=result.steps, score=result.score, curve=_curve(job.out / LOG)
+        )
+        export(trainer.network, job.out, names, plan.size, done)
+    return Outcome(result, bare, photos.skipped)
+
+
+def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None) -> Recipe:
+    """The network of the job in the hands of its recipe."""
+    size = job.plan.size
+    network = build(job.arch, job.size, classes, size)
+    if job.init is not None:
+        initialise(network, job.init)
+    if teacher is None and job.teacher is not None:
+        teacher = teacher_from_spec(get_spec(job.teacher), classes)
+    if job.recipe == "supervised":
+        return Supervised(network, len(classes), size)
+    if job.recipe == "mim":
+        return MaskedModelling(network, size, teacher)
+    if job.recipe == "dino":
+        if not isinstance(network, ViTForImageClassification):
+            raise OptionError("The recipe dino takes the architecture vit.")
+        return Dino(network.vit, size)
+    assert teacher is not None
+    return Distill(network, teacher, len(classes), size)
+
+
+def initialise(network: nn.Module, folder: Path) -> None:
+    """Take over the weights of a folder that fit by name and shape; the others stay random.
+
+    Raises:
+        TrainingError: none fits.
+    """
+    try:
+        found = load_file(folder / "model.safetensors")
+    except Exception as error:
+        raise TrainingError(f"There are no weights to begin with in {folder.name}.") from error
+    prefix = getattr(network, "base_model_prefix", "")
+    own = network.state_dict()
+    fitting = {}
+    for name, value in found.items():
+        for candidate in (name, f"{prefix}.{name}"):
+            candidate = _modern(candidate)
+            if candidate in own and own[candidate].shape == value.shape:
+                fitting[candidate] = value.to(own[candidate].dtype)
+    if not fitting:
+        raise TrainingError(f"None of the weights in {folder.name} fits this network.")
+    network.load_state_dict(fitting, strict=False)
+
+
+def _modern(name: str) -> str:
+    """Names of saved checkpoints are those of transformers 4; in memory they are shorter."""
+    for old, new in (
+        ("encoder.layer.", "layers."),
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+    ):
+        name = name.replace(old, new)
+    return name
+
+
+def bare_speed(recipe: Recipe, photos: PhotoSet, job: Job, rounds: int = 5) -> float:
+    """Photos a second of forward and backward alone, on one fixed batch: what loader and log must not slow down."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not job.cpu else "cpu")
+    batch = Batches(photos, job.plan.batch, recipe.augmentations(job.plan.size), job.plan.seed).batch(0)
+    recipe.to(device)
+    kept = {name: value.clone() for name, value in recipe.state_dict().items()}
+    views = [normalised(view.to(device)) for view in batch.views]
+    labels = batch.labels.to(device)
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=job.plan.precision == "bf16"):
+            loss, _ = recipe(views, labels, Moment(0, 0.0, job.plan.seed))
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+        recipe.zero_grad()
+    # Running averages moved; a run begins with what it was given.
+    recipe.load_state_dict(kept)
+    return len(labels) / statistics.median(times[1:])
+
+
+def _steps(job: Job, per_epoch: int, speed: float) -> int:
+    if job.resume:
+        try:
+            state = torch.load(job.out / "state.pt", map_location="cpu", weights_only=True)
+            return int(state["plan"]["steps"])
+        except (OSError, KeyError, RuntimeError):
+            return 1
+    if job.minutes is not None:
+        return max(1, int(job.minutes * 60 * speed * 0.9 / job.plan.batch))
+    return max(1, round((job.epochs if job.epochs is not None else 30) * per_epoch))
+
+
+def _check(job: Job, teacher: Teacher | None) -> None:
+    if job.recipe not in RECIPES:
+        raise OptionError(f"Unknown recipe {job.recipe!r}. Choose from: {', '.join(RECIPES)}.")
+    if job.recipe == "distill" and job.teacher is None and teacher is None:
+        raise OptionError("The recipe distill needs a teacher: name a model.")
+    if job.arch == "mae" and job.recipe != "mim":
+        raise OptionError("The architecture mae has no classifier: train it with the recipe mim.")
+    if job.out.exists() and (job.out / "state.pt").exists() and not job.resume:
+        raise TrainingError(f"There is a run in {job.out.name} already: resume it, or choose another folder.")
+    parent = next(folder for folder in (job.out, *job.out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < LEAST_ROOM:
+        raise TrainingError(f"Only {free / 1e6:.0f} MB are free; a run needs {LEAST_ROOM / 1e6:.0f} MB.")
+
+
+def _curve(log: Path) -> tuple[tuple[int, float], ...]:
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return tuple({entry["step"]: entry["score"] for entry in entries if "score" in entry}.items())

@@ -1,0 +1,79 @@
+"""Networks that teach: they see the very views that the student sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitdemo.errors import OptionError
+from vitdemo.loading import load_model
+from vitdemo.training.augment import MEAN, STD
+from vitdemo.training.recipes.base import logits_of
+from vitdemo.types import ModelSpec
+
+
+class Teacher(nn.Module):
+    """A frozen network with classes, and features if it has a map of them.
+
+    Args:
+        network: takes `[B, 3, size, size]`, normalised with `mean` and `std`, and returns logits.
+        features: takes the same and returns a map `[B, D, h, w]`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        features: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.features, self.size = network.eval().requires_grad_(False), features, size
+        if features is not None:
+            features.eval().requires_grad_(False)
+        scale = torch.tensor(STD) / torch.tensor(list(std))
+        self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
+        shift = (torch.tensor(MEAN) - torch.tensor(list(mean))) / torch.tensor(list(std))
+        self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """A teacher never trains, whatever the module around it does."""
+        return super().train(False)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[-1] != self.size:
+            pixels = nn.functional.interpolate(
+                pixels, (self.size, self.size), mode="bilinear", antialias=pixels.shape[-1] > self.size
+            )
+        assert isinstance(self.scale, Tensor)
+        assert isinstance(self.shift, Tensor)
+        return pixels * self.scale + self.shift
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """`[B, K]` for the student's normalised pixels of any size."""
+        return logits_of(self.network, self._seen(pixels))
+
+    @torch.no_grad()
+    def feature_map(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """`[B, h * w, D]`: the features at the places of the student's patches."""
+        if self.features is None:
+            raise OptionError("This teacher has no feature map.")
+        found: Tensor = self.features(self._seen(pixels))
+        resized = nn.functional.interpolate(found, grid, mode="bilinear", align_corners=False)
+        return resized.flatten(2).transpose(1, 2)
+
+
+def teacher_from_spec(spec: ModelSpec, classes: Sequence[str]) -> Teacher:
+    """A model of the registry as a teacher of these classes.
+
+    Raises:
+        OptionError: it knows other classes.
+    """
+    if tuple(spec.labels) != tuple(classes):
+        raise OptionError(f"The teacher {spec.name} knows {len(spec.labels)} classes that are not those of the photos.")
+    network = load_model(spec, torch.device("cpu"), torch.float32)
+    return Teacher(network, spec.image_size[0], spec.processor.mean, spec.processor.std)
