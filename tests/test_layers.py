@@ -38,7 +38,7 @@ LAYERS = {
     "bench": 4,
     "cli": 5,
     "ui": 5,
-    "__main__": 5,
+    "__main__": 6,
     "__init__": 6,
 }
 """Layer of each module or folder at the top of the package, as in the design's architecture.md."""

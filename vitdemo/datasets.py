@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -27,12 +29,12 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every file that lies in a class folder, in the order of the names, or of the archive.
 
     Raises:
-        InputError: the path is neither a folder nor a readable archive, or is damaged.
+        InputError: the path is neither a folder nor a readable archive, is damaged, or wants a password.
     """
-    if path.is_dir():
-        yield from _read_folder(path)
-        return
     try:
+        if path.is_dir():
+            yield from _read_folder(path)
+            return
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.infolist():
@@ -44,7 +46,7 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
                 content = tar.extractfile(member) if member.isfile() and _in_class_folder(member.name) else None
                 if content is not None:
                     yield member.name, content.read()
-    except (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile):
+    except (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         raise InputError(f"{path.name} is missing, damaged, or neither a folder nor a zip or tar archive.") from None
 
 

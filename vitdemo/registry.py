@@ -118,7 +118,7 @@ def _spec(
         bytes=sum(file.stat().st_size for file in (weights, probe) if file.exists()),
         license=ours.get("license", "unknown"),
         threshold=float(ours.get("threshold", 0.0)),
-        note=f"{ours.get('family', 'ViT')} has no classifier: the labels are a linear probe's on its class token."
+        note=f"{ours.get('family', 'ViT')} has no classifier: the labels are a linear probe's on its features."
         if probe.exists()
         else "",
     )
@@ -198,7 +198,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 def _image_size(config: dict[str, Any], processor: Processor) -> tuple[int, int]:
     """The input's size; of a CNN, which takes any, what its processor makes."""
-    if "image_size" in config:
+    if config["model_type"] != "resnet" or "image_size" in config:
         return _pair(config["image_size"])
     size = processor.crop or processor.resize
     if size is None:

@@ -44,9 +44,9 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     train.add_argument("--judge-every", type=positive, metavar="STEPS", help="(default: each epoch)")
     train.add_argument(
-        "--patience", type=int, default=0, metavar="N", help="stop after N judgements without a better score"
+        "--patience", type=_count, default=0, metavar="N", help="stop after N judgements without a better score"
     )
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=_count, default=0)
     train.add_argument("--cpu", action="store_true", help="do not use a GPU")
     train.add_argument("--license", default="unknown", help="licence of the photos, for the card")
     train.add_argument("--json", action="store_true", help="JSON on stdout")
@@ -68,6 +68,16 @@ def _number(text: str) -> float:
         value = 0.0
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return value
 
 
@@ -153,10 +163,12 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_probe(options: argparse.Namespace) -> int:
+    from vitdemo.engine.local import pick_device
     from vitdemo.registry import find_spec
     from vitdemo.training.probe import probe
 
-    figures = probe(find_spec(options.model), options.data, options.test, save=options.save)
+    spec = find_spec(options.model)
+    figures = probe(spec, options.data, options.test, save=options.save, device=pick_device("auto"))
     shown = {key: rounded(value) for key, value in figures.items()}
     if options.json:
         print_json(shown)

@@ -182,7 +182,7 @@ _NAMES = {  # the first part of our names, and what transformers calls it; the r
 }
 
 
-def _as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
+def as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
     """The model's own tensors, not copies, under transformers' names and in its shapes (a convolution of stride = size)."""
     if model.feature_extractor is not None:
         raise OptionError("A hybrid has no counterpart among transformers' models: see vitdemo.nn.hybrid.")
@@ -208,7 +208,7 @@ def load_transformers_weights(model: VisionTransformer, source: nn.Module | Mapp
         OptionError: `model` is a hybrid.
     """
     state = source.state_dict() if isinstance(source, nn.Module) else source
-    given, targets = {_name_in_memory(name): tensor for name, tensor in state.items()}, _as_transformers(model)
+    given, targets = {_name_in_memory(name): tensor for name, tensor in state.items()}, as_transformers(model)
     odd = sorted(targets.keys() ^ given.keys())
     odd += [name for name in targets if name in given and targets[name].shape != given[name].shape]
     # These show in no name or shape, and in a bare state dict not at all.
@@ -226,7 +226,7 @@ def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForIm
     Raises:
         OptionError: there are more or fewer labels than classes, or `model` is a hybrid.
     """
-    state = {name: tensor.clone() for name, tensor in _as_transformers(model).items()}
+    state = {name: tensor.clone() for name, tensor in as_transformers(model).items()}
     if len(labels) != model.head.out_features:
         raise OptionError(f"{len(labels)} labels do not fit {model.head.out_features} classes.")
     channels, height, width = model.image_shape

@@ -83,7 +83,7 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
         classes: the order of the classes; the sorted names of the folders if not given. Photos of other classes are skipped.
 
     Raises:
-        InputError: nothing can be read, or there is only one class.
+        InputError: nothing can be read, there is only one class, or no photo is of one of the classes.
     """
     images: list[Pixels] = []
     names: list[str] = []
@@ -107,6 +107,8 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
     known = [place for place, name in enumerate(names) if name in index or name == BACKGROUND]
     skipped += [f"class {name!r} is not one of the model's" for name in sorted(set(names) - set(index) - {BACKGROUND})]
     labels = np.array([index.get(names[place], -1) for place in known], dtype=np.int64)
+    if not (labels >= 0).any():
+        raise InputError(f"No photo in {', '.join(path.name for path in paths)} is of one of the {len(found)} classes.")
     return PhotoSet(tuple(images[place] for place in known), labels, found, tuple(skipped))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -73,9 +74,11 @@ def export(
         write_json(folder / "preprocessor_config.json", _processor(size))
         if origin is not None:
             (folder / "README.md").write_text(card(folder.name, origin, size), encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"The model cannot be written to {folder.name}: {error.strerror or error}.") from error
-    model.train(training)
+    except (OSError, SafetensorError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise TrainingError(f"The model cannot be written to {folder.name}: {words}.") from error
+    finally:
+        model.train(training)
 
 
 def _write_config(folder: Path, origin: Origin | None, dtype: str, model: PreTrainedModel, named: bool) -> None:

@@ -90,7 +90,8 @@ class Trainer:
         report: Callable[[dict[str, Any]], None] = lambda figures: None,
         snapshot: Callable[[nn.Module, int], None] = lambda network, step: None,
     ) -> None:
-        self.accelerator = Accelerator(mixed_precision="bf16" if plan.precision == "bf16" else "no", cpu=cpu)
+        # Precision is ours, below: Accelerate would fix it for the whole process.
+        self.accelerator = Accelerator(cpu=cpu)
         self.plan, self.train_set, self.test_set, self.folder = plan, train, test, folder
         self.report, self.snapshot = report, snapshot
         self.recipe = recipe
@@ -154,7 +155,7 @@ class Trainer:
         device = self.accelerator.device
         views = [normalised(view.to(device, non_blocking=True)) for view in batch.views]
         moment = Moment(self.step, self.step / self.plan.steps, self.plan.seed)
-        with self.accelerator.autocast():
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
             loss, figures = self.module(views, batch.labels.to(device), moment)
         value = float(loss.detach())
         if not math.isfinite(value):

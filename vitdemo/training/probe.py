@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from vitdemo.engine.local import pick_device
-from vitdemo.errors import OptionError
+from vitdemo.errors import OptionError, TrainingError
 from vitdemo.loading import load_model
 from vitdemo.registry import PROBE_FILE, read_json, write_json
 from vitdemo.training.data import PhotoSet, load_photos
@@ -19,7 +19,12 @@ from vitdemo.training.features import accuracy, linear_probe, nearest_neighbours
 from vitdemo.types import ModelSpec
 
 
-def probe(spec: ModelSpec, data: Sequence[Path], test: Sequence[Path] = (), save: bool = False) -> dict[str, Any]:
+CPU = torch.device("cpu")
+
+
+def probe(
+    spec: ModelSpec, data: Sequence[Path], test: Sequence[Path] = (), save: bool = False, device: torch.device = CPU
+) -> dict[str, Any]:
     """Fit on the labelled photos of `data`, judge on those of `test`, or on a tenth held back.
 
     Args:
@@ -38,7 +43,6 @@ def probe(spec: ModelSpec, data: Sequence[Path], test: Sequence[Path] = (), save
         judge = load_photos(test, fit.classes).labelled()
     else:
         fit, judge = fit.split(0.1, seed=0)
-    device = pick_device("auto")
     run = load_model(spec, device, torch.float32).features
     size = spec.image_size[0]
     known, seen = (over(photos, size, run, device) for photos in (fit, judge))
@@ -56,11 +60,19 @@ def probe(spec: ModelSpec, data: Sequence[Path], test: Sequence[Path] = (), save
 
 
 def save_probe(spec: ModelSpec, head: torch.nn.Linear, photos: PhotoSet) -> ModelSpec:
-    """Write the probe and the names of its classes into the model's folder."""
+    """Write the probe and the names of its classes into the model's folder.
+
+    Raises:
+        TrainingError: there is no room, or the folder cannot be written.
+    """
     folder = Path(spec.checkpoint)
-    save_file({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, folder / PROBE_FILE)
     config = read_json(folder / "config.json")
     config["id2label"] = {str(index): name for index, name in enumerate(photos.classes)}
     config["label2id"] = {name: index for index, name in enumerate(photos.classes)}
-    write_json(folder / "config.json", config)
+    try:
+        save_file({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, folder / PROBE_FILE)
+        write_json(folder / "config.json", config)
+    except (OSError, SafetensorError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise TrainingError(f"The probe cannot be written to {folder.name}: {words}.") from error
     return replace(spec, labels=photos.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import time
@@ -17,6 +18,7 @@ from torch import nn
 from transformers import ViTForImageClassification
 
 from vitdemo.errors import OptionError, TrainingError
+from vitdemo.nn.vit import VisionTransformer, as_transformers
 from vitdemo.registry import get_spec
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
@@ -98,10 +100,10 @@ def train(
     _check(job, teacher)
     photos = load_photos(job.data)
     if job.test:
-        training, test = photos, load_photos(job.test, photos.classes).labelled()
+        training, test = photos, load_photos(job.test, photos.classes)
     else:
         training, test = photos.split(0.1, job.plan.seed)
-        test = test.labelled()
+    skipped, test = photos.skipped + test.skipped, test.labelled()
     torch.manual_seed(job.plan.seed)
     recipe = make_recipe(job, photos.classes, teacher)
     training = training.labelled() if recipe.needs_labels else training
@@ -142,7 +144,7 @@ def train(
             origin, seconds=result.seconds, steps=result.steps, score=result.score, curve=_curve(job.out / LOG)
         )
         export(trainer.network, job.out, names, plan.size, done)
-    return Outcome(result, bare, photos.skipped)
+    return Outcome(result, bare, skipped)
 
 
 def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None) -> Recipe:
@@ -165,6 +167,7 @@ def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None
     return Distill(network, teacher, len(classes), size)
 
 
+@torch.no_grad()
 def initialise(network: nn.Module, folder: Path) -> None:
     """Take over the weights of a folder that fit by name and shape; the others stay random.
 
@@ -175,23 +178,24 @@ def initialise(network: nn.Module, folder: Path) -> None:
         found = load_file(folder / "model.safetensors")
     except Exception as error:
         raise TrainingError(f"There are no weights to begin with in {folder.name}.") from error
-    prefix = getattr(network, "base_model_prefix", "")
-    own = network.state_dict()
-    fitting = {}
+    prefix = getattr(network, "base_model_prefix", "vit")
+    own = as_transformers(network) if isinstance(network, VisionTransformer) else network.state_dict()
+    fits = False
     for name, value in found.items():
         for candidate in (name, f"{prefix}.{name}"):
             candidate = _modern(candidate)
             if candidate in own and own[candidate].shape == value.shape:
-                fitting[candidate] = value.to(own[candidate].dtype)
-    if not fitting:
+                own[candidate].copy_(value)
+                fits = True
+    if not fits:
         raise TrainingError(f"None of the weights in {folder.name} fits this network.")
-    network.load_state_dict(fitting, strict=False)
 
 
 def _modern(name: str) -> str:
     """Names of saved checkpoints are those of transformers 4; in memory they are shorter."""
     for old, new in (
         ("encoder.layer.", "layers."),
+        ("attention.attention.relative_position_bias", "relative_position_bias"),
         ("attention.attention.query", "attention.q_proj"),
         ("attention.attention.key", "attention.k_proj"),
         ("attention.attention.value", "attention.v_proj"),
@@ -231,7 +235,7 @@ def _steps(job: Job, per_epoch: int, speed: float) -> int:
         try:
             state = torch.load(job.out / "state.pt", map_location="cpu", weights_only=True)
             return int(state["plan"]["steps"])
-        except (OSError, KeyError, RuntimeError):
+        except Exception:  # missing or damaged in one of many ways: the trainer says it in words
             return 1
     if job.minutes is not None:
         return max(1, int(job.minutes * 60 * speed * 0.9 / job.plan.batch))
@@ -248,6 +252,8 @@ def _check(job: Job, teacher: Teacher | None) -> None:
     if job.out.exists() and (job.out / "state.pt").exists() and not job.resume:
         raise TrainingError(f"There is a run in {job.out.name} already: resume it, or choose another folder.")
     parent = next(folder for folder in (job.out, *job.out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise TrainingError(f"{job.out.name} cannot be written: {parent.name} is no folder that can be written to.")
     free = shutil.disk_usage(parent).free
     if free < LEAST_ROOM:
         raise TrainingError(f"Only {free / 1e6:.0f} MB are free; a run needs {LEAST_ROOM / 1e6:.0f} MB.")

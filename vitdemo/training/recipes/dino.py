@@ -70,6 +70,9 @@ class Dino(Recipe):
     def forward(self, views: Sequence[Tensor], labels: Tensor, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             taught = self.mean_head(self._class_token(self.mean_student, torch.cat(list(views[:2])))).float()
+            if moment.step == 0:
+                # From nothing the centre would take a hundred steps to where it belongs, and one output would win till then.
+                self.centre.copy_(taught.mean(dim=0))
             targets = ((taught - self.centre) / TEACHER_TEMPERATURE).softmax(dim=-1).chunk(2)
             if self.training:
                 self.centre.lerp_(taught.mean(dim=0), 1 - CENTRE_MOMENTUM)

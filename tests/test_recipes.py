@@ -1,0 +1,250 @@
+"""Each recipe learns: its loss falls, and what it learned is worth more than a guess."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTModel,
+)
+
+from tests.test_loop import CLASSES, coloured_photos
+from vitdemo.errors import OptionError
+from vitdemo.nn.vit import VisionTransformer
+from vitdemo.training.augment import normalised
+from vitdemo.training.data import Batches, PhotoSet
+from vitdemo.training.features import linear_probe, nearest_neighbours
+from vitdemo.training.loop import LOG, Plan, Trainer
+from vitdemo.training.recipes.base import Moment, Recipe, cross_entropy, soft_targets
+from vitdemo.training.recipes.dino import Dino
+from vitdemo.training.recipes.distill import Distill
+from vitdemo.training.recipes.mim import MaskedModelling, patch_pixels
+from vitdemo.training.recipes.supervised import Supervised
+from vitdemo.training.teachers import Teacher
+
+SIZE = 32
+SHAPE = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 96,
+    "image_size": SIZE,
+    "patch_size": 8,
+    "num_labels": 3,
+}
+
+
+def vit() -> ViTForImageClassification:
+    return ViTForImageClassification(ViTConfig(**SHAPE))
+
+
+def deit() -> DeiTForImageClassificationWithTeacher:
+    return DeiTForImageClassificationWithTeacher(DeiTConfig(**SHAPE))
+
+
+def beit() -> BeitForImageClassification:
+    return BeitForImageClassification(BeitConfig(**SHAPE, use_relative_position_bias=True, use_mask_token=True))
+
+
+def mae() -> ViTMAEForPreTraining:
+    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    return ViTMAEForPreTraining(ViTMAEConfig(**SHAPE, **decoder, decoder_intermediate_size=64, norm_pix_loss=True))
+
+
+class ColourTeacher(nn.Module):
+    """Knows the answer: the strongest channel. Its features are the picture itself, small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean(dim=(2, 3)) * self.scale
+
+
+def teacher() -> Teacher:
+    return Teacher(ColourTeacher(), 16, features=nn.AvgPool2d(4))
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "supervised vit": lambda: Supervised(vit(), 3, SIZE),
+    "supervised deit": lambda: Supervised(deit(), 3, SIZE),
+    "supervised beit": lambda: Supervised(beit(), 3, SIZE),
+    "supervised scratch": lambda: Supervised(VisionTransformer(SIZE, 8, 3, 48, 2, 2, 96, 0.0), 3, SIZE),
+    "distill deit": lambda: Distill(deit(), teacher(), 3, SIZE),
+    "distill vit": lambda: Distill(vit(), teacher(), 3, SIZE),
+    "masked beit, pixels": lambda: MaskedModelling(beit(), SIZE),
+    "masked beit, teacher": lambda: MaskedModelling(beit(), SIZE, teacher()),
+    "masked vit, pixels": lambda: MaskedModelling(vit(), SIZE),
+    "masked mae": lambda: MaskedModelling(mae(), SIZE),
+    "dino": lambda: Dino(
+        ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False), SIZE, outputs=16, local=2, momentum=0.9
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_loss_falls_and_the_score_beats_a_guess(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = RECIPES[name]()
+    train, test = coloured_photos(60), coloured_photos(30, 1)
+    plan = Plan(steps=60, batch=12, size=SIZE, learning_rate=2e-3, seed=1)
+    result = Trainer(recipe, plan, train, test, tmp_path, cpu=True).run()
+    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
+    # The first steps alone: most have fallen far before the tenth.
+    assert np.mean(losses[-10:]) < np.mean(losses[:3])
+    # 30 photos of 3 classes: a guess gets 10 right, and 18 or more of them once in 300 tries.
+    assert result.score >= 0.6
+
+
+def test_the_label_loss_is_torchs_with_smoothing() -> None:
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    ours = cross_entropy(logits, soft_targets(labels, 4, 0.2))
+    torch.testing.assert_close(ours, nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
+def test_deit_learns_labels_with_one_token_and_the_teacher_with_the_other() -> None:
+    recipe = Distill(deit(), teacher(), 3, SIZE).eval()
+    pixels = normalised(Batches(coloured_photos(), 12, recipe.augmentations(SIZE), 0).batch(0).views[0])
+    from vitdemo.training.augment import Mixing
+
+    recipe.mixing = Mixing()
+    labels = torch.zeros(12, dtype=torch.int64)
+    loss, figures = recipe([pixels], labels, Moment(0, 0.0, 0))
+    output = recipe.student(pixels)
+    hard = recipe.teacher.logits(pixels).argmax(dim=-1)
+    from_labels = nn.functional.cross_entropy(output.cls_logits, labels, label_smoothing=0.1)
+    from_teacher = nn.functional.cross_entropy(output.distillation_logits, hard)
+    torch.testing.assert_close(loss, 0.5 * from_labels + 0.5 * from_teacher)
+    torch.testing.assert_close(figures["teacher"], from_teacher)
+
+
+def test_a_photo_of_no_class_is_taught_by_the_teacher_alone() -> None:
+    recipe = Distill(vit(), teacher(), 3, SIZE).eval()
+    pixels = [torch.randn(4, 3, SIZE, SIZE)]
+    _, with_labels = recipe(pixels, torch.tensor([0, 1, 2, 0]), Moment(0, 0.0, 0))
+    _, without = recipe(pixels, torch.full((4,), -1), Moment(0, 0.0, 0))
+    assert float(without["labels"]) == 0
+    torch.testing.assert_close(with_labels["teacher"], without["teacher"])
+
+
+def test_a_teacher_never_trains_and_stays_out_of_the_saved_state() -> None:
+    recipe = Distill(vit(), teacher(), 3, SIZE)
+    recipe.train()
+    assert not recipe.teacher.training
+    assert not any(parameter.requires_grad for parameter in recipe.teacher.parameters())
+    assert not any("teacher" in name for name in recipe.state())
+    recipe.load_state(recipe.state())
+
+
+def test_only_hidden_patches_count_and_as_many_as_wanted_are_hidden() -> None:
+    recipe = MaskedModelling(beit(), SIZE, share=0.5)
+    pixels = torch.randn(5, 3, SIZE, SIZE)
+    loss, figures = recipe([pixels], torch.zeros(5, dtype=torch.int64), Moment(3, 0.0, 0))
+    assert float(figures["hidden"]) == 0.5
+    loss.backward()
+    table = next(p for n, p in recipe.named_parameters() if n.endswith("mask_token"))
+    assert table.grad is not None
+    assert table.grad.abs().sum() > 0
+
+
+def test_the_pixels_of_a_patch_are_normalised_one_by_one() -> None:
+    patches = patch_pixels(torch.randn(2, 3, 16, 24) * 5 + 2, 8)
+    assert patches.shape == (2, 6, 192)
+    torch.testing.assert_close(patches.mean(dim=-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(patches.std(dim=-1), torch.ones(2, 6), atol=1e-4, rtol=0)
+
+
+def test_mae_sees_a_quarter_while_learning_and_everything_when_judged() -> None:
+    recipe = MaskedModelling(mae(), SIZE)
+    output = recipe.student(torch.randn(2, 3, SIZE, SIZE))
+    assert float(output.mask.mean()) == 0.75
+    assert recipe.encoder.patches(torch.randn(2, 3, SIZE, SIZE), None).shape == (2, 16, 48)
+    assert recipe.student.config.mask_ratio == 0.75
+
+
+def test_the_teacher_of_dino_follows_the_student_and_has_no_gradient() -> None:
+    recipe = Dino(ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False), SIZE, outputs=16, local=1, momentum=0.5)
+    views = [torch.randn(4, 3, SIZE, SIZE), torch.randn(4, 3, SIZE, SIZE), torch.randn(4, 3, 16, 16)]
+    loss, _ = recipe(views, torch.zeros(4), Moment(0, 0.0, 0))
+    loss.backward()
+    assert all(p.grad is None for p in recipe.mean_student.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in recipe.student.parameters())
+    with torch.no_grad():
+        for parameter in recipe.student.parameters():
+            parameter.add_(1.0)
+    before = [p.clone() for p in recipe.mean_student.parameters()]
+    recipe.after_step(Moment(0, 0.0, 0))
+    for old, new in zip(before, recipe.mean_student.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.5)
+
+
+def test_dino_matches_every_crop_with_the_other_large_one() -> None:
+    """Against the pairs written out, as in Caron et al.: two large crops teach, all crops learn, none from itself."""
+    recipe = Dino(ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False), SIZE, outputs=8, local=1).eval()
+    views = [torch.randn(3, 3, SIZE, SIZE), torch.randn(3, 3, SIZE, SIZE), torch.randn(3, 3, 16, 16)]
+    loss, _ = recipe(views, torch.zeros(3), Moment(0, 0.0, 0))
+
+    def told(view: torch.Tensor) -> torch.Tensor:
+        token = recipe.student(view, interpolate_pos_encoding=view.shape[-1] != SIZE).last_hidden_state[:, 0]
+        return (recipe.head(token) / 0.1).log_softmax(dim=-1)
+
+    total, pairs = torch.zeros(()), 0  # the centre is the mean of what was taught just now
+    for teaching in (0, 1):
+        token = recipe.mean_student(views[teaching]).last_hidden_state[:, 0]
+        target = ((recipe.mean_head(token) - recipe.centre) / 0.04).softmax(dim=-1)
+        for learning, view in enumerate(views):
+            if learning != teaching:
+                total, pairs = total - (target * told(view)).sum(dim=-1).mean(), pairs + 1
+    torch.testing.assert_close(loss, total / pairs)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Dino(deit(), SIZE), "architecture vit"),
+        (lambda: MaskedModelling(mae(), SIZE, teacher()), "takes no teacher"),
+        (lambda: MaskedModelling(VisionTransformer(SIZE, 8, 3, 48, 2, 2, 96, 0.0), SIZE), "vit, deit, beit and mae"),
+        (lambda: Teacher(ColourTeacher(), 16).feature_map(torch.zeros(1, 3, 16, 16), (2, 2)), "no feature map"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        make()
+
+
+def test_nearest_neighbours_vote_by_likeness() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    votes = nearest_neighbours(train, torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.2], [0.1, 2.0]]), classes=2, k=1)
+    assert votes.argmax(dim=-1).tolist() == [0, 1]
+
+
+def test_a_linear_probe_separates_what_a_line_can_separate() -> None:
+    features = torch.randn(300, 5) * torch.tensor([1.0, 100.0, 0.01, 1.0, 1.0]) + 3
+    labels = torch.stack([features[:, 0], features[:, 3], 6 - features[:, 4]], dim=1).argmax(dim=1)
+    head = linear_probe(features, labels, 3)
+    assert (head(features).argmax(dim=-1) == labels).float().mean() > 0.97
+    assert not head.weight.requires_grad
+
+
+def test_the_photos_of_no_class_are_for_recipes_without_labels_alone() -> None:
+    photos = PhotoSet(coloured_photos(6).images, np.array([0, 1, -1, 2, -1, 0]), CLASSES)
+    assert photos.labelled().labels.tolist() == [0, 1, 2, 0]
+    assert Supervised.needs_labels
+    assert not Distill.needs_labels
+    assert not MaskedModelling.needs_labels
+    assert not Dino.needs_labels
