@@ -31,7 +31,9 @@ def add_commands(commands: Any) -> None:
     train.add_argument(
         "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
     )
-    train.add_argument("--teacher", metavar="NAME", help="model that teaches, with the same classes")
+    train.add_argument(
+        "--teacher", metavar="NAME", help="what teaches, with the same classes: a model, or a folder with one"
+    )
     train.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, where they fit")
     train.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="FOLDER", help="(default: runs/latest)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out, under the same settings")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from vitdemo.errors import TrainingError
@@ -91,7 +91,9 @@ class Trainer:
         snapshot: Callable[[nn.Module, int], None] = lambda network, step: None,
     ) -> None:
         # Precision is ours, below: Accelerate would fix it for the whole process.
-        self.accelerator = Accelerator(cpu=cpu)
+        # BEiT has a mask token that only masked modelling uses; without the flag several processes would stop over it.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[unused])
         self.plan, self.train_set, self.test_set, self.folder = plan, train, test, folder
         self.report, self.snapshot = report, snapshot
         self.recipe = recipe

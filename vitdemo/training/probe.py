@@ -18,7 +18,6 @@ from vitdemo.training.data import PhotoSet, load_photos
 from vitdemo.training.features import accuracy, linear_probe, nearest_neighbours, over
 from vitdemo.types import ModelSpec
 
-
 CPU = torch.device("cpu")
 
 

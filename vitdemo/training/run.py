@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from transformers import ViTForImageClassification
 
 from vitdemo.errors import OptionError, TrainingError
 from vitdemo.nn.vit import VisionTransformer, as_transformers
-from vitdemo.registry import get_spec
+from vitdemo.registry import find_spec
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
 from vitdemo.training.data import Batches, PhotoSet, load_photos
@@ -140,9 +142,10 @@ def train(
         trainer.resume()
     result = trainer.run()
     if trainer.accelerator.is_main_process:
-        done = replace(
-            origin, seconds=result.seconds, steps=result.steps, score=result.score, curve=_curve(job.out / LOG)
-        )
+        curve = _curve(job.out / LOG)
+        if math.isnan(result.score) and curve:  # a finished run that was resumed: it was judged before
+            result = replace(result, score=curve[-1][1])
+        done = replace(origin, seconds=result.seconds, steps=result.steps, score=result.score, curve=curve)
         export(trainer.network, job.out, names, plan.size, done)
     return Outcome(result, bare, skipped)
 
@@ -154,7 +157,7 @@ def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None
     if job.init is not None:
         initialise(network, job.init)
     if teacher is None and job.teacher is not None:
-        teacher = teacher_from_spec(get_spec(job.teacher), classes)
+        teacher = teacher_from_spec(find_spec(job.teacher), classes)
     if job.recipe == "supervised":
         return Supervised(network, len(classes), size)
     if job.recipe == "mim":
@@ -247,6 +250,8 @@ def _check(job: Job, teacher: Teacher | None) -> None:
         raise OptionError(f"Unknown recipe {job.recipe!r}. Choose from: {', '.join(RECIPES)}.")
     if job.recipe == "distill" and job.teacher is None and teacher is None:
         raise OptionError("The recipe distill needs a teacher: name a model.")
+    if job.recipe in ("supervised", "dino") and (job.teacher is not None or teacher is not None):
+        raise OptionError(f"The recipe {job.recipe} takes no teacher: use distill.")
     if job.arch == "mae" and job.recipe != "mim":
         raise OptionError("The architecture mae has no classifier: train it with the recipe mim.")
     if job.out.exists() and (job.out / "state.pt").exists() and not job.resume:
@@ -260,5 +265,10 @@ def _check(job: Job, teacher: Teacher | None) -> None:
 
 
 def _curve(log: Path) -> tuple[tuple[int, float], ...]:
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return tuple({entry["step"]: entry["score"] for entry in entries if "score" in entry}.items())
+    scores = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # a line that a kill cut off
+            entry = json.loads(line)
+            if "score" in entry:
+                scores[entry["step"]] = entry["score"]
+    return tuple(sorted(scores.items()))
