@@ -227,6 +227,17 @@ def test_what_does_not_fit_together_is_said(make: Callable[[], object], words: s
         make()
 
 
+def test_a_model_of_the_registry_teaches_its_patch_features_too() -> None:
+    from vitdemo.registry import get_spec
+    from vitdemo.training.teachers import teacher_from_spec
+
+    spec = get_spec("deit-mini")
+    found = teacher_from_spec(spec, spec.labels)
+    pixels = torch.randn(1, 3, 224, 224)
+    tokens = found.network.network.base_model(pixels).last_hidden_state[:, 2:]  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(found.feature_map(pixels, spec.patch_grid), tokens)
+
+
 def test_nearest_neighbours_vote_by_likeness() -> None:
     train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     votes = nearest_neighbours(train, torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.2], [0.1, 2.0]]), classes=2, k=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitdemo.errors import OptionError
-from vitdemo.loading import load_model
+from vitdemo.loading import Classifier, load_model
 from vitdemo.training.augment import MEAN, STD
 from vitdemo.training.recipes.base import logits_of
 from vitdemo.types import ModelSpec
@@ -67,6 +67,20 @@ class Teacher(nn.Module):
         return resized.flatten(2).transpose(1, 2)
 
 
+class PatchFeatures(nn.Module):
+    """The last layer's patch tokens of a transformer, as a map `[B, D, h, w]`."""
+
+    def __init__(self, model: Classifier, spec: ModelSpec) -> None:
+        super().__init__()
+        self.model, self.prefix, self.patch = model, spec.num_prefix_tokens, spec.patch_size
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens: Tensor = self.model.network.base_model(pixels).last_hidden_state[:, self.prefix :]
+        grid = (pixels.shape[2] // self.patch, pixels.shape[3] // self.patch)
+        found: Tensor = tokens.transpose(1, 2).unflatten(2, grid)
+        return found
+
+
 def teacher_from_spec(spec: ModelSpec, classes: Sequence[str]) -> Teacher:
     """A model of the registry as a teacher of these classes.
 
@@ -76,4 +90,5 @@ def teacher_from_spec(spec: ModelSpec, classes: Sequence[str]) -> Teacher:
     if tuple(spec.labels) != tuple(classes):
         raise OptionError(f"The teacher {spec.name} knows {len(spec.labels)} classes that are not those of the photos.")
     network = load_model(spec, torch.device("cpu"), torch.float32)
-    return Teacher(network, spec.image_size[0], spec.processor.mean, spec.processor.std)
+    features = PatchFeatures(network, spec) if spec.readouts else None
+    return Teacher(network, spec.image_size[0], spec.processor.mean, spec.processor.std, features)
