@@ -58,7 +58,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             return fetch_to_cache(url.strip(), photo.GRADIO_CACHE)
 
     def on_example(event: gr.EventData) -> str:
-        return str(examples()[event.index].path)
+        with user_errors():
+            return str(examples()[event.index].path)
 
     first = pipeline.open(examples()[0].path)
     with gr.Blocks(
@@ -114,7 +115,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         model.input(on_explain, [photo, model], explained, **running)
         compare_tab.select(on_compare_tab, [photo, models, stale], [tab, compared, stale], **running)
         explain_tab.select(on_explain_tab, [photo, model, stale], [tab, explained, stale], **running)
-        address.submit(on_address, address, photo, show_progress_on=address, **private)
+        # A slow address must not keep the others waiting.
+        address.submit(on_address, address, photo, show_progress_on=address, concurrency_limit=8, **private)
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
