@@ -238,6 +238,17 @@ def test_a_model_of_the_registry_teaches_its_patch_features_too() -> None:
     torch.testing.assert_close(found.feature_map(pixels, spec.patch_grid), tokens)
 
 
+def test_classes_take_the_order_of_the_network_that_is_begun_with() -> None:
+    from vitdemo.training.run import in_order_of
+
+    photos = PhotoSet(coloured_photos(4).images, np.array([0, 1, 2, -1]), CLASSES)
+    ordered = in_order_of(photos, ["blue", "red", "green"])
+    assert ordered.classes == ("blue", "red", "green")
+    assert [ordered.classes[label] for label in ordered.labels[:3]] == [CLASSES[label] for label in photos.labels[:3]]
+    assert ordered.labels[3] == -1
+    assert in_order_of(photos, ["cat", "dog"]) is photos
+
+
 def test_nearest_neighbours_vote_by_likeness() -> None:
     train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     votes = nearest_neighbours(train, torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.2], [0.1, 2.0]]), classes=2, k=1)

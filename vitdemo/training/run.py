@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import ViTForImageClassification
 
@@ -99,7 +100,7 @@ def train(
         TrainingError: no room, no finite loss, or nothing to resume.
     """
     _check(job, teacher)
-    photos = load_photos(job.data)
+    photos = in_order_of(load_photos(job.data), _known_labels(job))
     if job.test:
         training, test = photos, load_photos(job.test, photos.classes)
     else:
@@ -151,6 +152,24 @@ def train(
     return Outcome(result, bare, skipped)
 
 
+def in_order_of(photos: PhotoSet, labels: Sequence[str]) -> PhotoSet:
+    """The same photos with their classes in the order of `labels`, if those are the same classes; else unchanged."""
+    if sorted(labels) != sorted(photos.classes):
+        return photos
+    places = np.array([*(list(labels).index(name) for name in photos.classes), -1])
+    return replace(photos, labels=places[photos.labels], classes=tuple(labels))
+
+
+def _known_labels(job: Job) -> Sequence[str]:
+    """Of the network that is begun with, or of the teacher: its outputs keep their meaning only in their own order."""
+    for name in (str(job.init) if job.init else None, job.teacher):
+        if name is not None and name.split(":")[0] != NAME:
+            labels = find_spec(name).labels
+            if labels:
+                return labels
+    return ()
+
+
 def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None) -> Recipe:
     """The network of the job in the hands of its recipe."""
     size = job.plan.size
@@ -171,7 +190,6 @@ def make_recipe(job: Job, classes: Sequence[str], teacher: Teacher | None = None
     return Distill(network, teacher, len(classes), size)
 
 
-@torch.no_grad()
 def named_teacher(name: str, photos: PhotoSet) -> Teacher:
     """A model of the registry, a folder, or EfficientNet-Lite2 with a probe on these photos.
 
