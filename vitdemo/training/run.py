@@ -162,7 +162,8 @@ def in_order_of(photos: PhotoSet, labels: Sequence[str]) -> PhotoSet:
 
 def _known_labels(job: Job) -> Sequence[str]:
     """Of the network that is begun with, or of the teacher: its outputs keep their meaning only in their own order."""
-    for name in (str(job.init) if job.init else None, job.teacher):
+    begun = str(job.init) if job.init is not None and (job.init / "config.json").is_file() else None
+    for name in (begun, job.teacher):
         if name is not None and name.split(":")[0] != NAME:
             labels = find_spec(name).labels
             if labels:
