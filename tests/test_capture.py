@@ -49,7 +49,7 @@ def _pixels(spec: ModelSpec, batch: int = 2, grid: tuple[int, int] | None = None
 def _recorded(
     model: Classifier, pixels: Tensor, capture: Capture = EVERYTHING
 ) -> tuple[AttentionRecord, Tensor | None]:
-    with torch.inference_mode(), record_attention(capture) as record:
+    with torch.no_grad(), record_attention(capture) as record:
         logits = model(pixels)
     return record, logits
 
@@ -67,13 +67,13 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 
 def _eager(model: Classifier, pixels: Tensor) -> tuple[Tensor, ...]:
     """`[B, H, N, N]` a layer, as transformers itself gives them."""
-    with torch.inference_mode(), _implementation(model, "eager"):
+    with torch.no_grad(), _implementation(model, "eager"):
         outputs = model.network(pixels, **model._options(pixels), output_attentions=True)
     return tuple(outputs.attentions)
 
 
 def _sdpa(model: Classifier, pixels: Tensor) -> Tensor | None:
-    with torch.inference_mode(), _implementation(model, "sdpa"):
+    with torch.no_grad(), _implementation(model, "sdpa"):
         logits: Tensor | None = model(pixels)
     return logits
 
@@ -139,7 +139,7 @@ def test_logits_are_those_of_plain_sdpa_whether_recording_or_not(load: Load, nam
     spec, model = load(name)
     pixels = _pixels(spec)
     expected = _sdpa(model, pixels)
-    with torch.inference_mode():
+    with torch.no_grad():
         outside = model(pixels)
     _, inside = _recorded(model, pixels)
     if expected is None:
@@ -211,7 +211,7 @@ def test_a_batch_of_two_gives_what_two_batches_of_one_give(load: Load) -> None:
 def test_nothing_is_recorded_outside_a_scope(load: Load) -> None:
     spec, model = load("vit")
     record, _ = _recorded(model, _pixels(spec))
-    with torch.inference_mode():
+    with torch.no_grad():
         model(_pixels(spec))
     assert [len(layers) for layers in record.rows.values()] == [3, 3, 3]
 
@@ -230,7 +230,7 @@ def test_threads_at_once_each_record_their_own(load: Load) -> None:
     gate = threading.Barrier(len(pixels))
 
     def record(index: int) -> list[Tensor]:
-        with torch.inference_mode(), record_attention(Capture(tokens=(0,))) as record:
+        with torch.no_grad(), record_attention(Capture(tokens=(0,))) as record:
             gate.wait()  # all scopes are open before the first forward
             model(pixels[index])
             gate.wait()
@@ -246,7 +246,7 @@ def test_threads_at_once_each_record_their_own(load: Load) -> None:
 def test_an_inner_scope_records_for_itself_and_the_outer_one_goes_on_after_it(load: Load) -> None:
     spec, model = load("vit")
     first, second = _pixels(spec, seed=1), _pixels(spec, seed=2)
-    with torch.inference_mode(), record_attention(Capture(tokens=(0,))) as outer:
+    with torch.no_grad(), record_attention(Capture(tokens=(0,))) as outer:
         with record_attention(Capture(mean=True)) as inner:
             model(first)
         model(second)
@@ -307,7 +307,7 @@ def test_other_implementations_are_as_transformers_made_them() -> None:
 def test_a_network_that_does_not_use_the_tap_is_not_recorded(implementation: str) -> None:
     network = tiny.network("vit")
     network.set_attn_implementation(implementation)
-    with torch.inference_mode(), record_attention(EVERYTHING) as record:
+    with torch.no_grad(), record_attention(EVERYTHING) as record:
         network(torch.randn(1, 3, 32, 32))
     assert record.rows == {}
 

@@ -17,6 +17,7 @@ from vitdemo.engine import local as local_module
 from vitdemo.engine.local import LARGE, pick_device, pick_dtype
 from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError
 from vitdemo.loading import load_model
+from vitdemo.registry import get_spec
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, ModelOutput, ModelSpec
 
@@ -115,7 +116,7 @@ def test_the_local_backend_is_a_backend(backend: LocalBackend) -> None:
 def test_an_output_has_the_logits_of_the_model_and_what_was_asked_for(backend: LocalBackend, spec: ModelSpec) -> None:
     pixels = _pixels(1, batch=3)
     outputs = backend.run(spec, pixels, Capture(tokens=(0,), mean=True))
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = load_model(spec, CPU, torch.float32)(pixels)
     assert len(outputs) == 3
     for index, output in enumerate(outputs):
@@ -373,3 +374,14 @@ def test_auto_is_bf16_on_cuda_and_for_large_models_on_a_cpu_that_has_it(
 )
 def test_a_dtype_can_be_named(name: str, dtype: torch.dtype) -> None:
     assert pick_dtype(name, CPU, 10**9) == dtype
+
+
+def test_a_model_that_ran_here_can_still_be_trained() -> None:
+    """transformers caches BEiT's position index: an inference tensor in that cache would break every later gradient."""
+    spec = get_spec("beit-mini")
+    pixels = torch.zeros(1, 3, 128, 96)  # a grid that no other test has put into the cache
+    LocalBackend(Settings(device="cpu")).run(spec, pixels, Capture())
+    model = load_model(spec, torch.device("cpu"), torch.float32)
+    logits = model(pixels)
+    assert logits is not None
+    logits.sum().backward()

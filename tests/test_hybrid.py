@@ -37,7 +37,7 @@ def test_the_stride_of_the_config_is_that_of_the_real_feature_map(backbone: dict
     assert config.feature_stride == stride
     assert _patch_side(config.to_dict()) == stride
     embeddings = ViTHybridPatchEmbeddings(config).eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         features = embeddings.backbone(torch.randn(1, 3, 64, 96)).feature_maps[-1]
     assert features.shape[2:] == (64 // stride, 96 // stride)
 
@@ -47,7 +47,7 @@ def test_patches_are_squares_of_cells_row_after_row(patch: int) -> None:
     config = ViTHybridConfig(patch_size=patch, hidden_size=24, backbone_config=tiny.backbone(2))
     embeddings = ViTHybridPatchEmbeddings(config).eval()
     pixels = torch.randn(1, 3, 64, 96)
-    with torch.inference_mode():
+    with torch.no_grad():
         tokens = embeddings(pixels)
         features = embeddings.backbone(pixels).feature_maps[-1]
         cell = features[:, :, patch : 2 * patch, 2 * patch : 3 * patch]
@@ -93,7 +93,7 @@ def test_a_grid_of_patches_has_the_size_that_the_spec_says(tiny_folder: Callable
         model = load_model(spec, torch.device("cpu"), torch.float32)
         positions = model.network.state_dict()["vit.embeddings.position_embeddings"].shape[1]
         assert positions == 1 + spec.patch_grid[0] * spec.patch_grid[1]
-        with torch.inference_mode():
+        with torch.no_grad():
             tokens = model.network.vit(torch.randn(1, 3, *spec.image_size)).last_hidden_state
         assert tokens.shape[1] == positions
 
@@ -103,7 +103,7 @@ def test_saving_and_loading_gives_the_same_network(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     again = ViTHybridForImageClassification.from_pretrained(tmp_path).eval()
     pixels = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
+    with torch.no_grad():
         assert torch.equal(network(pixels).logits, again(pixels).logits)
     for field in ("depths", "hidden_sizes", "out_features", "num_groups", "global_padding", "layer_type"):
         assert getattr(again.config.backbone_config, field) == getattr(network.config.backbone_config, field)
@@ -123,7 +123,7 @@ def test_the_config_without_a_backbone_is_that_of_the_official_checkpoint() -> N
 def test_the_classifier_sees_the_class_token_alone() -> None:
     network = tiny.network("hybrid")
     pixels = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
+    with torch.no_grad():
         outputs = network(pixels, output_hidden_states=True)
         token = network.vit.layernorm(outputs.hidden_states[-1])[:, 0]
         torch.testing.assert_close(outputs.logits, network.classifier(token))

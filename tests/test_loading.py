@@ -57,7 +57,7 @@ def test_a_loaded_network_is_the_one_that_was_saved(tiny_spec: Callable[[str], M
     spec, saved = tiny_spec(kind), tiny.network(kind)
     model = load_model(spec, CPU, torch.float32)
     pixels = torch.randn(2, 3, *spec.image_size)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected, got = saved(pixels), model(pixels)
     if kind == "dino":
         assert got is None
@@ -74,7 +74,7 @@ def test_an_embedded_model_is_ready_to_run(name: str) -> None:
     assert not any(module.training for module in model.modules())
     assert model.network.base_model.config._attn_implementation == TAP
     assert all(weights.dtype == torch.float32 for weights in model.parameters())
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = model(torch.zeros(1, 3, *spec.image_size))
     assert logits.shape == (1, len(spec.labels))
 
@@ -87,7 +87,7 @@ def test_weights_have_the_dtype_that_was_asked_for_whatever_the_file_has(
     spec = spec_from_folder(tiny.save(tmp_path / "mine", "deit", stored))
     model = load_model(spec, CPU, asked)
     assert {weights.dtype for weights in model.parameters()} == {asked}
-    with torch.inference_mode():
+    with torch.no_grad():
         assert model(PIXELS.to(asked)).dtype == asked
 
 
@@ -197,7 +197,7 @@ def test_a_probe_classifies_the_final_class_token(headless: Path) -> None:
     spec = _probed(headless, probe)
     assert "linear probe" in spec.note
     model = load_model(spec, CPU, torch.float32)
-    with torch.inference_mode():
+    with torch.no_grad():
         token = model.network(PIXELS).last_hidden_state[:, 0]
         torch.testing.assert_close(model(PIXELS), nn.functional.linear(token, **probe))
 
@@ -261,11 +261,11 @@ def running(tiny_spec: Callable[[str], ModelSpec]) -> Iterator[Callable[[], list
     """A model that runs on and on in another thread; the value tells, and ends, whether each answer was the first one."""
     model = load_model(tiny_spec("beit"), CPU, torch.float32)
     end, answers = threading.Event(), []
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = model(PIXELS)
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             while not end.is_set() or not answers:
                 answers.append(torch.equal(model(PIXELS), expected))
 
@@ -295,7 +295,7 @@ def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right
         gate.wait()
         dtype = torch.float32 if index % 3 else torch.bfloat16
         model = load_model(specs[index], CPU, dtype)
-        with torch.inference_mode():
+        with torch.no_grad():
             return model, model.network(pixels[index].to(dtype), **model._options(pixels[index]))[0]
 
     with ThreadPoolExecutor(20) as pool:
@@ -307,7 +307,7 @@ def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right
     for index, (model, output) in enumerate(found):
         assert {weights.dtype for weights in model.parameters()} == {torch.float32 if index % 3 else torch.bfloat16}
         if index % 3:
-            with torch.inference_mode():
+            with torch.no_grad():
                 expected = alone[kinds[index]].network(pixels[index])[0]
             torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 

@@ -171,7 +171,7 @@ def test_a_prediction_is_the_softmax_of_the_models_own_logits(
     spec = tiny_spec(kind)
     photos = [photo(seed=1), photo(50, 90), photo(7, 7)]
     model = load_model(spec, torch.device("cpu"), torch.float32)
-    with torch.inference_mode():
+    with torch.no_grad():
         scores = model(preprocess(photos, spec.processor).pixel_values).softmax(dim=-1)
     before = fresh.backend.forwards
     predictions = fresh.classify(photos, spec, top_k=3)
@@ -226,7 +226,7 @@ def test_prefix_tokens_are_no_part_of_the_map(
         pixels = preprocess([photo()], spec.processor).pixel_values
         model = load_model(spec, torch.device("cpu"), torch.float32)
         model.network.set_attn_implementation("eager")
-        with torch.inference_mode():
+        with torch.no_grad():
             attention = model.network(pixels, output_attentions=True).attentions[-1]
         expected = attention[0, :, 0, spec.num_prefix_tokens :].reshape(4, 4, 4).numpy()
         np.testing.assert_allclose(found.rows["class"][-1], expected, atol=1e-5)
@@ -391,6 +391,6 @@ def test_the_public_functions_do_what_the_pipeline_does(
 
 def test_a_network_can_be_had_for_itself() -> None:
     model = vitdemo.load("vit-mini", device="cpu", dtype="bf16")
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = model(torch.zeros(2, 3, 224, 224, dtype=torch.bfloat16))
     assert logits.shape == (2, 100)

@@ -307,7 +307,7 @@ def _coordinates(width: int, height: int) -> np.ndarray:
 def test_a_crop_lies_inside_the_photo_and_has_the_promised_share_and_shape() -> None:
     photo = _coordinates(100, 80)
     how = Augmentation(128, scale=(0.2, 0.6), flip=False, colour=0)  # enlarged: edge pixels stay what they are
-    random, lefts = _random(), []
+    random, edges = _random(), []
     for _ in range(200):
         view = random_view(photo, how, random)
         (left, top), (right, bottom) = view[:, :, :2].min((0, 1)), view[:, :, :2].max((0, 1))
@@ -317,9 +317,10 @@ def test_a_crop_lies_inside_the_photo_and_has_the_promised_share_and_shape() -> 
         assert 0.19 < width * height / 8000 < 0.62
         assert 0.72 < width / height < 1.39
         assert (view[:, :, 2] == 9).all()
-        lefts.append(int(left))
-    assert min(lefts) == 0
-    assert max(lefts) > 40
+        edges.append([int(left), int(top), 99 - int(right), 79 - int(bottom)])
+    # Every side of the photo is reached, and crops lie anywhere.
+    assert np.min(edges, axis=0).tolist() == [0, 0, 0, 0]
+    assert np.max(edges, axis=0).min() > 25
 
 
 @pytest.mark.parametrize("size", [16, 96, 224])

@@ -68,7 +68,7 @@ def test_with_the_weights_of_transformers_it_gives_their_logits(img_size: Any, p
     model, other = ours(img_size, patch_size), theirs(img_size, patch_size)
     load_transformers_weights(model, other)
     images = pictures(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = other(images).logits
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
     assert expected.std(dim=0).min() > 0.01, "the logits hardly depend on the image: this shows nothing"
@@ -78,7 +78,7 @@ def test_with_the_weights_of_transformers_it_gives_their_logits(img_size: Any, p
 def test_with_its_weights_transformers_gives_its_logits(img_size: Any, patch_size: int) -> None:
     model = ours(img_size, patch_size, channels=2)
     images = pictures(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = to_transformers(model, tiny.LABELS)(images).logits
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
 
@@ -138,7 +138,7 @@ def test_the_embedded_vit_runs_in_it() -> None:
     ).eval()
     load_transformers_weights(model, load_file(Path(spec.checkpoint) / "model.safetensors"))
     images = pictures(model, batch=2)
-    with torch.inference_mode():
+    with torch.no_grad():
         torch.testing.assert_close(model(images), network(images), atol=1e-4, rtol=1e-4)
 
 
@@ -190,7 +190,7 @@ def test_an_exported_folder_loads_like_any_other_and_shows_the_same_attention(
     assert (spec.num_layers, spec.num_heads, spec.num_prefix_tokens) == (3, 4, 1)
     assert spec.parameters == sum(weights.numel() for weights in model.parameters())
     images = pictures(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         logits, attention = model(images, return_attention=True)
         with record_attention(Capture(tokens=(0,), mean=True)) as record:
             torch.testing.assert_close(loaded(images), logits, atol=1e-5, rtol=1e-5)
@@ -507,7 +507,7 @@ def test_on_a_bit_network_it_is_the_hybrid_of_the_paper() -> None:
     left_out = model.load_state_dict(plain.state_dict(), strict=False)
     assert all(name.startswith("feature_extractor.") for name in left_out.missing_keys)
     images = pictures(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         torch.testing.assert_close(model(images), other(images).logits, atol=1e-5, rtol=1e-5)
 
 

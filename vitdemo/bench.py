@@ -31,11 +31,11 @@ def bench(spec: ModelSpec, settings: Settings, pairs: int, dtype: str) -> dict[s
     pixels = preprocess([photo], spec.processor).pixel_values.to(measured.device, DTYPES[measured.dtype])
 
     def plain() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(pixels)
 
     def tapped() -> None:
-        with torch.inference_mode(), record_attention(Capture(tokens=(0,))):
+        with torch.no_grad(), record_attention(Capture(tokens=(0,))):
             model(pixels)
 
     ratios = {"capturing all class-token rows / plain forward": _ratio(tapped, plain, measured.device, pairs)}

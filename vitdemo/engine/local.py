@@ -101,7 +101,7 @@ class LocalBackend:
             if key not in self._lanes:
                 model = self._load(spec, self.device, dtype)
                 # The first forward of a process is slow for reasons that are not the model's.
-                with torch.inference_mode():
+                with torch.no_grad():
                     model(torch.zeros(1, 3, *spec.image_size, device=self.device, dtype=dtype))
                 self._lanes[key] = _Lane(model, spec, self.device, dtype)
             return self._lanes[key]
@@ -123,7 +123,9 @@ class LocalBackend:
         pixels = torch.cat([job.pixel_values for job in jobs]).to(self.device, lane.dtype)
         with self._count_guard:
             self._forwards += 1
-        with torch.inference_mode(), record_attention(jobs[0].capture) as record:
+        # Not `inference_mode`: transformers caches BEiT's position index for the process, and one that was made there could
+        # never again be trained with.
+        with torch.no_grad(), record_attention(jobs[0].capture) as record:
             self._synchronise()
             start = time.perf_counter()
             logits = lane.model(pixels)
