@@ -410,11 +410,34 @@ def test_a_classifier_of_other_classes_stays_behind(vit: ModelSpec) -> None:
     assert torch.equal(network.vit.layernorm.weight, stored["vit.layernorm.weight"].float())
 
 
+def test_the_layers_of_one_family_begin_those_of_another(vit: ModelSpec) -> None:
+    network: Any = build("beit", "mini", CLASSES, 224)
+    initialise(network, Path(vit.checkpoint))
+    stored = load_file(Path(vit.checkpoint) / "model.safetensors")
+    query = stored["vit.encoder.layer.3.attention.attention.query.weight"].float()
+    assert torch.equal(network.beit.layers[3].attention.q_proj.weight, query)
+
+
+def test_a_network_that_masked_modelling_made_is_read_at_its_patches(tmp_path: Path) -> None:
+    from vitdemo.training.recipes.dino import Dino
+
+    assert (MaskedModelling.pooling, Dino.pooling) == ("mean", "class")
+    for pooling in ("mean", "class"):
+        network: Any = network_of("vit")
+        origin = Origin("", (), 1, "mim", "ViT", "unknown", "CPU", 1.0, 1, "k-NN accuracy", 0.5, pooling=pooling)
+        export(network.vit, tmp_path / pooling, (), network.config.image_size, origin, half=False)
+        model = load_model(find_spec(str(tmp_path / pooling)), torch.device("cpu"), torch.float32)
+        pixels = torch.randn(2, 3, network.config.image_size, network.config.image_size)
+        tokens = network.vit.eval()(pixels).last_hidden_state
+        expected = tokens[:, 1:].mean(dim=1) if pooling == "mean" else tokens[:, 0]
+        torch.testing.assert_close(model.features(pixels), expected)
+
+
 def test_weights_of_which_none_fits_are_refused(tmp_path: Path) -> None:
     save_file({"classifier.weight": torch.zeros(9, 9), "foreign": torch.zeros(3)}, tmp_path / "model.safetensors")
     network = network_of("vit")
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(TrainingError, match=f"None of the weights in {tmp_path.name} fits this network"):
+    with pytest.raises(TrainingError, match=f"Only 0% .* {tmp_path.name}: they do not fit"):
         initialise(network, tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

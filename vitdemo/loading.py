@@ -38,11 +38,10 @@ _CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
 class Classifier(nn.Module):
     """A network and, where it has no classifier of its own, the linear probe that stands in."""
 
-    def __init__(self, network: transformers.PreTrainedModel, kind: str, probe: nn.Linear | None = None) -> None:
+    def __init__(self, network: transformers.PreTrainedModel, spec: ModelSpec, probe: nn.Linear | None = None) -> None:
         super().__init__()
         self.network = network
-        self.kind = kind
-        """The model's `model_type`; an encoder of MAE is loaded as a ViT, and its own config calls it one."""
+        self.spec = spec
         self.probe = probe
 
     def forward(self, pixel_values: Tensor) -> Tensor | None:
@@ -58,13 +57,12 @@ class Classifier(nn.Module):
         return self._pooled(self.network.base_model(pixel_values, **self._options(pixel_values)))
 
     def _pooled(self, outputs: Any) -> Tensor:
-        if self.kind == "resnet":
+        if self.spec.model_type == "resnet":
             pooled: Tensor = outputs.pooler_output.flatten(1)
             return pooled
         tokens: Tensor = outputs.last_hidden_state
-        # BEiT reads the mean of its patches, and MAE's class token was never taught anything.
-        if self.kind == "vit_mae" or (self.kind == "beit" and self.network.config.use_mean_pooling):
-            return tokens[:, 1:].mean(dim=1)
+        if self.spec.pooling == "mean":
+            return tokens[:, self.spec.num_prefix_tokens :].mean(dim=1)
         return tokens[:, 0]
 
     def _options(self, pixel_values: Tensor) -> dict[str, bool]:
@@ -90,7 +88,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
         probe = _load_probe(spec, folder / PROBE_FILE, getattr(network.config, "hidden_size", 0), dtype)
     if spec.readouts:
         network.set_attn_implementation(TAP)
-    return Classifier(network, spec.model_type, probe).to(device).eval()
+    return Classifier(network, spec, probe).to(device).eval()
 
 
 def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:

@@ -118,6 +118,7 @@ def _spec(
         bytes=sum(file.stat().st_size for file in (weights, probe) if file.exists()),
         license=ours.get("license", "unknown"),
         threshold=float(ours.get("threshold", 0.0)),
+        pooling="mean" if ours.get("pooling") == "mean" or _reads_patches(config) else "class",
         note=f"{ours.get('family', 'ViT')} has no classifier: the labels are a linear probe's on its features."
         if probe.exists()
         else "",
@@ -218,6 +219,11 @@ def _patch_side(config: dict[str, Any]) -> int:
         stage = 1 if last == "stem" else int(last.removeprefix("stage"))
         side *= min(4 * 2 ** (stage - 1), int(backbone.get("output_stride", 32)))
     return side
+
+
+def _reads_patches(config: dict[str, Any]) -> bool:
+    kind = config["model_type"]
+    return kind == "vit_mae" or (kind == "beit" and bool(config.get("use_mean_pooling", True)))
 
 
 def _readouts(config: dict[str, Any]) -> tuple[Readout, ...]:

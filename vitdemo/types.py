@@ -84,6 +84,8 @@ class ModelSpec:
     methods: tuple[str, ...] = ("attention",)
     threshold: float = 0.0
     """Best scores under this are answered with "probably not one of the classes"."""
+    pooling: Literal["class", "mean"] = "class"
+    """What a probe reads: the class token, or the mean of the patches where no class token was ever taught."""
     note: str = ""
     """How labels come about where the model itself has no classifier."""
 

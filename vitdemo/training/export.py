@@ -34,6 +34,7 @@ class Origin:
     steps: int
     score_name: str
     score: float
+    pooling: str = "class"
     curve: tuple[tuple[int, float], ...] = ()
     """Step and score of each judgement."""
 
@@ -89,6 +90,8 @@ def _write_config(folder: Path, origin: Origin | None, dtype: str, model: PreTra
         config = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
     if origin is not None:
         config["vitdemo"] = {"family": origin.family, "license": origin.license, "revision": f"step-{origin.steps}"}
+        if not named:
+            config["vitdemo"]["pooling"] = origin.pooling
     write_json(folder / "config.json", config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 from vitdemo.errors import TrainingError
 from vitdemo.nn.vit import VisionTransformer, as_transformers
 
+LEAST_SHARE = 0.1
+"""Of a network's numbers that must be found: a head alone is no beginning."""
+
 
 def initialise(network: nn.Module, folder: Path) -> None:
-    """Take over the weights of a folder that fit by name and shape; the others stay random.
+    """Take over the weights of a folder that fit by name and shape, across families too; the others stay random.
 
     Raises:
-        TrainingError: none fits.
+        TrainingError: too few fit to call it a beginning.
     """
     try:
         found = load_file(folder / "model.safetensors")
@@ -25,19 +29,21 @@ def initialise(network: nn.Module, folder: Path) -> None:
         raise TrainingError(f"There are no weights to begin with in {folder.name}.") from error
     prefix = getattr(network, "base_model_prefix", "vit")
     own = as_transformers(network) if isinstance(network, VisionTransformer) else network.state_dict()
-    fits = False
+    taken = set()
     for name, value in found.items():
-        for candidate in (name, f"{prefix}.{name}"):
+        # A ViT's layers are a DeiT's and a BEiT's too: only the family's own prefix differs.
+        for candidate in (name, f"{prefix}.{re.sub(r'^(vit|deit|beit)[.]', '', name)}"):
             candidate = _modern(candidate)
-            if candidate not in own:
+            if candidate not in own or candidate in taken:
                 continue
             if "position_embeddings" in candidate and own[candidate].shape != value.shape:
                 value = _other_grid(value, own[candidate])
             if own[candidate].shape == value.shape:
                 own[candidate].copy_(value)
-                fits = True
-    if not fits:
-        raise TrainingError(f"None of the weights in {folder.name} fits this network.")
+                taken.add(candidate)
+    share = sum(own[name].numel() for name in taken) / max(1, sum(value.numel() for value in own.values()))
+    if share < LEAST_SHARE:
+        raise TrainingError(f"Only {share:.0%} of this network's weights are found in {folder.name}: they do not fit.")
 
 
 def _other_grid(value: Tensor, like: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ def train(
         seconds=0.0,
         steps=0,
         score_name=recipe.score_name,
+        pooling=recipe.pooling,
         score=0.0,
     )
     trainer = Trainer(

@@ -42,6 +42,9 @@ class Recipe(nn.Module, ABC):
     classifies = True
     """Whether the result names classes; otherwise it has features alone."""
 
+    pooling = "class"
+    """What of a network without a classifier is to be read: its class token, or "mean", the mean of its patches."""
+
     score_name = "accuracy"
 
     @abstractmethod

@@ -27,6 +27,7 @@ class MaskedModelling(Recipe):
 
     needs_labels = False
     classifies = False
+    pooling = "mean"
     score_name = "k-NN accuracy"
 
     def __init__(
