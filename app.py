@@ -1,10 +1,14 @@
 """Entry of the Space, and of `make run`."""
 
+import signal
+
 from vitdemo.pipeline import Pipeline
 from vitdemo.ui.app import build, launch_options
 
 
 def main() -> None:
+    # A server that is told to end closes as after Ctrl-C: photos that it still holds are deleted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pipeline = Pipeline()
     build(pipeline).launch(**launch_options(pipeline))
 

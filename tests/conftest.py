@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests import tiny
 from vitdemo.images import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, spec_from_folder
-from vitdemo.settings import ROOT, Settings
+from vitdemo.settings import ROOT, Settings, get_settings
 from vitdemo.types import ModelSpec, Photo
 
 # Small networks on a machine that others use too: threads that wait for each other cost more than they save.
@@ -85,7 +84,7 @@ def tiny_spec(tiny_folder: Callable[[str], Path]) -> Callable[[str], ModelSpec]:
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder with labelled photos; a test that asks for it is skipped where there is none."""
-    folder = Path(os.environ.get("VITDEMO_DATA") or ROOT.parent / "shared" / "datasets")
+    folder = get_settings().data or ROOT.parent / "shared" / "datasets"
     if not folder.is_dir():
         pytest.skip(f"no labelled photos: {folder} is absent; set VITDEMO_DATA")
     return folder

@@ -324,3 +324,12 @@ def test_weights_to_begin_with_that_do_not_exist_are_said(tar: Path, tmp_path: P
     status, _, error = says("train", tar, "--init", tmp_path / "gone", "--out", tmp_path / "run", *SMALL)
     assert status == 1
     assert "There are no weights to begin with in gone" in error
+
+
+def test_the_choices_of_the_command_are_those_of_the_training_room() -> None:
+    """They stand twice, since `--help` must not load torch."""
+    from vitdemo.cli import training as command
+    from vitdemo.training import architectures, run
+
+    assert command.RECIPES == run.RECIPES
+    assert command.ARCHITECTURES == architectures.ARCHITECTURES
