@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +88,14 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no labelled photos: {folder} is absent; set VITDEMO_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the Hub that holds nothing, whatever models this machine has."""
+    folder = tmp_path_factory.mktemp("huggingface")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(folder))
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+            patch.delenv(name, raising=False)
+        yield folder

@@ -12,7 +12,7 @@ import pytest
 from vitdemo.evaluation import BACKGROUND
 from vitdemo.images import open_image
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import available_models, get_spec
+from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Photo
 
 ARCHIVE = "caltech101-160-test.tar"
@@ -43,7 +43,7 @@ def _card_figure(folder: Path) -> float | None:
     return float(found[1]) / 100 if found else None
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in available_models() if spec.labels])
+@pytest.mark.parametrize("name", [spec.name for spec in ready_models() if spec.labels])
 def test_the_top1_of_the_card_is_reached(
     pipeline: Pipeline, sample: tuple[list[tuple[str, Photo]], int], name: str
 ) -> None:

@@ -22,11 +22,11 @@ from PIL import Image
 
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
-from vitdemo.registry import available_models
+from vitdemo.registry import available_models, ready_models
 from vitdemo.settings import ROOT
 
 CUP = ROOT / "assets" / "examples" / "cup.jpg"
-NAMES = [spec.name for spec in available_models()]
+NAMES = [spec.name for spec in ready_models()]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_classify_gives_the_scores_of_the_pipeline(client: Client, app: App) -> 
     assert entry["image"] == "cup.jpg"
     assert [result["model"] for result in entry["results"]] == NAMES
     opened = app.pipeline.open(CUP)
-    for result, spec in zip(entry["results"], available_models(), strict=True):
+    for result, spec in zip(entry["results"], ready_models(), strict=True):
         expected = app.pipeline.classify([opened], spec, top_k=3)[0].labels
         assert [label["label"] for label in result["labels"]] == [label.label for label in expected]
         np.testing.assert_allclose(
@@ -194,7 +194,7 @@ def test_two_users_at_once_get_their_own_answers(app: App, tmp_path: Path) -> No
         answers = list(threads.map(ask, files))
     for path, (entry,) in zip(files, answers, strict=True):
         assert entry["image"] == path.name
-        expected = app.pipeline.classify([app.pipeline.open(path)], available_models()[0], top_k=1)[0].labels[0]
+        expected = app.pipeline.classify([app.pipeline.open(path)], ready_models()[0], top_k=1)[0].labels[0]
         assert entry["results"][0]["labels"][0]["label"] == expected.label
         assert entry["results"][0]["labels"][0]["score"] == pytest.approx(expected.score, rel=1e-3)
 

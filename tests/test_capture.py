@@ -18,12 +18,12 @@ from transformers.masking_utils import sdpa_mask
 from tests import tiny
 from vitdemo.capture import TAP, AttentionRecord, attention_rows, mean_row, record_attention
 from vitdemo.loading import Classifier, load_model
-from vitdemo.registry import available_models, get_spec
+from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Capture, ModelSpec
 
 CPU = torch.device("cpu")
 EVERYTHING = Capture(tokens=(0, 1), mean=True)
-MODELS = [*(spec.name for spec in available_models()), *tiny.KINDS]
+MODELS = [*(spec.name for spec in ready_models()), *tiny.KINDS]
 
 Load = Callable[[str], tuple[ModelSpec, Classifier]]
 
@@ -68,7 +68,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 def _eager(model: Classifier, pixels: Tensor) -> tuple[Tensor, ...]:
     """`[B, H, N, N]` a layer, as transformers itself gives them."""
     with torch.no_grad(), _implementation(model, "eager"):
-        outputs = model.network(pixels, **model._options(pixels), output_attentions=True)
+        outputs = model.body(pixels, **model._options(pixels), output_attentions=True)
     return tuple(outputs.attentions)
 
 

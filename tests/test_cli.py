@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.hostile import ACCEPTED, REFUSED
-from vitdemo.registry import available_models
+from vitdemo.registry import ready_models
 from vitdemo.settings import ROOT
 
 CUP = str(ROOT / "assets" / "examples" / "cup.jpg")
-NAMES = [spec.name for spec in available_models()]
+NAMES = [spec.name for spec in ready_models()]
 
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

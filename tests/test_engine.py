@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.engine import local as local_module
-from vitdemo.engine.local import LARGE, pick_device, pick_dtype
+from vitdemo.engine.devices import LARGE, pick_device, pick_dtype
 from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError
 from vitdemo.loading import load_model
 from vitdemo.registry import get_spec
@@ -82,7 +82,10 @@ def _queue(
     """The jobs, each of its own thread, wait while one forward before them is held back; on leaving, all run."""
     backend.run(spec, _pixels(99), Capture())
     (model,) = loader.models
-    (lane,) = backend._lanes.values()
+    (residents,) = backend._residents.values()
+    ((key, _),) = residents.held()
+    lane = residents._held[key].value
+    assert lane is not None
     with ThreadPoolExecutor(len(jobs) + 1) as pool:
         model.open.clear()
         model.entered.clear()
@@ -222,12 +225,12 @@ def test_a_shared_forward_is_no_larger_than_the_limit(spec: ModelSpec, loader: L
     assert loader.models[0].batches == [3, 2]
 
 
-def test_a_job_above_the_limit_runs_alone_and_whole(spec: ModelSpec, loader: Loader) -> None:
+def test_a_job_above_the_limit_runs_in_parts_of_that_size(spec: ModelSpec, loader: Loader) -> None:
     backend = LocalBackend(Settings(device="cpu", max_batch=2), load=loader)
     with _queue(backend, loader, spec, [(_pixels(1, batch=5), ROWS), (_pixels(2), ROWS)]) as futures:
         sizes = [len(future.result(timeout=60)) for future in futures]
     assert sizes == [5, 1]
-    assert loader.models[0].batches == [5, 1]
+    assert loader.models[0].batches == [2, 2, 2]
 
 
 def test_jobs_of_another_capture_or_shape_are_not_merged(

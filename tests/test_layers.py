@@ -29,6 +29,7 @@ LAYERS = {
     "preprocess": 2,
     "capture": 2,
     "loading": 2,
+    "masking": 2,
     "engine": 3,
     "training": 3,
     "pipeline": 4,

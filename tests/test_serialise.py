@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiny
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import available_models
+from vitdemo.registry import ready_models
 from vitdemo.serialise import comparison_json, explanation_json, model_json, prediction_json, save_npz
 from vitdemo.settings import Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
@@ -55,7 +55,7 @@ def _read_back(value: Any) -> Any:
 
 
 def test_every_model_is_listed_with_the_keys_of_the_contract() -> None:
-    for spec in available_models():
+    for spec in ready_models():
         entry = model_json(spec)
         assert set(entry) == MODEL_KEYS
         assert _read_back(entry) == entry

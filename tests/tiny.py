@@ -14,8 +14,29 @@ from vitdemo.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
 
 LABELS = ("apple", "easy face", "tench, Tinca tinca", "crane", "crane, bird", "cup", "sunflower")
 
-KINDS = ("vit", "dino", "deit", "beit", "beit-absolute", "beit-shared", "beit-class", "hybrid", "hybrid-stage2")
+KINDS = (
+    "vit",
+    "dino",
+    "deit",
+    "deit-plain",
+    "beit",
+    "beit-absolute",
+    "beit-shared",
+    "beit-class",
+    "hybrid",
+    "hybrid-stage2",
+    "dinov2",
+    "dinov2-head",
+    "dinov2-registers",
+    "dinov3",
+    "mae",
+    "msn",
+    "ijepa",
+)
 """Every way in which the families that can be loaded differ in their attention."""
+
+HEADLESS = ("dino", "dinov2", "dinov2-registers", "dinov3", "mae")
+"""Those without a classifier."""
 
 _VIT: dict[str, Any] = {
     "image_size": 32,
@@ -32,6 +53,33 @@ _BEIT: dict[str, dict[str, bool]] = {
     "beit-absolute": {"use_absolute_position_embeddings": True},
     "beit-shared": {"use_shared_relative_position_bias": True},
     "beit-class": {"use_relative_position_bias": True, "use_mean_pooling": False},
+}
+_OTHERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "dinov2": (transformers.Dinov2Model, transformers.Dinov2Config, {}),
+    "dinov2-head": (transformers.Dinov2ForImageClassification, transformers.Dinov2Config, {}),
+    "dinov2-registers": (
+        transformers.Dinov2WithRegistersModel,
+        transformers.Dinov2WithRegistersConfig,
+        {"num_register_tokens": 4},
+    ),
+    "dinov3": (
+        transformers.DINOv3ViTModel,
+        transformers.DINOv3ViTConfig,
+        {"num_register_tokens": 4, "hidden_size": 32},
+    ),
+    "mae": (
+        transformers.ViTMAEForPreTraining,
+        transformers.ViTMAEConfig,
+        {
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 1,
+            "decoder_num_attention_heads": 2,
+            "decoder_intermediate_size": 32,
+            "norm_pix_loss": True,
+        },
+    ),
+    "msn": (transformers.ViTMSNForImageClassification, transformers.ViTMSNConfig, {}),
+    "ijepa": (transformers.IJepaForImageClassification, transformers.IJepaConfig, {}),
 }
 
 
@@ -72,6 +120,15 @@ def _made(kind: str, **changes: Any) -> PreTrainedModel:
         made = transformers.ViTModel(transformers.ViTConfig(**_VIT, **changes), add_pooling_layer=False)
     elif kind == "deit":
         made = transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**_VIT, **changes))
+    elif kind == "deit-plain":
+        made = transformers.DeiTForImageClassification(transformers.DeiTConfig(**_VIT, **changes))
+    elif kind in _OTHERS:
+        network_class, config_class, fields = _OTHERS[kind]
+        common = {key: value for key, value in _VIT.items() if key != "intermediate_size" or "dinov2" not in kind}
+        made = network_class(config_class(**{**common, **fields, **changes}))
+    elif kind == "resnet":
+        fields = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 7, **changes}
+        made = transformers.ResNetForImageClassification(transformers.ResNetConfig(**fields))
     elif kind in _BEIT:
         config = transformers.BeitConfig(**_VIT, **_BEIT[kind], drop_path_rate=0.0, **changes)
         made = transformers.BeitForImageClassification(config)
@@ -86,8 +143,8 @@ def save(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **changes:
     """Write a checkpoint folder as `spec_from_folder` and `load_model` want it; returns the folder."""
     made = network(kind, **changes)
     made.to(dtype).save_pretrained(folder)
-    edit_json(folder / "config.json", vitdemo={"family": "BEiT" if kind in _BEIT else "ViT", "revision": "tiny"})
-    side = made.config.image_size
+    edit_json(folder / "config.json", vitdemo={"revision": "tiny"})
+    side = getattr(made.config, "image_size", 32)
     size = {"height": side, "width": side} if isinstance(side, int) else {"height": side[0], "width": side[1]}
     processor = {"size": size, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")

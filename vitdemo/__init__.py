@@ -18,16 +18,16 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitdemo.registry import available_models, default_models, get_spec
+from vitdemo.registry import available_models, default_models, obtain, on_console
 from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.loading import Classifier
     from vitdemo.pipeline import Pipeline
-    from vitdemo.types import Comparison, Explanation, Prediction
+    from vitdemo.types import Comparison, Explanation, Prediction, Reconstruction
 
 __version__ = VERSION
-__all__ = ["available_models", "classify", "compare", "explain", "load"]
+__all__ = ["available_models", "classify", "compare", "explain", "load", "reconstruct"]
 
 _guard = threading.Lock()
 _pipeline: Pipeline | None = None
@@ -38,7 +38,8 @@ def classify(image: Any, model: str | None = None, **options: Any) -> Prediction
 
     Args:
         image: a path, an address, bytes, a Pillow picture or an array.
-        model: a name from `available_models()`; the first one if not given.
+        model: a name from `available_models()`, a model of the Hub (fetched if it is not here), or a folder; the first one
+            if not given.
     """
     pipeline = _shared()
     return pipeline.classify([pipeline.open(image)], _spec(model), **options)[0]
@@ -53,13 +54,20 @@ def explain(image: Any, model: str | None = None, **options: Any) -> Explanation
 def compare(image: Any, models: Sequence[str] | None = None, **options: Any) -> Comparison:
     """Several models on one picture, every embedded one if none are named."""
     pipeline = _shared()
-    specs = [get_spec(name) for name in models] if models else default_models(pipeline.settings)
+    specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
     return pipeline.compare(pipeline.open(image), specs, **options)
+
+
+def reconstruct(image: Any, model: str | None = None, **options: Any) -> Reconstruction:
+    """What a masked autoencoder makes up for hidden patches: see `vitdemo.pipeline.Pipeline.reconstruct` for the options."""
+    pipeline = _shared()
+    name = model or next((spec.name for spec in available_models() if spec.reconstructs), None)
+    return pipeline.reconstruct(pipeline.open(image), _spec(name), **options)
 
 
 def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:
     """The network itself: a torch module that takes `[B, 3, H, W]` pixels and returns logits, in evaluation mode."""
-    from vitdemo.engine.local import pick_device, pick_dtype
+    from vitdemo.engine.devices import pick_device, pick_dtype
     from vitdemo.loading import load_model
 
     spec = _spec(model)
@@ -68,7 +76,10 @@ def load(model: str | None = None, device: str = "auto", dtype: str = "auto") ->
 
 
 def _spec(model: str | None) -> Any:
-    return get_spec(model) if model is not None else default_models(get_settings())[0]
+    if model is None:
+        return default_models(get_settings())[0]
+    with on_console(model) as report:
+        return obtain(model, report)
 
 
 def _shared() -> Pipeline:

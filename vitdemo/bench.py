@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from vitdemo.capture import record_attention
-from vitdemo.engine.local import DTYPES
+from vitdemo.engine.devices import DTYPES
 from vitdemo.loading import load_model
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import preprocess

@@ -6,9 +6,12 @@
     │   ├── ImageError          the image door refused a picture
     │   │   └── UrlError        an address was refused, or did not deliver a picture
     │   ├── UnknownModelError   no model of that name
+    │   ├── NotDownloadedError  a model of the Hub whose weights are not here yet
     │   └── OptionError         a layer, head, method or target out of range
     ├── EngineError             the model could not give an answer
     │   ├── CheckpointError     files missing, damaged, or without what is needed
+    │   ├── DownloadError       the Hub was not reached, refused, or the files could not be kept
+    │   ├── TooLargeError       the model does not fit into the memory that it may use
     │   └── InvalidScoresError  the forward pass gave NaN or infinite scores
     └── TrainingError           a run cannot go on; its last good state is kept
 
@@ -42,6 +45,10 @@ class UnknownModelError(InputError):
     """No model of that name."""
 
 
+class NotDownloadedError(InputError):
+    """A model of the Hub whose weights are not on this machine."""
+
+
 class OptionError(InputError):
     """A layer, head, method or target that the model does not have."""
 
@@ -52,6 +59,14 @@ class EngineError(VitDemoError):
 
 class CheckpointError(EngineError):
     """Files of a model are missing, damaged, or lack what is needed."""
+
+
+class DownloadError(EngineError):
+    """Files of a model could not be fetched, checked or kept."""
+
+
+class TooLargeError(EngineError):
+    """A model does not fit into the memory that models may use."""
 
 
 class InvalidScoresError(EngineError):

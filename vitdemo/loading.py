@@ -15,24 +15,44 @@ from torch import Tensor, nn
 from vitdemo.capture import TAP
 from vitdemo.errors import CheckpointError
 from vitdemo.nn.hybrid import ViTHybridForImageClassification
-from vitdemo.registry import PROBE_FILE, read_json
+from vitdemo.nn.mae import reconstruct, take_masks
+from vitdemo.nn.positions import take_any_grid
+from vitdemo.registry import PROBE_FILE, read_json, remove_damaged
 from vitdemo.types import ModelSpec
 
 _LOAD_LOCK = threading.Lock()
 """`from_pretrained` patches module globals while it runs, so that two of them must never overlap."""
 
 _CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
-    "ViTForImageClassification": transformers.ViTForImageClassification,
-    "ViTModel": transformers.ViTModel,
-    "DeiTModel": transformers.DeiTModel,
-    "BeitModel": transformers.BeitModel,
-    "DeiTForImageClassificationWithTeacher": transformers.DeiTForImageClassificationWithTeacher,
-    "BeitForImageClassification": transformers.BeitForImageClassification,
-    "ViTHybridForImageClassification": ViTHybridForImageClassification,
-    "ResNetForImageClassification": transformers.ResNetForImageClassification,
-    # ViTMAE itself shuffles and drops patches; its encoder is a ViT.
-    "ViTMAEForPreTraining": transformers.ViTModel,
-}
+    name: getattr(transformers, name)
+    for name in (
+        "BeitForImageClassification",
+        "BeitModel",
+        "DeiTForImageClassification",
+        "DeiTForImageClassificationWithTeacher",
+        "DeiTModel",
+        "DINOv3ViTModel",
+        "Dinov2ForImageClassification",
+        "Dinov2Model",
+        "Dinov2WithRegistersForImageClassification",
+        "Dinov2WithRegistersModel",
+        "IJepaForImageClassification",
+        "IJepaModel",
+        "ResNetForImageClassification",
+        "ResNetModel",
+        "ViTForImageClassification",
+        "ViTMAEForPreTraining",
+        "ViTMSNForImageClassification",
+        "ViTMSNModel",
+        "ViTModel",
+    )
+} | {"ViTHybridForImageClassification": ViTHybridForImageClassification}
+
+_WITH_POOLER = ("ViTModel", "DeiTModel", "BeitModel", "IJepaModel")
+"""Encoders that come with a pooler, which checkpoints need not have, and which nothing here reads."""
+
+_ANY_SIZE = ("beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "resnet")
+"""Types that fit their positions to any input by themselves; the others must be asked to."""
 
 
 class Classifier(nn.Module):
@@ -44,13 +64,24 @@ class Classifier(nn.Module):
         self.spec = spec
         self.probe = probe
 
+    @property
+    def body(self) -> nn.Module:
+        """What answers a picture: the network, or the encoder alone of one that also has a decoder."""
+        decoder = isinstance(self.network, transformers.ViTMAEForPreTraining)
+        return self.network.base_model if decoder else self.network
+
     def forward(self, pixel_values: Tensor) -> Tensor | None:
         """`[B, 3, H, W]` to logits `[B, K]`, or None without classifier and probe."""
-        outputs = self.network(pixel_values, **self._options(pixel_values))
+        outputs = self.body(pixel_values, **self._options(pixel_values))
         if self.probe is not None:
             logits: Tensor = self.probe(self._pooled(outputs))
             return logits
         return getattr(outputs, "logits", None)
+
+    def reconstruct(self, pixel_values: Tensor, hidden: Tensor) -> Tensor:
+        """See `vitdemo.nn.mae.reconstruct`; only for a model that reconstructs."""
+        assert isinstance(self.network, transformers.ViTMAEForPreTraining)
+        return reconstruct(self.network, pixel_values, hidden)
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """`[B, D]`: one vector a picture, of the kind that the family's classifier reads."""
@@ -66,14 +97,11 @@ class Classifier(nn.Module):
         return tokens[:, 0]
 
     def _options(self, pixel_values: Tensor) -> dict[str, bool]:
-        """BEiT fits its position bias to any input by itself; the others must be asked to fit their embeddings."""
-        config = self.network.config
-        if config.model_type == "resnet":
+        if self.spec.model_type in _ANY_SIZE:
             return {}
-        size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
-        if config.model_type == "beit" or tuple(pixel_values.shape[2:]) == tuple(size):
-            return {}
-        return {"interpolate_pos_encoding": True}
+        size = self.network.config.image_size
+        trained = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        return {} if tuple(pixel_values.shape[2:]) == trained else {"interpolate_pos_encoding": True}
 
 
 def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Classifier:
@@ -82,24 +110,37 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
     Raises:
         CheckpointError: files are damaged, or lack weights that the model needs.
     """
+    if not spec.ready:
+        raise CheckpointError(f"{spec.name} is not on this machine.")
     folder = Path(spec.checkpoint)
-    with _LOAD_LOCK:
-        network = _load_network(spec, folder, dtype)
-        probe = _load_probe(spec, folder / PROBE_FILE, getattr(network.config, "hidden_size", 0), dtype)
+    try:
+        with _LOAD_LOCK:
+            network = _load_network(spec, folder)
+            probe = _load_probe(spec, folder / PROBE_FILE, getattr(network.config, "hidden_size", 0))
+    except CheckpointError as error:
+        if spec.source == "hub" and remove_damaged(folder):
+            raise CheckpointError(
+                f"The checkpoint of {spec.name} was damaged and is removed. Download it again."
+            ) from error
+        raise
     if spec.readouts:
         network.set_attn_implementation(TAP)
-    return Classifier(network, spec, probe).to(device).eval()
+    take_any_grid(network)
+    if isinstance(network, transformers.ViTMAEForPreTraining):
+        take_masks(network)
+    model = Classifier(network, spec, probe)
+    _cast(model, dtype)
+    return model.to(device).eval()
 
 
-def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
+def _load_network(spec: ModelSpec, folder: Path) -> transformers.PreTrainedModel:
     architecture = (read_json(folder / "config.json").get("architectures") or [""])[0]
     if architecture not in _CLASSES:
         raise CheckpointError(
-            f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded."
+            f"{spec.name} is a {architecture or 'model without an architecture'}, which cannot be loaded. "
+            f"Architectures that can: {', '.join(_CLASSES)}."
         )
-    # Encoders come with a pooler that these checkpoints need not have.
-    encoder = _CLASSES[architecture] in (transformers.ViTModel, transformers.DeiTModel, transformers.BeitModel)
-    options: dict[str, Any] = {"add_pooling_layer": False} if encoder else {}
+    options: dict[str, Any] = {"add_pooling_layer": False} if architecture in _WITH_POOLER else {}
     # Not a bar a model on every console, and no table of the weights that this family does not need.
     transformers.logging.disable_progress_bar()
     verbosity = transformers.logging.get_verbosity()
@@ -107,8 +148,15 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
     # With `output_loading_info` it returns a pair, which its annotation does not say.
     load: Callable[..., Any] = _CLASSES[architecture].from_pretrained
     try:
+        # In float32: any other dtype would be that of the whole process while it loads, forwards in other threads included.
         network, info = load(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=not spec.pickled,
+            weights_only=True,
+            output_loading_info=True,
+            **options,
         )
     except Exception as error:  # files and configs can be wrong in some ten kinds of exception
         raise CheckpointError(f"The checkpoint of {spec.name} is damaged.") from error
@@ -124,10 +172,17 @@ def _load_network(spec: ModelSpec, folder: Path, dtype: torch.dtype) -> transfor
     return network
 
 
-def _load_probe(spec: ModelSpec, path: Path, width: int, dtype: torch.dtype) -> nn.Linear | None:
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """What a checkpoint holds changes its type; what is only computed, such as DINOv3's frequencies, keeps its precision."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def _load_probe(spec: ModelSpec, path: Path, width: int) -> nn.Linear | None:
     if not path.exists():
         return None
-    probe = nn.Linear(width, len(spec.labels), dtype=dtype)
+    probe = nn.Linear(width, len(spec.labels))
     try:
         probe.load_state_dict(load_file(path))
     except Exception as error:

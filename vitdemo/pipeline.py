@@ -18,6 +18,7 @@ from vitdemo.attribution import METHODS, attention_map, describe, rank_correlati
 from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
+from vitdemo.masking import hidden_patches, picture_of, with_grey
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.settings import Settings, get_settings
 from vitdemo.targets import resolve_target
@@ -34,6 +35,7 @@ from vitdemo.types import (
     Prediction,
     Processor,
     Readout,
+    Reconstruction,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Pipeline:
     def classify(
         self, photos: Sequence[Photo], spec: ModelSpec, *, top_k: int = 5, dtype: str = "auto"
     ) -> list[Prediction]:
-        """One prediction a photo, all of them in one forward."""
+        """One prediction a photo, in forwards of at most `max_batch` of them."""
         batch = preprocess(photos, spec.processor)
         outputs = self.backend.run(spec, batch.pixel_values, Capture(), dtype)
         return [_prediction(spec, output, top_k) for output in outputs]
@@ -113,7 +115,8 @@ class Pipeline:
             notes += ("Attention does not depend on the target class.",)
         if spec.note:
             notes += (spec.note,)
-        return Explanation(prediction, attribution, rows, view, description, (*photo.notes, *notes), output.patch_grid)
+        notes = (*photo.notes, *notes, *output.notes)
+        return Explanation(prediction, attribution, rows, view, description, notes, output.patch_grid)
 
     def compare(
         self,
@@ -132,6 +135,36 @@ class Pipeline:
             self.explain(photo, spec, layer=layer, head=head, shared=shared, **options) for spec in specs
         )
         return Comparison(explanations, tuple(_agreement(*pair) for pair in combinations(explanations, 2)))
+
+    def reconstruct(
+        self, photo: Photo, spec: ModelSpec, *, ratio: float = 0.75, seed: int = 0, dtype: str = "auto"
+    ) -> Reconstruction:
+        """Hide patches of a photo and let a masked autoencoder fill them in.
+
+        Args:
+            ratio: share of the patches that is hidden, above 0 and below 1.
+            seed: which ones.
+
+        Raises:
+            OptionError: the model is no masked autoencoder with a decoder, or the ratio leaves nothing to hide or to see.
+        """
+        if not spec.reconstructs:
+            raise OptionError(
+                f"{spec.name} does not reconstruct. A masked autoencoder does, such as facebook/vit-mae-base."
+            )
+        hidden = hidden_patches(spec.patch_grid, ratio, seed)
+        batch = preprocess([photo], spec.processor)
+        filled, output = self.backend.reconstruct(spec, batch.pixel_values, hidden[None], dtype)
+        return Reconstruction(
+            spec=spec,
+            seen=with_grey(picture_of(batch.pixel_values[0], spec.processor), hidden),
+            filled=picture_of(filled[0], spec.processor),
+            hidden=hidden.numpy(),
+            view=batch.views[0],
+            milliseconds=output.milliseconds,
+            device=output.device,
+            dtype=output.dtype,
+        )
 
     def _run(
         self, photo: Photo, spec: ModelSpec, processor: Processor, dtype: str, shared: dict[Processor, PixelBatch]
@@ -182,7 +215,7 @@ def _prediction(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
             Label(spec.labels[index], score, index)
             for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
         )
-    return Prediction(spec, labels, output.milliseconds, output.device, output.dtype)
+    return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=output.notes)
 
 
 def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:

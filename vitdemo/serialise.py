@@ -20,9 +20,15 @@ def model_json(spec: ModelSpec) -> dict[str, Any]:
         "parameters": spec.parameters,
         "image_size": list(spec.image_size),
         "patch_size": spec.patch_size,
-        "classes": len(spec.labels),
+        "classes": spec.num_classes,
         "bytes": spec.bytes,
-        "offline": spec.source == "embedded",
+        "offline": spec.ready,
+        "prefix_tokens": spec.num_prefix_tokens,
+        "methods": list(spec.methods),
+        "license": spec.license,
+        "revision": spec.revision,
+        "link": spec.link,
+        "gated": bool(spec.gated),
     }
 
 
@@ -36,7 +42,7 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
         "device": prediction.device,
         "dtype": prediction.dtype,
     }
-    notes = [prediction.spec.note] if prediction.spec.note else []
+    notes = [note for note in (prediction.spec.note, *prediction.notes) if note]
     if not prediction.labels:
         notes.append("no classifier: self-supervised")
     if prediction.uncovered:

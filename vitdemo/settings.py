@@ -35,6 +35,11 @@ class Settings:
     dtype: str = "auto"
     max_batch: int = 8
     """How many waiting pictures of several users share one forward pass."""
+    memory_gb: float = 0.0
+    """What loaded models may take, in 10^9 bytes; 0 means 70% of the free GPU memory, or half of the free main memory."""
+    add_models: str = ""
+    """Which models users of the page may fetch or add: `any`, `listed` (those of the table) or `none`; empty means `any`, and
+    on a Hugging Face Space `listed`."""
     cache_entries: int = 64
     """How many results (captured attention, no pictures) are remembered in memory."""
     max_queue: int = 32

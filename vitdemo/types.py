@@ -88,6 +88,26 @@ class ModelSpec:
     """What a probe reads: the class token, or the mean of the patches where no class token was ever taught."""
     note: str = ""
     """How labels come about where the model itself has no classifier."""
+    ready: bool = True
+    """Whether the weights are on this machine's disk."""
+    pickled: bool = False
+    """Whether the weights are an old PyTorch file, which is read with `weights_only=True`."""
+    reconstructs: bool = False
+    """Whether it can fill in hidden patches: MAE with its decoder."""
+    gated: str = ""
+    """How to get access, where the owner has to grant it."""
+    expected_classes: int = 0
+    """Number of classes of a model whose labels are not known before it is downloaded."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that it tells apart; 0 without a classifier."""
+        return len(self.labels) or self.expected_classes
+
+    @property
+    def link(self) -> str:
+        """The page of a Hub model."""
+        return f"https://huggingface.co/{self.name.partition('@')[0]}" if self.source == "hub" else ""
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -135,6 +155,8 @@ class ModelOutput:
     """The forward alone, device-synchronised, divided by the size of its batch."""
     device: str
     dtype: str
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it ran."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +208,8 @@ class Prediction:
     device: str
     dtype: str
     from_cache: bool = False
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it ran."""
 
     @property
     def uncovered(self) -> bool:
@@ -206,6 +230,23 @@ class Explanation:
     description: str
     notes: tuple[str, ...]
     patch_grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A photo of which a masked autoencoder saw some patches, and made up the others."""
+
+    spec: ModelSpec
+    seen: PIL.Image.Image
+    """The crop, hidden patches in grey."""
+    filled: PIL.Image.Image
+    """The crop, hidden patches as the decoder made them."""
+    hidden: NDArray[np.bool_]
+    """`[h, w]`."""
+    view: View
+    milliseconds: float
+    device: str
+    dtype: str
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import Watched
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
-from vitdemo.registry import available_models, get_spec
+from vitdemo.registry import get_spec, ready_models
 from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser
 
-COUNT = len(available_models())
+COUNT = len(ready_models())
 CUP = next(example.path for example in examples() if example.label == "cup")
 
 
@@ -50,7 +50,7 @@ def best_labels(page: Page, tab: str = "compared") -> list[str]:
 
 
 def expected_labels(app: App, source: object) -> list[str]:
-    comparison = app.pipeline.compare(app.pipeline.open(source), available_models())  # type: ignore[arg-type]
+    comparison = app.pipeline.compare(app.pipeline.open(source), ready_models())  # type: ignore[arg-type]
     return [item.prediction.labels[0].label for item in comparison.explanations]
 
 
@@ -207,7 +207,7 @@ def test_the_read_out_and_the_common_scale_can_be_chosen(watched: Watched) -> No
     page.locator("#compared [name=readout]").select_option("class")
     after = pictures(page)
     changed = [old != new for old, new in zip(before, after, strict=True)]
-    assert changed == [spec.readouts[0] != "class" for spec in available_models()]
+    assert changed == [spec.readouts[0] != "class" for spec in ready_models()]
     page.locator("#compared [name=common]").check()
     assert pictures(page) != after
 
@@ -218,7 +218,7 @@ def test_the_words_under_a_map_follow_the_controls_and_agree_with_python(watched
     page.locator("#compared [name=head]").select_option("max")
     wait_until_drawn(page)
     comparison = watched.app.pipeline.compare(
-        watched.app.pipeline.open(examples()[0].path), available_models(), layer=3, head="max"
+        watched.app.pipeline.open(examples()[0].path), ready_models(), layer=3, head="max"
     )
     shown = page.locator("#compared .vd-text").all_inner_texts()
     for text, explanation in zip(shown, comparison.explanations, strict=True):
@@ -283,9 +283,7 @@ def test_a_photo_of_no_class_is_doubted_and_the_classes_are_listed(watched: Watc
     doubted = [
         item.prediction
         for example in examples()
-        for item in watched.app.pipeline.compare(
-            watched.app.pipeline.open(example.path), available_models()
-        ).explanations
+        for item in watched.app.pipeline.compare(watched.app.pipeline.open(example.path), ready_models()).explanations
         if example.label is None
     ]
     expected = [prediction.spec.name for prediction in doubted if prediction.uncovered]

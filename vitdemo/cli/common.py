@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitdemo.registry import default_models, find_spec
+from vitdemo.registry import default_models, obtain, on_console
 from vitdemo.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -57,9 +57,14 @@ def positive(text: str) -> int:
 def specs_of(options: argparse.Namespace, every: bool) -> list[ModelSpec]:
     names = [part for value in options.model or [] for part in value.split(",") if part]
     if names:
-        return [find_spec(name) for name in dict.fromkeys(names)]
+        return [_obtained(name) for name in dict.fromkeys(names)]
     specs = list(default_models(get_settings()))
     return specs if every else specs[:1]
+
+
+def _obtained(name: str) -> ModelSpec:
+    with on_console(name) as report:
+        return obtain(name, report)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

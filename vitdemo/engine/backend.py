@@ -21,7 +21,25 @@ class Backend(Protocol):
         """Run `[B, 3, H, W]` pixels; one output a picture, in their order.
 
         Raises:
-            EngineError: the model could not be loaded, or gave invalid scores.
+            EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
             OptionError: an unknown dtype.
         """
+        ...
+
+    def reconstruct(
+        self, spec: ModelSpec, pixel_values: Tensor, hidden: Tensor, dtype: str = "auto"
+    ) -> tuple[Tensor, ModelOutput]:
+        """`[B, 3, H, W]` pixels with the hidden patches, `[B, h, w]` bool, filled in; and how it ran.
+
+        Raises:
+            EngineError, OptionError: as `run`.
+        """
+        ...
+
+    def loaded(self) -> dict[str, int]:
+        """Checkpoints in memory, and the bytes of each."""
+        ...
+
+    def unload(self, spec: ModelSpec) -> None:
+        """Let a model leave the memory: at once, or with its last user."""
         ...

@@ -1,25 +1,28 @@
-"""The backend of one process: picks device and dtype, loads each model once, and lets waiting callers share a forward."""
+"""The backend of one process: loads each model once, within a budget, and lets waiting callers share a forward."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vitdemo.capture import AttentionRecord, record_attention
-from vitdemo.errors import InvalidScoresError, OptionError
+from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
+from vitdemo.engine.memory import Residents
+from vitdemo.errors import InvalidScoresError, TooLargeError
 from vitdemo.loading import Classifier, load_model
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, ModelOutput, ModelSpec
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-LARGE = 50_000_000
-"""Parameters from which bf16 pays on a CPU that has it."""
+_Key = tuple[str, str, torch.dtype]
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -63,17 +66,16 @@ class LocalBackend:
 
     There are no worker threads. A caller puts its job into the lane of the model and waits for its turn there; whoever has the
     turn runs every job that is like the oldest one in a single forward. A job that fails beside others is run again alone, so
-    that one caller's picture never spoils another's.
+    that one caller's picture never spoils another's. Where a GPU has no room, idle models leave it and the job is tried again;
+    if that does not help, it runs on the CPU and says so.
     """
 
     def __init__(self, settings: Settings, load: Callable[..., Classifier] = load_model) -> None:
         self.device = pick_device(settings.device)
-        self._default_dtype = settings.dtype
-        self._max_batch = settings.max_batch
+        self._settings = settings
         self._load = load
-        self._lanes: dict[tuple[str, str, torch.dtype], _Lane] = {}
-        self._loading = threading.Lock()
-        self._count_guard = threading.Lock()
+        self._residents: dict[str, Residents[_Key, _Lane]] = {}
+        self._guard = threading.Lock()
         self._forwards = 0
 
     @property
@@ -81,65 +83,143 @@ class LocalBackend:
         return self._forwards
 
     def run(self, spec: ModelSpec, pixel_values: Tensor, capture: Capture, dtype: str = "auto") -> list[ModelOutput]:
-        lane = self._lane(
-            spec, pick_dtype(dtype if dtype != "auto" else self._default_dtype, self.device, spec.parameters)
-        )
-        job = _Job(pixel_values, capture)
-        with lane.guard:
-            lane.waiting.append(job)
-        while not job.done.is_set():
-            with lane.turn:
-                if not job.done.is_set():
-                    self._serve(lane, lane.take(self._max_batch))
-        if job.error is not None:
-            raise job.error
-        return job.outputs
+        return self._with_room(spec, dtype, lambda lane: self._run(lane, pixel_values, capture))
 
-    def _lane(self, spec: ModelSpec, dtype: torch.dtype) -> _Lane:
-        key = (spec.checkpoint, spec.revision, dtype)
-        with self._loading:
-            if key not in self._lanes:
-                model = self._load(spec, self.device, dtype)
-                # The first forward of a process is slow for reasons that are not the model's.
-                with torch.no_grad():
-                    model(torch.zeros(1, 3, *spec.image_size, device=self.device, dtype=dtype))
-                self._lanes[key] = _Lane(model, spec, self.device, dtype)
-            return self._lanes[key]
+    def reconstruct(
+        self, spec: ModelSpec, pixel_values: Tensor, hidden: Tensor, dtype: str = "auto"
+    ) -> tuple[Tensor, ModelOutput]:
+        def work(lane: _Lane) -> list[ModelOutput]:
+            pixels = pixel_values.to(lane.device, lane.dtype)
+            with lane.turn, torch.no_grad():
+                filled, milliseconds = self._timed(lambda: lane.model.reconstruct(pixels, hidden), lane.device)
+            pictures.append(filled.cpu())
+            grid = (hidden.shape[1], hidden.shape[2])
+            return [ModelOutput(None, {}, grid, milliseconds / len(pixels), str(lane.device), short(lane.dtype))]
+
+        pictures: list[Tensor] = []
+        (output,) = self._with_room(spec, dtype, work)
+        return pictures[-1], output
+
+    def loaded(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for residents in list(self._residents.values()):
+            for (checkpoint, _, _), size in residents.held():
+                found[checkpoint] = found.get(checkpoint, 0) + size
+        return found
+
+    def unload(self, spec: ModelSpec) -> None:
+        for residents in list(self._residents.values()):
+            for key, _ in residents.held():
+                if key[0] == spec.checkpoint:
+                    residents.evict(key)
+        self._empty_cache()
+
+    def _with_room(self, spec: ModelSpec, dtype: str, work: Callable[[_Lane], list[ModelOutput]]) -> list[ModelOutput]:
+        """Twice on the device, the second time after idle models have left it; then on the CPU."""
+        devices = [self.device] if self.device.type == "cpu" else [self.device, torch.device("cpu")]
+        notes: tuple[str, ...] = ()
+        for device in devices:
+            for _ in range(2):
+                try:
+                    with self._lane(spec, dtype, device) as lane:
+                        found = work(lane)
+                    return [replace(output, notes=notes) for output in found] if notes else found
+                except TooLargeError:
+                    if device is devices[-1]:
+                        raise
+                    break
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                # Not in the handler: there, the error would still hold the tensors of what failed.
+                self._residents_of(device).evict()
+                self._empty_cache()
+            notes = (f"The memory of {device} was too full: this ran on the CPU.",)
+        raise TooLargeError(
+            f"There is not enough free memory to run {spec.name} on this picture. Choose a smaller model or resolution."
+        )
+
+    @contextmanager
+    def _lane(self, spec: ModelSpec, dtype: str, device: torch.device) -> Iterator[_Lane]:
+        chosen = pick_dtype(dtype if dtype != "auto" else self._settings.dtype, device, spec.parameters)
+
+        def load() -> _Lane:
+            model = self._load(spec, device, chosen)
+            # The first forward of a process is slow for reasons that are not the model's.
+            with torch.no_grad():
+                model(torch.zeros(1, 3, *spec.image_size, device=device, dtype=chosen))
+            return _Lane(model, spec, device, chosen)
+
+        size = spec.parameters * chosen.itemsize
+        with self._residents_of(device).use((spec.checkpoint, spec.revision, chosen), size, load, spec.name) as lane:
+            yield lane
+
+    def _residents_of(self, device: torch.device) -> Residents[_Key, _Lane]:
+        with self._guard:
+            if str(device) not in self._residents:
+                self._residents[str(device)] = Residents(memory_budget(device, self._settings.memory_gb))
+            return self._residents[str(device)]
+
+    def _run(self, lane: _Lane, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
+        jobs = [_Job(part, capture) for part in pixel_values.split(self._settings.max_batch)]
+        with lane.guard:
+            lane.waiting += jobs
+        for job in jobs:
+            while not job.done.is_set():
+                with lane.turn:
+                    if not job.done.is_set():
+                        self._serve(lane, lane.take(self._settings.max_batch))
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
+        return [output for job in jobs for output in job.outputs]
 
     def _serve(self, lane: _Lane, jobs: list[_Job]) -> None:
+        failed: BaseException | None = None
         try:
             self._forward(lane, jobs)
         except BaseException as error:
-            if len(jobs) == 1:
-                jobs[0].error = error
-            else:
-                for job in jobs:
-                    self._serve(lane, [job])
-        finally:
+            # Without the frames of the forward, which hold its tensors.
+            failed = error.with_traceback(None) if is_out_of_memory(error) else error
+        if failed is not None and len(jobs) > 1:
             for job in jobs:
-                job.done.set()
+                self._serve(lane, [job])
+            return
+        for job in jobs:
+            job.error = failed
+            job.done.set()
 
     def _forward(self, lane: _Lane, jobs: list[_Job]) -> None:
-        pixels = torch.cat([job.pixel_values for job in jobs]).to(self.device, lane.dtype)
-        with self._count_guard:
-            self._forwards += 1
+        pixels = torch.cat([job.pixel_values for job in jobs]).to(lane.device, lane.dtype)
         # Not `inference_mode`: transformers caches BEiT's position index for the process, and one that was made there could
         # never again be trained with.
         with torch.no_grad(), record_attention(jobs[0].capture) as record:
-            self._synchronise()
-            start = time.perf_counter()
-            logits = lane.model(pixels)
-            self._synchronise()
-            milliseconds = (time.perf_counter() - start) * 1e3 / len(pixels)
-        outputs = _split(record, logits, lane, pixels, milliseconds)
+            logits, milliseconds = self._timed(lambda: lane.model(pixels), lane.device)
+        outputs = _split(record, logits, lane, pixels, milliseconds / len(pixels))
         for job in jobs:
             job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
 
-    def _synchronise(self) -> None:
+    def _timed(self, forward: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+        """What a forward gives, and its milliseconds."""
+        with self._guard:
+            self._forwards += 1
+        _synchronise(device)
+        start = time.perf_counter()
+        result = forward()
+        _synchronise(device)
+        return result, (time.perf_counter() - start) * 1e3
+
+    def _empty_cache(self) -> None:
+        gc.collect()
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+            torch.cuda.empty_cache()
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _split(
@@ -150,7 +230,7 @@ def _split(
         logits = logits.float().cpu()
         if not torch.isfinite(logits).all():
             raise InvalidScoresError(
-                f"{lane.spec.name} gave invalid scores (not finite numbers) in {_short(lane.dtype)}. Try another dtype or photo."
+                f"{lane.spec.name} gave invalid scores (not finite numbers) in {short(lane.dtype)}. Try another dtype or photo."
             )
     rows = {name: torch.stack(layers, dim=1).cpu() for name, layers in record.rows.items()}
     grid = (pixels.shape[2] // lane.spec.patch_size, pixels.shape[3] // lane.spec.patch_size)
@@ -161,52 +241,7 @@ def _split(
             patch_grid=grid,
             milliseconds=milliseconds,
             device=str(lane.device),
-            dtype=_short(lane.dtype),
+            dtype=short(lane.dtype),
         )
         for index in range(len(pixels))
     ]
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU.
-
-    Raises:
-        OptionError: the device does not exist here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("not a device that runs models here, such as meta")
-    except (RuntimeError, AssertionError, ImportError):
-        raise OptionError(f"Device {name!r} is not available here. Use auto, cpu, cuda or mps.") from None
-    return device
-
-
-def pick_dtype(name: str, device: torch.device, parameters: int) -> torch.dtype:
-    """`auto` is bf16 on CUDA, fp32 on MPS, and on the CPU fp32 unless the model is large and the CPU has bf16.
-
-    Raises:
-        OptionError: an unknown name.
-    """
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16
-        large = device.type == "cpu" and parameters >= LARGE and _cpu_has_bf16()
-        return torch.bfloat16 if large else torch.float32
-    if name not in DTYPES:
-        raise OptionError(f"Unknown dtype {name!r}. Choose from: auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
-
-
-def _cpu_has_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-def _short(dtype: torch.dtype) -> str:
-    return next(name for name, value in DTYPES.items() if value == dtype)

@@ -1,6 +1,6 @@
 """Hybrid ViT: a BiT convolutional network makes the feature map, its cells are the patches of a ViT.
 
-Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1 "Hybrid Architecture". The state dict has the layout of the official
+Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1 "Hybrid Architecture". Reads and writes the layout of the official
 `google/vit-hybrid-base-bit-384`: `vit.embeddings.patch_embeddings.{backbone,projection}`, the ViT, `classifier`.
 """
 
@@ -10,7 +10,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import BitBackbone, BitConfig, PreTrainedModel, ViTConfig, ViTModel
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import ImageClassifierOutput
+
+# transformers writes the `layers` of a ViT as `encoder.layer`, and with them those of the backbone inside, which the official
+# file calls `layers`, too. This, which comes last in writing and first in reading, takes the backbone's back.
+register_checkpoint_conversion_mapping(
+    "ViTHybridForImageClassification",
+    [WeightRenaming(r"stages\.(\d+)\.layers\.", r"stages.\1.encoder.layer.")],
+    overwrite=True,
+)
 
 
 class ViTHybridConfig(ViTConfig):

@@ -1,0 +1,94 @@
+"""Where and in which precision a model runs, and how much memory there is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from vitdemo.errors import OptionError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+LARGE = 50_000_000
+"""Parameters from which bf16 pays on a CPU that has it."""
+
+GPU_SHARE, CPU_SHARE = 0.7, 0.5
+"""Of the memory that is free at the start, what models may take."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        OptionError: the device does not exist here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a device that runs models here, such as meta")
+    except (RuntimeError, AssertionError, ImportError):
+        raise OptionError(f"Device {name!r} is not available here. Use auto, cpu, cuda or mps.") from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, parameters: int) -> torch.dtype:
+    """`auto` is bf16 on CUDA, fp32 on MPS, and on the CPU fp32 unless the model is large and the CPU has bf16.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16
+        large = device.type == "cpu" and parameters >= LARGE and _cpu_has_bf16()
+        return torch.bfloat16 if large else torch.float32
+    if name not in DTYPES:
+        raise OptionError(f"Unknown dtype {name!r}. Choose from: auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def short(dtype: torch.dtype) -> str:
+    """Its name on the command line."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+def memory_budget(device: torch.device, setting: float) -> int:
+    """Bytes that models may take on a device: the setting in 10^9 bytes, or a share of what is free now."""
+    if setting:
+        return int(setting * 1e9)
+    if device.type == "cuda":
+        return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(CPU_SHARE * free_memory())
+
+
+def free_memory() -> int:
+    """Bytes of main memory that programs can still take; in a container, of what it may use."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError, StopIteration):
+        pass  # not Linux, or no limit
+    return max(free, 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room; the CPU's allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -1,0 +1,150 @@
+"""Loaded models within a budget: the least recently used ones leave first, one that is in use never does."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from vitdemo.errors import TooLargeError
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+@dataclass
+class _Resident(Generic[Value]):
+    size: int
+    users: int = 0
+    value: Value | None = None
+    """None while it is being loaded."""
+    unwanted: bool = False
+    """Leaves with its last user."""
+
+
+class Residents(Generic[Key, Value]):
+    """What is in memory. Safe to use from many threads.
+
+    Who needs room waits until the others have let go of enough; until then nobody who came later starts anything, so that a
+    stream of users of small models cannot keep out the one of a large model for ever.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._held: OrderedDict[Key, _Resident[Value]] = OrderedDict()
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @property
+    def used(self) -> int:
+        """Bytes of everything that is held or being loaded."""
+        with self._changed:
+            return self._used()
+
+    def held(self) -> list[tuple[Key, int]]:
+        """What is loaded, and its bytes; the least recently used first."""
+        with self._changed:
+            return [(key, resident.size) for key, resident in self._held.items() if resident.value is not None]
+
+    @contextmanager
+    def use(self, key: Key, size: int, load: Callable[[], Value], name: str) -> Iterator[Value]:
+        """The value of a key, loaded if it is not here, and safe from eviction until the block ends.
+
+        Args:
+            size: bytes that it is going to take.
+            name: what an error calls it.
+
+        Raises:
+            TooLargeError: it alone is larger than the budget.
+        """
+        if size > self.budget:
+            raise TooLargeError(
+                f"{name} takes {size / 1e9:.2f} GB of memory, and models may use {self.budget / 1e9:.2f} GB here. "
+                "Choose a smaller model, or raise VITDEMO_MEMORY_GB."
+            )
+        resident = self._enter(key, size)
+        try:
+            if resident.value is None:
+                resident.value = self._loaded(key, resident, load)
+            yield resident.value
+        finally:
+            self._leave(key, resident)
+
+    def evict(self, key: Key | None = None) -> int:
+        """Let go of what nobody uses; returns the freed bytes.
+
+        Args:
+            key: only this one; if it is in use, it leaves with its last user.
+        """
+        with self._changed:
+            freed = 0
+            for name in list(self._held) if key is None else [key] if key in self._held else []:
+                resident = self._held[name]
+                if not resident.users:
+                    freed += resident.size
+                    del self._held[name]
+                elif key is not None:
+                    resident.unwanted = True
+            self._changed.notify_all()
+            return freed
+
+    def _enter(self, key: Key, size: int) -> _Resident[Value]:
+        """One more user. Of those who need the same value at once, the first one is to load it: it gets an empty resident."""
+        ticket = object()
+        with self._changed:
+            try:
+                while True:
+                    if not self._waiting or self._waiting[0] is ticket:
+                        resident = self._held.get(key)
+                        if resident is None:
+                            if self._make_room(size):
+                                resident = self._held[key] = _Resident(size, users=1)
+                                return resident
+                            if ticket not in self._waiting:
+                                self._waiting.append(ticket)
+                        elif resident.value is not None:
+                            resident.users += 1
+                            self._held.move_to_end(key)
+                            return resident
+                        elif ticket in self._waiting:
+                            # Another one loads it meanwhile: no room is needed any more.
+                            self._waiting.remove(ticket)
+                            self._changed.notify_all()
+                    self._changed.wait()
+            finally:
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
+                    self._changed.notify_all()
+
+    def _loaded(self, key: Key, resident: _Resident[Value], load: Callable[[], Value]) -> Value:
+        try:
+            value = load()
+        except BaseException:
+            with self._changed:
+                del self._held[key]
+            raise
+        with self._changed:
+            resident.value = value
+            self._changed.notify_all()
+        return value
+
+    def _leave(self, key: Key, resident: _Resident[Value]) -> None:
+        with self._changed:
+            resident.users -= 1
+            if resident.unwanted and not resident.users and self._held.get(key) is resident:
+                del self._held[key]
+            self._changed.notify_all()
+
+    def _make_room(self, size: int) -> bool:
+        idle = [key for key, resident in self._held.items() if not resident.users]
+        while self._used() + size > self.budget:
+            if not idle:
+                return False
+            del self._held[idle.pop(0)]
+        return True
+
+    def _used(self) -> int:
+        return sum(resident.size for resident in self._held.values())

@@ -1,0 +1,43 @@
+"""What models there are: embedded ones, the official ones of the Hub, and any other that is here. Never imports torch."""
+
+from vitdemo.registry.cache import remove, remove_damaged
+from vitdemo.registry.checkpoints import PROBE_FILE, WEIGHTS, count_parameters, read_json, spec_from_folder, write_json
+from vitdemo.registry.configs import FAMILIES, processor_from_config
+from vitdemo.registry.configs import patch_side as _patch_side  # noqa: F401
+from vitdemo.registry.console import on_console
+from vitdemo.registry.download import Progress, download, obtain
+from vitdemo.registry.models import (
+    add_folder,
+    available_models,
+    default_models,
+    find_spec,
+    forget_folder,
+    get_spec,
+    ready_models,
+)
+from vitdemo.registry.official import OFFICIAL
+
+__all__ = [
+    "FAMILIES",
+    "OFFICIAL",
+    "PROBE_FILE",
+    "WEIGHTS",
+    "Progress",
+    "add_folder",
+    "available_models",
+    "count_parameters",
+    "default_models",
+    "download",
+    "find_spec",
+    "forget_folder",
+    "get_spec",
+    "obtain",
+    "on_console",
+    "processor_from_config",
+    "read_json",
+    "ready_models",
+    "remove",
+    "remove_damaged",
+    "spec_from_folder",
+    "write_json",
+]

@@ -1,0 +1,181 @@
+"""A folder with a checkpoint, described. Reads configuration files and safetensors headers; never loads weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vitdemo.errors import CheckpointError
+from vitdemo.registry import configs
+from vitdemo.types import ModelSpec, Processor
+
+PROBE_FILE = "linear_probe.safetensors"
+WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+
+def spec_from_folder(
+    folder: Path,
+    source: Literal["embedded", "hub", "local"] = "local",
+    name: str | None = None,
+    known: ModelSpec | None = None,
+) -> ModelSpec:
+    """Describe a checkpoint folder: `config.json`, `preprocessor_config.json`, and the weights.
+
+    Args:
+        name: what it is called; the folder's name if not given.
+        known: what the table of official checkpoints says of it; only those may have pickled weights.
+
+    Raises:
+        CheckpointError: a file is missing, is damaged, or tells of a kind of model that cannot be loaded.
+    """
+    name = name or folder.name
+    config = read_json(folder / "config.json")
+    configs.check_type(name, config)
+    pickled = known is not None and known.source == "hub" and not has_safetensors(folder)
+    weights = [folder / PICKLE] if pickled else weight_files(folder)
+    parameters = known.parameters if known is not None and pickled else sum(map(count_parameters, weights))
+    with _wording(folder / "preprocessor_config.json"):
+        processor = configs.processor_from_config(read_json(folder / "preprocessor_config.json"))
+    with _wording(folder / "config.json"):
+        spec = _spec(folder, source, config, processor, weights, parameters)
+    spec = replace(spec, name=name, pickled=pickled)
+    if known is not None:
+        spec = replace(spec, family=known.family, license=known.license, gated=known.gated)
+    elif source == "hub":
+        spec = replace(spec, license=_card_license(folder))
+    return spec
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: one, or several that an index names.
+
+    Raises:
+        CheckpointError: there are none, or one of them is missing.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        index = read_json(folder / INDEX)
+        with _wording(folder / INDEX):
+            # Names only: an index must not reach out of its folder.
+            names = sorted({Path(file).name for file in index["weight_map"].values()})
+        lacking = [file for file in names if not (folder / file).exists()]
+        if lacking or not names:
+            raise CheckpointError(f"The weights of {folder.name} are missing: {', '.join(lacking) or 'none named'}.")
+        return [folder / file for file in names]
+    if (folder / PICKLE).exists():
+        raise CheckpointError(
+            f"The weights of {folder.name} are pickled ({PICKLE}), and unpickling can run any code. Convert them to safetensors."
+        )
+    raise CheckpointError(f"The weights of {folder.name} are missing or damaged.")
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether there are weights of the safe kind."""
+    return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+
+
+def _spec(
+    folder: Path, source: Any, config: dict[str, Any], processor: Processor, weights: list[Path], parameters: int
+) -> ModelSpec:
+    ours: dict[str, Any] = config.get("vitdemo", {})
+    model_type = config["model_type"]
+    cnn = model_type == "resnet"
+    probe = folder / PROBE_FILE
+    size = configs.image_size(config, processor)
+    if not cnn and processor.crop is None and not isinstance(processor.resize, tuple):
+        # A transformer takes one shape: what is left of the longer side is cut off.
+        processor = replace(processor, crop=size)
+    labels = configs.labels(config)
+    if probe.exists():
+        names = config["id2label"]
+        labels = tuple(names[str(index)] for index in range(len(names)))
+    shown = configs.readouts(config)
+    family = ours.get("family", configs.FAMILY_OF[model_type])
+    return ModelSpec(
+        name=folder.name,
+        family=family if family in configs.FAMILIES else configs.FAMILY_OF[model_type],
+        checkpoint=str(folder),
+        revision=str(ours.get("revision", "local")),
+        source=source,
+        model_type=model_type,
+        image_size=size,
+        patch_size=configs.patch_side(config),
+        num_prefix_tokens=configs.prefix_tokens(config),
+        num_layers=0 if cnn else int(configs.value(config, "num_hidden_layers")),
+        num_heads=0 if cnn else int(configs.value(config, "num_attention_heads")),
+        readouts=shown,
+        labels=labels,
+        processor=processor,
+        parameters=parameters,
+        bytes=sum(file.stat().st_size for file in (*weights, probe) if file.exists()),
+        license=str(ours.get("license", "unknown")),
+        methods=("attention",) if shown else (),
+        threshold=float(ours.get("threshold", 0.0)),
+        pooling="mean" if ours.get("pooling") == "mean" or configs.reads_patches(config) else "class",
+        note=f"{family} has no classifier: the labels are a linear probe's on its features." if probe.exists() else "",
+        reconstructs="ViTMAEForPreTraining" in (config.get("architectures") or []),
+    )
+
+
+def count_parameters(weights: Path) -> int:
+    """Numbers in a safetensors file, from its header alone.
+
+    Raises:
+        CheckpointError: the file is missing or is not a safetensors file.
+    """
+    try:
+        with weights.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError("header too long")
+            header = json.loads(file.read(length))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, struct.error, KeyError, TypeError):
+        raise CheckpointError(f"The weights of {weights.parent.name} are missing or damaged.") from None
+
+
+def _card_license(folder: Path) -> str:
+    """The licence that a Hub repository's README names in its front matter."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")[:10_000]
+    except (OSError, ValueError):
+        return "unknown"
+    found = re.match(r"---\n(?:.*\n)*?license: *([\w.+-]+)", text)
+    return found.group(1) if found else "unknown"
+
+
+@contextmanager
+def _wording(path: Path) -> Iterator[None]:
+    """Whatever a file lacks, or holds in the wrong form, is one error."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise CheckpointError(f"{path.name} of {path.parent.name} is damaged, or lacks what is needed.") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: the file is missing or is not one.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path.name} of {path.parent.name} is missing or damaged.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name} of {path.parent.name} is damaged.")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """As `read_json` reads it."""
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
