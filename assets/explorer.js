@@ -253,14 +253,14 @@ function buildPanel(panel) {
   const facts = [
     `${panel.ms.toFixed(0)} ms${panel.cached ? " (from cache)" : ""}, ${panel.device}, ${panel.dtype}`,
     `${(panel.parameters / 1e6).toFixed(1)} M parameters`,
-    `${panel.grid[0]} × ${panel.grid[1]} patches`,
-    `revision ${panel.revision}`,
+    `${panel.grid[0]} × ${panel.grid[1]} ${panel.layers ? "patches" : "cells"}`,
+    `revision ${/^[0-9a-f]{40}$/.test(panel.revision) ? panel.revision.slice(0, 12) : panel.revision}`,
   ];
   panel.nodes = { canvas, text, low, high, legend, gradient };
   return make(
     "section",
     { class: "vd-panel", "aria-label": panel.model },
-    make("h3", {}, make("span", {}, panel.family), make("code", {}, panel.model)),
+    make("h3", {}, make("span", {}, panel.family), make("code", { title: panel.model }, panel.model)),
     make("div", { class: "vd-picture" }, canvas),
     make("div", { class: "vd-answer" }, labels, verdict(panel)),
     make("div", { class: "vd-reading" }, legend, text),
@@ -320,7 +320,8 @@ function show() {
   photo.onload = redraw;
   panels = value.panels.map(decodePanel);
   const grid = $(".vd-panels");
-  grid.style.setProperty("--columns", panels.length);
+  // Rows of at most six, as equal as can be.
+  grid.style.setProperty("--columns", Math.ceil(panels.length / Math.ceil(panels.length / 6)));
   root.classList.toggle("vd-single", panels.length === 1);
   const built = panels.map(buildPanel);
   showControls();

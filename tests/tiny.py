@@ -115,13 +115,13 @@ def network(kind: str, **changes: Any) -> PreTrainedModel:
 def _made(kind: str, **changes: Any) -> PreTrainedModel:
     made: PreTrainedModel
     if kind == "vit":
-        made = transformers.ViTForImageClassification(transformers.ViTConfig(**_VIT, **changes))
+        made = transformers.ViTForImageClassification(transformers.ViTConfig(**{**_VIT, **changes}))
     elif kind == "dino":
-        made = transformers.ViTModel(transformers.ViTConfig(**_VIT, **changes), add_pooling_layer=False)
+        made = transformers.ViTModel(transformers.ViTConfig(**{**_VIT, **changes}), add_pooling_layer=False)
     elif kind == "deit":
-        made = transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**_VIT, **changes))
+        made = transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**{**_VIT, **changes}))
     elif kind == "deit-plain":
-        made = transformers.DeiTForImageClassification(transformers.DeiTConfig(**_VIT, **changes))
+        made = transformers.DeiTForImageClassification(transformers.DeiTConfig(**{**_VIT, **changes}))
     elif kind in _OTHERS:
         network_class, config_class, fields = _OTHERS[kind]
         common = {key: value for key, value in _VIT.items() if key != "intermediate_size" or "dinov2" not in kind}
@@ -130,7 +130,7 @@ def _made(kind: str, **changes: Any) -> PreTrainedModel:
         fields = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 7, **changes}
         made = transformers.ResNetForImageClassification(transformers.ResNetConfig(**fields))
     elif kind in _BEIT:
-        config = transformers.BeitConfig(**_VIT, **_BEIT[kind], drop_path_rate=0.0, **changes)
+        config = transformers.BeitConfig(**{**_VIT, **_BEIT[kind], "drop_path_rate": 0.0, **changes})
         made = transformers.BeitForImageClassification(config)
     else:
         stage = 2 if kind == "hybrid-stage2" else 3

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vitdemo.errors import OptionError
-from vitdemo.types import AttributionMap, Explanation, Photo, View
+from vitdemo.types import AttributionMap, Explanation, Photo, Reconstruction, View
 
 COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
 """Perceptual ones only: lightness rises steadily, so that they read in grey and for colour-blind eyes."""
@@ -61,6 +61,16 @@ def overlay(
     weight = weights[indices][:, :, None]
     blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(colour_map)[indices] * weight
     return Image.fromarray(np.rint(blended).astype(np.uint8))
+
+
+def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
+    """The crop, what a masked autoencoder saw of it, and what it made of that, in a row."""
+    width, height = found.seen.size
+    crop = photo.image.crop(found.view.crop).resize((width, height), Image.Resampling.LANCZOS)
+    figure = Image.new("RGB", (3 * width + 16, height), "white")
+    for index, picture in enumerate((crop, found.seen, found.filled)):
+        figure.paste(picture, (index * (width + 8), 0))
+    return figure
 
 
 def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side: int = 320) -> Image.Image:

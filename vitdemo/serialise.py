@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitdemo.types import Agreement, Comparison, Explanation, ModelSpec, Prediction
+from vitdemo.types import Agreement, Comparison, Explanation, ModelSpec, Prediction, Reconstruction
 
 
 def model_json(spec: ModelSpec) -> dict[str, Any]:
@@ -79,6 +79,23 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     if explanation.notes:
         result["note"] = " ".join(explanation.notes)
     return result
+
+
+def reconstruction_json(found: Reconstruction, ratio: float, seed: int) -> dict[str, Any]:
+    """What `reconstruct` says."""
+    return {
+        "model": found.spec.name,
+        "grid": list(found.hidden.shape),
+        "crop": list(found.view.crop),
+        "ratio": ratio,
+        "seed": seed,
+        "patches": int(found.hidden.size),
+        "hidden": int(found.hidden.sum()),
+        "ms": found.milliseconds,
+        "device": found.device,
+        "dtype": found.dtype,
+        "revision": found.spec.revision,
+    }
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`models`, `classify`, `explain` and `compare`."""
+"""`classify`, `explain`, `compare` and `reconstruct`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Define them."""
-    models = add_command(commands, "models", run_models, "list the models")
-    models.add_argument("--json", action="store_true", help="JSON on stdout")
-
     classify = add_command(commands, "classify", run_classify, "name what is on pictures")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
     classify.add_argument("--top-k", type=positive, default=5, help="labels a model (default: 5)")
@@ -46,25 +43,21 @@ def add_commands(commands: Any) -> None:
     explain.add_argument("--raw", type=Path, metavar="NPZ", help="write the numbers to this file")
     add_inference(explain)
 
+    reconstruct = add_command(
+        commands, "reconstruct", run_reconstruct, "let a masked autoencoder fill in hidden patches"
+    )
+    reconstruct.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
+    reconstruct.add_argument("--ratio", type=float, default=0.75, help="share of hidden patches (default: 0.75)")
+    reconstruct.add_argument("--seed", type=int, default=0, help="which patches are hidden")
+    reconstruct.add_argument(
+        "--out", type=Path, metavar="PNG", help="write crop, what was seen, and what was made of it"
+    )
+    add_inference(reconstruct)
+
     compare = add_command(commands, "compare", run_compare, "several models side by side")
     compare.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
     add_display(compare)
     add_inference(compare)
-
-
-def run_models(options: argparse.Namespace) -> int:
-    from vitdemo.serialise import model_json
-
-    entries = [model_json(spec) for spec in available_models()]
-    if options.json:
-        print_json(entries)
-    for entry in [] if options.json else entries:
-        size = "x".join(map(str, entry["image_size"]))
-        print(
-            f"{entry['name']:14} {entry['family']:8} {entry['parameters'] / 1e6:6.1f} M  {size}  "
-            f"patch {entry['patch_size']:2}  {entry['classes']} classes  {entry['bytes'] / 1e6:.1f} MB  {entry['source']}"
-        )
-    return FINE
 
 
 def run_classify(options: argparse.Namespace) -> int:
@@ -133,6 +126,33 @@ def run_compare(options: argparse.Namespace) -> int:
         for pair in entry["agreement"]:
             correlation = "-" if pair["rank_correlation"] is None else f"{pair['rank_correlation']:+.2f}"
             print(f"  {' / '.join(pair['models']):30} {pair['prediction']}, maps {correlation}")
+    return FINE
+
+
+def run_reconstruct(options: argparse.Namespace) -> int:
+    from vitdemo.rendering import reconstruction_figure
+    from vitdemo.serialise import reconstruction_json
+
+    if not options.model:
+        options.model = [next((spec.name for spec in available_models() if spec.reconstructs), "")]
+    specs, pipeline = specs_of(options, every=False), pipeline_of(options)
+    if len(specs) > 1:
+        raise OptionError("reconstruct takes one model.")
+    photo = _open_or_report(pipeline, options)
+    if photo is None:
+        return SOME_FAILED
+    found = pipeline.reconstruct(photo, specs[0], ratio=options.ratio, seed=options.seed, dtype=options.dtype)
+    if options.out:
+        figure = reconstruction_figure(photo, found)
+        _write(options.out, lambda: figure.save(options.out, format="PNG"))
+    entry = {"image": options.image, **reconstruction_json(found, options.ratio, options.seed)}
+    if options.json:
+        print_json(entry)
+    else:
+        print(options.image)
+        print(
+            f"  {found.spec.name}  {entry['hidden']} of {entry['patches']} patches hidden  ({found.milliseconds:.0f} ms)"
+        )
     return FINE
 
 

@@ -1,6 +1,6 @@
 """What models there are: embedded ones, the official ones of the Hub, and any other that is here. Never imports torch."""
 
-from vitdemo.registry.cache import remove, remove_damaged
+from vitdemo.registry.cache import is_hub_name, remove, remove_damaged
 from vitdemo.registry.checkpoints import PROBE_FILE, WEIGHTS, count_parameters, read_json, spec_from_folder, write_json
 from vitdemo.registry.configs import FAMILIES, processor_from_config
 from vitdemo.registry.configs import patch_side as _patch_side  # noqa: F401
@@ -31,6 +31,7 @@ __all__ = [
     "find_spec",
     "forget_folder",
     "get_spec",
+    "is_hub_name",
     "obtain",
     "on_console",
     "processor_from_config",

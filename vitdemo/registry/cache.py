@@ -14,6 +14,8 @@ from vitdemo.registry.checkpoints import PICKLE, has_safetensors, weight_files
 
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]{0,95}/\w[\w.-]{0,95})(@(?P<revision>\w[\w./-]{0,95}))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""A commit or git's name of a file, or a SHA-256."""
 
 
 def split(name: str) -> tuple[str, str]:
@@ -103,8 +105,11 @@ def remove_damaged(found: Path) -> list[str]:
     """Delete the files of a snapshot whose contents are not what their names in the cache promise; returns their names."""
     damaged = []
     for pointer in sorted(found.iterdir()):
-        blob = pointer.resolve()
-        if pointer.is_symlink() and blob.exists() and checksum(blob, blob.name) != blob.name:
+        if not pointer.is_symlink():
+            continue
+        # Not all links to its end: what lies there need not be named by its contents.
+        blob = pointer.parent / pointer.readlink()
+        if DIGEST.fullmatch(blob.name) and blob.exists() and checksum(blob, blob.name) != blob.name:
             blob.unlink()
             pointer.unlink()
             damaged.append(pointer.name)

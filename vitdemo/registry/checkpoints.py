@@ -16,6 +16,7 @@ from vitdemo.errors import CheckpointError
 from vitdemo.registry import configs
 from vitdemo.types import ModelSpec, Processor
 
+_PART = re.compile(r"\w[\w.-]*\.safetensors")
 PROBE_FILE = "linear_probe.safetensors"
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
@@ -36,21 +37,34 @@ def spec_from_folder(
         CheckpointError: a file is missing, is damaged, or tells of a kind of model that cannot be loaded.
     """
     name = name or folder.name
-    config = read_json(folder / "config.json")
-    configs.check_type(name, config)
+    spec = spec_from_configs(folder, source, name)
     pickled = known is not None and known.source == "hub" and not has_safetensors(folder)
     weights = [folder / PICKLE] if pickled else weight_files(folder)
     parameters = known.parameters if known is not None and pickled else sum(map(count_parameters, weights))
-    with _wording(folder / "preprocessor_config.json"):
-        processor = configs.processor_from_config(read_json(folder / "preprocessor_config.json"))
-    with _wording(folder / "config.json"):
-        spec = _spec(folder, source, config, processor, weights, parameters)
-    spec = replace(spec, name=name, pickled=pickled)
+    files = [file for file in (*weights, folder / PROBE_FILE) if file.exists()]
+    size = sum(file.stat().st_size for file in files)
+    spec = replace(spec, pickled=pickled, parameters=parameters, bytes=size)
     if known is not None:
         spec = replace(spec, family=known.family, license=known.license, gated=known.gated)
     elif source == "hub":
         spec = replace(spec, license=_card_license(folder))
     return spec
+
+
+def spec_from_configs(folder: Path, source: Literal["embedded", "hub", "local"], name: str) -> ModelSpec:
+    """What a checkpoint's configuration files tell: all but its size.
+
+    Raises:
+        CheckpointError: as `spec_from_folder`.
+    """
+    config = read_json(folder / "config.json")
+    configs.check_type(name, config)
+    if source == "hub":
+        configs.check_architecture(name, config)
+    with _wording(folder / "preprocessor_config.json"):
+        processor = configs.processor_from_config(read_json(folder / "preprocessor_config.json"))
+    with _wording(folder / "config.json"):
+        return replace(_spec(folder, source, config, processor), name=name)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -62,13 +76,10 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        index = read_json(folder / INDEX)
-        with _wording(folder / INDEX):
-            # Names only: an index must not reach out of its folder.
-            names = sorted({Path(file).name for file in index["weight_map"].values()})
+        names = parts(folder)
         lacking = [file for file in names if not (folder / file).exists()]
-        if lacking or not names:
-            raise CheckpointError(f"The weights of {folder.name} are missing: {', '.join(lacking) or 'none named'}.")
+        if lacking:
+            raise CheckpointError(f"The weights of {folder.name} are missing: {', '.join(lacking)}.")
         return [folder / file for file in names]
     if (folder / PICKLE).exists():
         raise CheckpointError(
@@ -77,14 +88,27 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"The weights of {folder.name} are missing or damaged.")
 
 
+def parts(folder: Path) -> list[str]:
+    """Names of the files that the index of the weights lists.
+
+    Raises:
+        CheckpointError: it is damaged, or lists what is no safetensors file beside it.
+    """
+    index = read_json(folder / INDEX)
+    with _wording(folder / INDEX):
+        names = sorted(set(index["weight_map"].values()))
+        # An index must not reach out of its folder.
+        if not names or not all(_PART.fullmatch(name) for name in names):
+            raise ValueError("no name of a part")
+    return names
+
+
 def has_safetensors(folder: Path) -> bool:
     """Whether there are weights of the safe kind."""
     return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
 
 
-def _spec(
-    folder: Path, source: Any, config: dict[str, Any], processor: Processor, weights: list[Path], parameters: int
-) -> ModelSpec:
+def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processor) -> ModelSpec:
     ours: dict[str, Any] = config.get("vitdemo", {})
     model_type = config["model_type"]
     cnn = model_type == "resnet"
@@ -114,8 +138,8 @@ def _spec(
         readouts=shown,
         labels=labels,
         processor=processor,
-        parameters=parameters,
-        bytes=sum(file.stat().st_size for file in (*weights, probe) if file.exists()),
+        parameters=0,
+        bytes=0,
         license=str(ours.get("license", "unknown")),
         methods=("attention",) if shown else (),
         threshold=float(ours.get("threshold", 0.0)),
@@ -138,7 +162,7 @@ def count_parameters(weights: Path) -> int:
                 raise ValueError("header too long")
             header = json.loads(file.read(length))
         return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, struct.error, KeyError, TypeError):
+    except (OSError, ValueError, struct.error, AttributeError, LookupError, RecursionError, TypeError):
         raise CheckpointError(f"The weights of {weights.parent.name} are missing or damaged.") from None
 
 
@@ -148,7 +172,7 @@ def _card_license(folder: Path) -> str:
         text = (folder / "README.md").read_text(encoding="utf-8")[:10_000]
     except (OSError, ValueError):
         return "unknown"
-    found = re.match(r"---\n(?:.*\n)*?license: *([\w.+-]+)", text)
+    found = re.match(r"---\n(?:(?!---).*\n)*?license: *[\"']?([\w.+-]+)", text)
     return found.group(1) if found else "unknown"
 
 
@@ -157,7 +181,7 @@ def _wording(path: Path) -> Iterator[None]:
     """Whatever a file lacks, or holds in the wrong form, is one error."""
     try:
         yield
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise CheckpointError(f"{path.name} of {path.parent.name} is damaged, or lacks what is needed.") from None
 
 
@@ -169,7 +193,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         raise CheckpointError(f"{path.name} of {path.parent.name} is missing or damaged.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} of {path.parent.name} is damaged.")

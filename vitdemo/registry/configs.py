@@ -28,6 +28,30 @@ FAMILY_OF = {
 }
 """By transformers' `model_type`: the types that can be loaded."""
 
+ARCHITECTURES = (
+    "BeitForImageClassification",
+    "BeitModel",
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+    "DeiTModel",
+    "DINOv3ViTModel",
+    "Dinov2ForImageClassification",
+    "Dinov2Model",
+    "Dinov2WithRegistersForImageClassification",
+    "Dinov2WithRegistersModel",
+    "IJepaForImageClassification",
+    "IJepaModel",
+    "ResNetForImageClassification",
+    "ResNetModel",
+    "ViTForImageClassification",
+    "ViTHybridForImageClassification",
+    "ViTMAEForPreTraining",
+    "ViTMSNForImageClassification",
+    "ViTMSNModel",
+    "ViTModel",
+)
+"""transformers' classes that `vitdemo.loading` takes."""
+
 _WHY_NOT = {
     "levit": "its attention does not pass through transformers' attention interface",
     "cvt": "its attention does not pass through transformers' attention interface",
@@ -72,7 +96,22 @@ def check_type(name: str, config: Config) -> str:
         raise CheckpointError(
             f"{name} is of type {model_type!r}, which cannot be loaded: {reason}. Types that can: {', '.join(FAMILY_OF)}."
         )
+    if config.get("num_channels", 3) != 3:
+        raise CheckpointError(f"{name} cannot be loaded: it does not read colour pictures, which have 3 channels.")
     return model_type
+
+
+def check_architecture(name: str, config: Config) -> None:
+    """Refuse networks of a type that can be loaded, but for another task, before their weights are fetched.
+
+    Raises:
+        CheckpointError: it is one; the message names what can be loaded.
+    """
+    architecture = str((config.get("architectures") or ["model without an architecture"])[0])
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{name} is a {architecture}, which cannot be loaded. Architectures that can: {', '.join(ARCHITECTURES)}."
+        )
 
 
 def value(config: Config, key: str) -> Any:
@@ -152,6 +191,10 @@ def patch_side(config: Config) -> int:
     return side
 
 
+_OF_THE_SHORTER_SIDE = ("Bit", "CLIP", "ViTHybrid")
+"""Processors that take a size of one number as that of the shorter side, others as that of a square."""
+
+
 def processor_from_config(config: Config) -> Processor:
     """Read transformers' `preprocessor_config.json`, old and new spellings of the sizes included."""
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
@@ -160,6 +203,8 @@ def processor_from_config(config: Config) -> Processor:
         size = config.get("size", 224)
         if isinstance(size, dict):
             resize = int(size["shortest_edge"]) if "shortest_edge" in size else (size["height"], size["width"])
+        elif isinstance(size, int) and kind.startswith(_OF_THE_SHORTER_SIDE):
+            resize = size
         else:
             resize = pair(size)
     crop = None
@@ -177,9 +222,14 @@ def processor_from_config(config: Config) -> Processor:
         crop=crop,
         resample=int(config.get("resample", 2)),
         rescale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
-        mean=tuple(config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
-        std=tuple(config["image_std"]) if normalise else (1.0, 1.0, 1.0),
+        mean=_colours(config["image_mean"]) if normalise else (0.0, 0.0, 0.0),
+        std=_colours(config["image_std"]) if normalise else (1.0, 1.0, 1.0),
     )
+
+
+def _colours(values: Any) -> tuple[float, ...]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdemo.errors import DownloadError, NotDownloadedError, UnknownModelError
-from vitdemo.registry import cache, configs
-from vitdemo.registry.checkpoints import INDEX, PICKLE, WEIGHTS, read_json
-from vitdemo.registry.models import find_spec, hub_spec, spec_from_snapshot
+from vitdemo.registry import cache
+from vitdemo.registry.answers import worded
+from vitdemo.registry.checkpoints import INDEX, PICKLE, WEIGHTS, parts
+from vitdemo.registry.models import check_snapshot, find_spec, hub_spec, named, spec_from_snapshot
 from vitdemo.registry.official import OFFICIAL
-from vitdemo.registry.transfer import HubAnswerError, transfer
+from vitdemo.registry.transfer import transfer
 from vitdemo.settings import VERSION
 from vitdemo.types import ModelSpec
 
 RESERVE = 100_000_000
 """Bytes of the disk that a download leaves free."""
+
+LARGEST_TEXT = 10_000_000
+"""Bytes of a file that is read before it is known what the repository holds."""
 
 ASK_TIMEOUT = 10.0
 """Seconds for the question what a repository holds."""
@@ -75,19 +79,18 @@ def download(
         raise DownloadError(
             f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Use an embedded model, or unset it."
         )
-    with _worded(name, known):
+    with worded(name, known):
         commit, files = _ask(repo, revision)
         folder = cache.folder(repo)
         snapshot = folder / "snapshots" / commit
         meter = _Meter(report, cancel)
-        config = _named(files, "config.json", name)
-        processor = _named(files, "preprocessor_config.json", name)
-        # Whether it can be loaded at all shows before anything large is fetched.
-        small = [config, processor, *(file for file in files if file.name == "README.md" and file.size < 1_000_000)]
+        small = [_text(files, "config.json", name), _text(files, "preprocessor_config.json", name)]
+        small += [file for file in files if file.name == "README.md" and file.size < LARGEST_TEXT]
         _fetch_all(repo, commit, small, meter)
-        configs.check_type(name, read_json(snapshot / "config.json"))
-        if _find(files, WEIGHTS) is None and (index := _find(files, INDEX)) is not None:
-            _fetch_all(repo, commit, [index], meter)
+        # Whether it can be loaded at all shows before anything large is fetched.
+        check_snapshot(snapshot, name)
+        if _find(files, WEIGHTS) is None and _find(files, INDEX) is not None:
+            _fetch_all(repo, commit, [_text(files, INDEX, name)], meter)
         weights = _weights(name, files, snapshot, pickle=known is not None)
         _check_room(name, folder, weights)
         meter.total = sum(file.size for file in weights)
@@ -99,15 +102,25 @@ def download(
 
 def _ask(repo: str, revision: str) -> tuple[str, list[_File]]:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
 
-    info = HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, files_metadata=True, timeout=ASK_TIMEOUT)
+    try:
+        info = HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, files_metadata=True, timeout=ASK_TIMEOUT)
+    except HFValidationError:
+        raise
+    except (LookupError, TypeError, ValueError):
+        raise DownloadError(
+            f"What the Hub says of {repo} cannot be read. Something else may answer in its place."
+        ) from None
     files = [
         _File(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else entry.blob_id or "")
         for entry in info.siblings or []
     ]
-    if info.sha is None:
-        raise DownloadError(f"The Hub names no revision of {repo}.")
-    return info.sha, files
+    # These become names of files here.
+    named = [info.sha or "", *(file.digest for file in files)]
+    if not all(cache.DIGEST.fullmatch(digest) for digest in named):
+        raise DownloadError(f"What the Hub says of {repo} cannot be read: a checksum is missing.")
+    return named[0], files
 
 
 def _weights(name: str, files: list[_File], snapshot: Path, pickle: bool) -> list[_File]:
@@ -115,9 +128,8 @@ def _weights(name: str, files: list[_File], snapshot: Path, pickle: bool) -> lis
     if (whole := _find(files, WEIGHTS)) is not None:
         return [whole]
     if (snapshot / INDEX).exists():
-        with _worded_index(name):
-            names = sorted({Path(file).name for file in read_json(snapshot / INDEX)["weight_map"].values()})
-        return [_named(files, part, name) for part in names]
+        with named(snapshot, name):
+            return [_named(files, part, name) for part in parts(snapshot)]
     if pickle:
         return [_named(files, PICKLE, name)]
     if _find(files, PICKLE) is not None:
@@ -127,16 +139,7 @@ def _weights(name: str, files: list[_File], snapshot: Path, pickle: bool) -> lis
     raise DownloadError(f"{name} has no weights in the form of safetensors.")
 
 
-@contextmanager
-def _worded_index(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError):
-        raise DownloadError(f"The index of the weights of {name} is damaged.") from None
-
-
 def _fetch_all(repo: str, commit: str, files: list[_File], meter: _Meter) -> None:
-    from filelock import FileLock
     from huggingface_hub import get_token, hf_hub_url
 
     folder = cache.folder(repo)
@@ -148,8 +151,9 @@ def _fetch_all(repo: str, commit: str, files: list[_File], meter: _Meter) -> Non
         partial = blob.with_name(f"{blob.name}.incomplete")
         for place in (blob.parent, pointer.parent):
             place.mkdir(parents=True, exist_ok=True)
-        # Another process may fetch the same file.
-        with FileLock(folder / "blobs" / f"{file.digest}.lock"):
+        with _locked(folder / "blobs" / f"{file.digest}.lock", meter):
+            if blob.exists() and cache.checksum(blob, file.digest) != file.digest:
+                blob.unlink()  # damaged since it came
             if not blob.exists():
                 meter.add(partial.stat().st_size if partial.exists() else 0, new=False)
                 url = hf_hub_url(repo, file.name, revision=commit, endpoint=_endpoint())
@@ -165,7 +169,25 @@ def _fetch_all(repo: str, commit: str, files: list[_File], meter: _Meter) -> Non
             else:
                 meter.add(file.size, new=False)
             _point(pointer, blob)
-        (folder / "blobs" / f"{file.digest}.lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, meter: _Meter) -> Iterator[None]:
+    """Wait until nobody else fetches the same file, in this process or another; can be cancelled."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=0.5)
+            break
+        except Timeout:
+            meter.add(0)
+    try:
+        yield
+    finally:
+        lock.release()
+    path.unlink(missing_ok=True)
 
 
 def _point(pointer: Path, blob: Path) -> None:
@@ -184,7 +206,8 @@ def _write_reference(folder: Path, revision: str, commit: str) -> None:
         return
     reference = folder / "refs" / revision
     reference.parent.mkdir(parents=True, exist_ok=True)
-    temporary = reference.with_name(f"{reference.name}.tmp")
+    # Of its own name: another thread or process may write the same.
+    temporary = reference.with_name(f"{reference.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     temporary.write_text(commit, encoding="utf-8")
     temporary.replace(reference)
 
@@ -223,7 +246,9 @@ class _Meter:
         now = time.monotonic()
         if now - self._told > 0.2 or self._done >= self.total:
             self._told = now
-            self._report(Progress(self._done, self.total, max(0, self._new) / max(now - self._start, 1e-6)))
+            self._report(
+                Progress(min(self._done, self.total), self.total, max(0, self._new) / max(now - self._start, 1e-6))
+            )
 
 
 def _find(files: list[_File], name: str) -> _File | None:
@@ -237,47 +262,11 @@ def _named(files: list[_File], name: str, model: str) -> _File:
     return found
 
 
-@contextmanager
-def _worded(name: str, known: ModelSpec | None) -> Iterator[None]:
-    """Whatever the Hub or the network answers, in words."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    how = known.gated if known is not None and known.gated else _access(name)
-    try:
-        yield
-    except GatedRepoError:
-        raise DownloadError(f"{name} is gated. {how}") from None
-    except HubAnswerError as error:
-        if error.status in (401, 403):
-            raise DownloadError(f"{name} is gated or private. {how}") from None
-        raise DownloadError(f"The Hub answered {error} for a file of {name}. Try again later.") from None
-    except RevisionNotFoundError:
-        raise DownloadError(f"{name}: the model is on the Hub, but not this revision of it.") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise DownloadError(
-            f"There is no model {name} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN."
-        ) from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "nothing")
-        raise DownloadError(f"The Hub answered {status}. Try again later, or use an embedded model.") from None
-    except Exception as error:
-        if not type(error).__module__.startswith("httpx"):
-            raise
-        raise DownloadError(
-            f"{name} is not on this machine and the Hub cannot be reached ({type(error).__name__}). "
-            "Use an embedded model, or try again."
-        ) from None
-
-
-def _access(name: str) -> str:
-    page = f"https://huggingface.co/{cache.split(name)[0]}"
-    return f"Ask for access at {page} with your account, then give its token as HF_TOKEN."
+def _text(files: list[_File], name: str, model: str) -> _File:
+    found = _named(files, name, model)
+    if found.size > LARGEST_TEXT:
+        raise DownloadError(f"{name} of {model} is {found.size / 1e6:.0f} MB large, which such a file never is.")
+    return found
 
 
 def _endpoint() -> str | None:

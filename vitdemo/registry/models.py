@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from vitdemo.errors import CheckpointError, NotDownloadedError, OptionError, UnknownModelError
 from vitdemo.registry import cache
-from vitdemo.registry.checkpoints import spec_from_folder
+from vitdemo.registry.checkpoints import spec_from_configs, spec_from_folder
 from vitdemo.registry.configs import FAMILIES
 from vitdemo.registry.official import OFFICIAL
 from vitdemo.settings import ASSETS, Settings
@@ -64,10 +65,8 @@ def find_spec(name: str) -> ModelSpec:
         CheckpointError: the folder holds no model that can be loaded.
         NotDownloadedError: it is on the Hub, and its weights are not here.
     """
-    folder = Path(name)
-    if (folder / "config.json").is_file():
-        return spec_from_folder(folder)
-    return get_spec(name)
+    folder = _folder_of(name)
+    return get_spec(name) if folder is None else spec_from_folder(folder)
 
 
 def add_folder(path: str) -> ModelSpec:
@@ -77,15 +76,24 @@ def add_folder(path: str) -> ModelSpec:
         OptionError: there is no such folder with a model, or its name is taken.
         CheckpointError: the model cannot be loaded.
     """
-    folder = Path(path).expanduser().resolve()
-    if not (folder / "config.json").is_file():
+    folder = _folder_of(path)
+    if folder is None:
         raise OptionError(f"{path!r} is neither organisation/model on the Hub nor a folder with a config.json.")
-    spec = spec_from_folder(folder)
+    spec = spec_from_folder(folder.resolve())
     taken = _embedded().get(spec.name) or _added.get(spec.name)
     if taken is not None and taken.checkpoint != spec.checkpoint:
         raise OptionError(f"There is a model {spec.name!r} already. Rename the folder.")
     _added[spec.name] = spec
     return spec
+
+
+def _folder_of(path: str) -> Path | None:
+    """The folder, if there is one with a model in it."""
+    try:
+        folder = Path(path).expanduser()
+        return folder if (folder / "config.json").is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, of no such user, with a zero byte
+        return None
 
 
 def forget_folder(name: str) -> None:
@@ -116,11 +124,28 @@ def hub_spec(name: str) -> ModelSpec | None:
 @lru_cache(maxsize=256)
 def spec_from_snapshot(found: Path, name: str) -> ModelSpec:
     """The files of a commit never change."""
-    try:
+    with named(found, name):
         spec = spec_from_folder(found, "hub", name, OFFICIAL.get(cache.split(name)[0]))
+    return replace(spec, revision=found.name)
+
+
+def check_snapshot(found: Path, name: str) -> None:
+    """Whether it can be loaded, as far as the configuration files tell.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    with named(found, name):
+        spec_from_configs(found, "hub", name)
+
+
+@contextmanager
+def named(found: Path, name: str) -> Iterator[None]:
+    """A snapshot's folder has the name of a commit, which tells nobody anything."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(found.name, name)) from None
-    return replace(spec, revision=found.name)
 
 
 def _hub() -> Iterator[ModelSpec]:

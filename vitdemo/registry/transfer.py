@@ -20,7 +20,6 @@ RETRIES = 4
 PAUSE = 1.0
 """Seconds between attempts."""
 TIMEOUT = httpx.Timeout(10, read=20)
-CHUNK = 1 << 16
 SLOWEST, PATIENCE = 1000, 60.0
 """Fewer bytes a second than this, over so many seconds, is given up."""
 
@@ -51,6 +50,9 @@ def transfer(url: str, target: Path, size: int, headers: Mapping[str, str], tick
             before = _length(target)
             if before == size:
                 return
+            tick(0)
+            if before > size:
+                before = _discard(target, tick)
             try:
                 _attempt(client, url, target, size, headers, tick, pace)
             except httpx.TransportError as error:
@@ -65,8 +67,6 @@ def transfer(url: str, target: Path, size: int, headers: Mapping[str, str], tick
             if after == size:
                 return
             if after > size:
-                target.unlink()
-                tick(-after)
                 last = "more came than was announced"
             failures = 0 if before < after < size else failures + 1
             if failures > RETRIES:
@@ -94,10 +94,10 @@ def _attempt(
             raise HubAnswerError(response.status_code, response.headers.get("X-Error-Code", ""))
         if start and response.status_code != 206:
             # It does not resume: from the start.
-            target.unlink()
-            tick(-start)
+            _discard(target, tick)
         with target.open("ab") as file:
-            for chunk in response.iter_raw(CHUNK):
+            # Not in pieces of a set size: of those, what has come of the last one is lost where the connection breaks off.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 tick(len(chunk))
                 pace.check(len(chunk))
@@ -133,6 +133,14 @@ def _length(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _discard(target: Path, tick: Callable[[int], None]) -> int:
+    """Throw away what is there; returns the length that is left."""
+    gone = _length(target)
+    target.unlink()
+    tick(-gone)
+    return 0
 
 
 def _disk(error: OSError) -> DownloadError:

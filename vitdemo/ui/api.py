@@ -10,9 +10,16 @@ import gradio as gr
 
 from vitdemo.errors import ImageError
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import available_models, default_models, get_spec
-from vitdemo.rendering import comparison_figure, overlay
-from vitdemo.serialise import comparison_json, explanation_json, model_json, prediction_json, save_npz
+from vitdemo.registry import available_models, default_models, get_spec, ready_models
+from vitdemo.rendering import comparison_figure, overlay, reconstruction_figure
+from vitdemo.serialise import (
+    comparison_json,
+    explanation_json,
+    model_json,
+    prediction_json,
+    reconstruction_json,
+    save_npz,
+)
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.components.photo import PhotoInput
 from vitdemo.ui.errors import user_errors
@@ -22,10 +29,10 @@ INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit":
 
 
 def add_endpoints(pipeline: Pipeline) -> None:
-    """Define `/models`, `/classify`, `/explain` and `/compare` inside an open `gr.Blocks`."""
+    """Define `/models`, `/classify`, `/explain`, `/compare` and `/reconstruct` inside an open `gr.Blocks`."""
 
     def models() -> list[dict[str, Any]]:
-        """Every model: name, family, source, parameters, image size, patch size, classes, bytes, and whether it works offline."""
+        """Every model: name, family, source, parameters, image and patch size, classes, bytes, licence, and whether it is here."""
         return [model_json(spec) for spec in available_models()]
 
     def classify(image: Photo | None, models: list[str] | None = None, top_k: int = 5) -> list[dict[str, Any]]:
@@ -38,7 +45,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """
         with user_errors():
             photo = _required(image)
-            specs = _specs(models) or [available_models()[0]]
+            specs = _specs(models) or [ready_models()[0]]
             found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
             return [{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}]
 
@@ -66,7 +73,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """
         with user_errors():
             photo = _required(image)
-            spec = get_spec(model) if model else available_models()[0]
+            spec = get_spec(model) if model else ready_models()[0]
             explanation = pipeline.explain(
                 photo,
                 spec,
@@ -105,6 +112,25 @@ def add_endpoints(pipeline: Pipeline) -> None:
             comparison_figure(photo, comparison.explanations).save(png)
             return {"image": photo.name, **comparison_json(comparison)}, str(png)
 
+    def reconstruct(
+        image: Photo | None, model: str | None = None, ratio: float = 0.75, seed: int = 0
+    ) -> tuple[dict[str, Any], str]:
+        """What a masked autoencoder makes up for hidden patches: the facts as JSON; crop, what it saw, and the result as PNG.
+
+        Args:
+            image: a picture file, its address, or a data URL.
+            model: a masked autoencoder from /models; empty means the first one that is on the server.
+            ratio: share of the patches that is hidden, above 0 and below 1.
+            seed: which ones.
+        """
+        with user_errors():
+            photo = _required(image)
+            name = model or next((spec.name for spec in ready_models() if spec.reconstructs), "facebook/vit-mae-base")
+            found = pipeline.reconstruct(photo, get_spec(name), ratio=ratio, seed=int(seed))
+            png = _folder() / "reconstruction.png"
+            reconstruction_figure(photo, found).save(png)
+            return {"image": photo.name, **reconstruction_json(found, ratio, int(seed))}, str(png)
+
     def _folder() -> Path:
         """A new folder where Gradio keeps uploads, so that it deletes ours with them."""
         folder = Path(picture.GRADIO_CACHE) / uuid.uuid4().hex
@@ -137,11 +163,13 @@ def add_endpoints(pipeline: Pipeline) -> None:
             api_name="explain",
             **INFERENCE,
         )
+        ratio, seed = gr.Number(0.75, label="ratio"), gr.Number(0, precision=0, label="seed")
+        trigger.click(reconstruct, [photo, model, ratio, seed], [result, picture], api_name="reconstruct", **INFERENCE)
         trigger.click(compare, [photo, names, layer, head], [result, picture], api_name="compare", **INFERENCE)
 
 
 def _names(multiselect: bool = False) -> gr.Dropdown:
-    choices = [spec.name for spec in available_models()]
+    choices = [spec.name for spec in ready_models()]
     # Our own message names the choices; a custom value must reach it.
     return gr.Dropdown(
         choices, value=[] if multiselect else None, multiselect=multiselect, allow_custom_value=True, label="models"

@@ -7,19 +7,21 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import available_models, default_models, get_spec
+from vitdemo.registry import default_models, get_spec
 from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import PhotoInput, fetch_to_cache
+from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_html
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples
 from vitdemo.ui.limits import middleware
+from vitdemo.ui.models import ModelsTab, choices
 
 TITLE = "vitdemo: what Vision Transformers see"
-COMPARE, EXPLAIN = "compare", "explain"
+COMPARE, EXPLAIN, MODELS = "compare", "explain", "models"
 
 Value = dict[str, Any] | None
 
@@ -53,6 +55,18 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     def on_explain_tab(photo: Photo | None, model: str, stale: str) -> tuple[str, Any, Any]:
         return (EXPLAIN, on_explain(photo, model), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
 
+    def on_rebuild(photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any]:
+        """Only a masked autoencoder fills in patches; for others there is nothing to show."""
+        with user_errors():
+            spec = get_spec(model)
+            if tab != EXPLAIN or photo is None or not spec.reconstructs:
+                return gr.update(visible=False), gr.skip()
+            found = pipeline.reconstruct(photo, spec, ratio=share, seed=seed)
+            return gr.update(visible=True), reconstruction_html(photo, found)
+
+    def on_again(photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any, int]:
+        return (*on_rebuild(photo, tab, model, share, seed + 1), seed + 1)
+
     def on_address(url: str) -> str:
         with user_errors():
             return fetch_to_cache(url.strip(), photo.GRADIO_CACHE)
@@ -65,7 +79,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     with gr.Blocks(
         title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)
     ) as page:
-        tab, stale = gr.State(COMPARE), gr.State("")
+        tab, stale, seed = gr.State(COMPARE), gr.State(""), gr.State(0)
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280, elem_id="source"):
@@ -89,7 +103,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE):
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     models = gr.Dropdown(
-                        [(f"{spec.family} ({spec.name})", spec.name) for spec in available_models()],
+                        choices(),
                         value=default,
                         multiselect=True,
                         label="Models",
@@ -98,23 +112,37 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     compared = explorer(on_compare(first, default), elem_id="compared")
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
                     model = gr.Dropdown(
-                        [(f"{spec.family} ({spec.name})", spec.name) for spec in available_models()],
+                        choices(),
                         value=default[0],
                         label="Model",
                         elem_id="model",
                     )
                     explained = explorer(on_explain(first, default[0]), elem_id="explained")
+                    with gr.Column(visible=False, elem_id="masked") as masked:
+                        with gr.Row(equal_height=True):
+                            share = gr.Slider(0.1, 0.95, 0.75, step=0.05, label="Share of hidden patches", scale=4)
+                            again = gr.Button("Hide others", scale=1, min_width=120)
+                        rebuilt = reconstruction(elem_id="rebuilt")
+                with gr.Tab("Models", id=MODELS) as models_tab:
+                    listed = ModelsTab(pipeline)
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 
         private: dict[str, Any] = {"api_visibility": "private"}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
         inputs, outputs = [photo, tab, models, model], [compared, explained, stale]
-        photo.change(on_photo, inputs, outputs, **running)
+        changed = photo.change(on_photo, inputs, outputs, **running)
         models.input(on_compare, [photo, models], compared, **running)
-        model.input(on_explain, [photo, model], explained, **running)
+        chosen = model.input(on_explain, [photo, model], explained, **running)
         compare_tab.select(on_compare_tab, [photo, models, stale], [tab, compared, stale], **running)
-        explain_tab.select(on_explain_tab, [photo, model, stale], [tab, explained, stale], **running)
+        opened = explain_tab.select(on_explain_tab, [photo, model, stale], [tab, explained, stale], **running)
+        hidden, pictures = [photo, tab, model, share, seed], [masked, rebuilt]
+        quiet = {**running, "show_progress": "hidden"}
+        for event in (changed, chosen, opened):
+            event.success(on_rebuild, hidden, pictures, **quiet)
+        share.release(on_rebuild, hidden, pictures, **quiet)
+        again.click(on_again, hidden, [*pictures, seed], **quiet)
+        listed.connect(page, models_tab, models, model)
         # A slow address must not keep the others waiting.
         address.submit(on_address, address, photo, show_progress_on=address, concurrency_limit=8, **private)
         gallery.select(on_example, None, photo, show_progress="hidden", **private)

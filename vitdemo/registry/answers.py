@@ -1,0 +1,68 @@
+"""What the Hub and the network answer, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vitdemo.errors import DownloadError
+from vitdemo.registry import cache
+from vitdemo.registry.transfer import HubAnswerError
+from vitdemo.types import ModelSpec
+
+
+@contextmanager
+def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
+    """Whatever goes wrong in a download of that model becomes a `DownloadError`.
+
+    Args:
+        known: what the table of official checkpoints says of it, such as how to get access.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    how = known.gated if known is not None and known.gated else _access(name)
+    try:
+        yield
+    except GatedRepoError:
+        raise DownloadError(f"{name} is gated. {how}") from None
+    except HubAnswerError as error:
+        if error.status in (401, 403):
+            raise DownloadError(f"{name} is gated or private. {how}") from None
+        raise DownloadError(f"The Hub answered {error} for a file of {name}. Try again later.") from None
+    except RevisionNotFoundError:
+        raise DownloadError(f"{name}: the model is on the Hub, but not this revision of it.") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise DownloadError(
+            f"There is no model {name} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN."
+        ) from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "nothing")
+        if status == 401:
+            raise DownloadError(
+                "The Hub refuses the token of HF_TOKEN or of `hf auth login`. Replace it, or go without."
+            ) from None
+        raise DownloadError(f"The Hub answered {status}. Try again later, or use an embedded model.") from None
+    except Exception as error:
+        if type(error).__module__.startswith("httpx") or isinstance(error, ConnectionError | OfflineModeIsEnabled):
+            raise DownloadError(
+                f"{name} is not on this machine and the Hub cannot be reached ({type(error).__name__}). "
+                "Use an embedded model, or try again."
+            ) from None
+        if isinstance(error, OSError):
+            raise DownloadError(
+                f"The files of {name} cannot be kept: {error.strerror or type(error).__name__}. "
+                "Set HF_HOME to a folder that can be written to."
+            ) from None
+        raise
+
+
+def _access(name: str) -> str:
+    page = f"https://huggingface.co/{cache.split(name)[0]}"
+    return f"Ask for access at {page} with your account, then give its token as HF_TOKEN."

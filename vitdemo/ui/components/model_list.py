@@ -1,0 +1,73 @@
+"""The list of all models: what each one is, whether it is here, and buttons to fetch it or let it go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from vitdemo.registry import FAMILIES, available_models
+from vitdemo.settings import ASSETS
+from vitdemo.types import ModelSpec
+
+
+def model_list(value: dict[str, Any], elem_id: str) -> gr.HTML:
+    """The component; `select` fires with the `action` (download, cancel, dismiss, unload, remove) and the `name` of a model."""
+    return gr.HTML(
+        value,
+        html_template='<div class="vd-models" role="region" aria-label="Models"></div>',
+        css_template=(ASSETS / "models.css").read_text(encoding="utf-8"),
+        js_on_load=(ASSETS / "models.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
+def model_list_value(
+    loaded: Mapping[str, int], jobs: Mapping[str, dict[str, Any]], policy: str, message: str = ""
+) -> dict[str, Any]:
+    """Everything that the list shows.
+
+    Args:
+        loaded: bytes in memory by checkpoint.
+        jobs: downloads by name.
+        policy: which models may be fetched: `any`, `listed` or `none`.
+        message: answer to what was typed into the box.
+    """
+    specs = available_models()
+    known = {spec.name for spec in specs}
+    entries = [_entry(spec, loaded.get(spec.checkpoint, 0), jobs.get(spec.name)) for spec in specs]
+    # A model that was asked for by name is not known before its configuration is here.
+    others = [{"name": name, "family": "Asked for", "job": job} for name, job in jobs.items() if name not in known]
+    families = [family for family in FAMILIES if any(entry["family"] == family for entry in entries)]
+    return {
+        "families": ["Asked for", *families] if others else families,
+        "models": [*others, *entries],
+        "policy": policy,
+        "message": message,
+    }
+
+
+def _entry(spec: ModelSpec, memory: int, job: dict[str, Any] | None) -> dict[str, Any]:
+    rows, columns = spec.patch_grid
+    height, width = spec.image_size
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "source": spec.source,
+        "ready": spec.ready,
+        "parameters": spec.parameters,
+        "input": [width, height],
+        "grid": [rows, columns] if spec.readouts else None,
+        "patch": spec.patch_size,
+        "classes": spec.num_classes,
+        "probe": bool(spec.note),
+        "license": spec.license,
+        "bytes": spec.bytes,
+        "memory": memory,
+        "gated": "" if spec.ready else spec.gated,
+        "link": spec.link,
+        "revision": spec.revision[:12] if spec.ready else "",
+        "job": job if job and not (spec.ready and job["state"] == "done") else None,
+    }

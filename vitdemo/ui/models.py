@@ -1,0 +1,138 @@
+"""The Models tab: every model there is, fetched, let go or added by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vitdemo.errors import SettingsError
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import (
+    OFFICIAL,
+    add_folder,
+    available_models,
+    forget_folder,
+    is_hub_name,
+    ready_models,
+    remove,
+)
+from vitdemo.settings import Settings
+from vitdemo.ui.components.model_list import model_list, model_list_value
+from vitdemo.ui.downloads import Downloads
+from vitdemo.ui.errors import user_errors
+
+POLICIES = ("any", "listed", "none")
+
+BEAT = 0.4
+"""Seconds between two looks at a running download."""
+
+
+def policy_of(settings: Settings) -> str:
+    """Which models users may fetch or add.
+
+    Raises:
+        SettingsError: the setting has another value.
+    """
+    chosen = settings.add_models or ("listed" if os.environ.get("SPACE_ID") else "any")
+    if chosen not in POLICIES:
+        raise SettingsError(f"VITDEMO_ADD_MODELS={chosen!r} cannot be used: one of {', '.join(POLICIES)} is expected.")
+    return chosen
+
+
+def choices() -> list[tuple[str, str]]:
+    """What the lists of models offer: those that can run at once."""
+    return [(f"{spec.family} ({spec.name})", spec.name) for spec in ready_models()]
+
+
+class ModelsTab:
+    """Built inside an open `gr.Tab`; `connect` wires it when the rest of the page is there."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.downloads, self.policy = pipeline, Downloads(), policy_of(pipeline.settings)
+        self.box = gr.Textbox(
+            label="Add a model",
+            placeholder="organisation/model on the Hugging Face Hub, or a folder of this machine",
+            info="Any ViT, DeiT, BEiT, DINO, MAE, MSN, I-JEPA, hybrid or ResNet checkpoint with safetensors.",
+            submit_btn="Add",
+            max_lines=1,
+            visible=self.policy == "any",
+            elem_id="add-model",
+        )
+        self.list = model_list(self._value(), elem_id="model-list")
+
+    def connect(self, page: gr.Blocks, tab: gr.Tab, compared: gr.Dropdown, explained: gr.Dropdown) -> None:
+        """Let clicks, and openings of the page and of the tab, update the list and the lists of models of the other tabs."""
+        inputs, outputs = [compared, explained], [self.list, compared, explained]
+        # Several at once: a click on Cancel must not wait for the download that it is to end.
+        options: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "trigger_mode": "multiple",
+            "concurrency_id": "models",
+            "concurrency_limit": 32,
+        }
+        self.list.select(self.on_action, inputs, outputs, **options)
+        self.box.submit(self.on_add, [self.box, *inputs], outputs, **options)
+        tab.select(self.follow, inputs, outputs, **options)
+        page.load(self.follow, inputs, outputs, **options)
+
+    def on_action(self, compared: list[str], explained: str, event: gr.EventData) -> Iterator[Any]:
+        with user_errors():
+            name, action = str(event.name), str(event.action)
+            allowed = {"any": POLICIES, "listed": ("listed",), "none": ()}[self.policy]
+            if action == "download" and allowed and (name in OFFICIAL or self.policy == "any"):
+                self.downloads.start(name)
+            elif action == "cancel":
+                self.downloads.cancel(name)
+            elif action == "dismiss":
+                self.downloads.forget(name)
+            elif action in ("unload", "remove"):
+                for spec in (spec for spec in available_models() if spec.name == name):
+                    self.pipeline.backend.unload(spec)
+                    if action == "remove" and self.policy == "any":
+                        if spec.source == "hub":
+                            remove(name)
+                        forget_folder(name)
+                        self.downloads.forget(name)
+        yield from self.follow(compared, explained)
+
+    def on_add(self, name: str, compared: list[str], explained: str) -> Iterator[Any]:
+        message = ""
+        with user_errors():
+            name = name.strip()
+            if not name or self.policy != "any":
+                message = "Type the name of a model." if not name else "This server does not add models."
+            elif any(spec.name == name and spec.ready for spec in available_models()):
+                message = f"{name} is here already."
+            elif is_hub_name(name) and not (Path(name).expanduser() / "config.json").is_file():
+                self.downloads.start(name)
+            else:
+                message = f"{add_folder(name).name} is added until the app ends."
+        yield from self.follow(compared, explained, message)
+
+    def follow(self, compared: list[str], explained: str, message: str = "") -> Iterator[Any]:
+        """The list now, and again and again while something is being fetched."""
+        offered: set[str] | None = None
+        while True:
+            active = self.downloads.active
+            names = [name for _, name in choices()]
+            updates: Sequence[Any] = (gr.skip(), gr.skip())
+            if offered is None or set(names) != offered:
+                kept = [name for name in compared if name in names]
+                updates = (
+                    gr.update(choices=choices(), value=kept),
+                    gr.update(choices=choices(), value=explained if explained in names else names[0]),
+                )
+                offered = set(names)
+            yield (self._value(message), *updates)
+            if not active:
+                return
+            time.sleep(BEAT)
+
+    def _value(self, message: str = "") -> dict[str, Any]:
+        return model_list_value(self.pipeline.backend.loaded(), self.downloads.states(), self.policy, message)
