@@ -3,6 +3,7 @@
 import signal
 
 from vitdemo.pipeline import Pipeline
+from vitdemo.registry import obtain, on_console
 from vitdemo.ui.app import build, launch_options
 
 
@@ -10,6 +11,9 @@ def main() -> None:
     # A server that is told to end closes as after Ctrl-C: photos that it still holds are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pipeline = Pipeline()
+    for name in pipeline.settings.models:
+        with on_console(name) as report:
+            obtain(name, report)
     build(pipeline).launch(**launch_options(pipeline))
 
 
