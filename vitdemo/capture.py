@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vitdemo.attribution import LayerQueries, attention_rows, mean_row
 from vitdemo.types import Capture
 
 TAP = "vitdemo_tap"
@@ -35,10 +36,22 @@ class AttentionRecord:
     request: Capture
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     """By read-out: `[B, H, N]` a layer, float32; each row sums to 1."""
+    full: Tensor | None = None
+    """`[B, H, N, N]` of the one layer that was asked for, float32."""
+    queries: list[LayerQueries] = field(default_factory=list)
+    """What attention follows from, a layer, where that was asked for."""
+    attentions: list[Tensor] = field(default_factory=list)
+    """`[B, H, N, N]` a layer, float32, part of the graph, where gradients were asked for."""
+    _layers: int = 0
     _deferred: list[Callable[[], Tensor]] = field(default_factory=list)
 
     def observe(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
         """Record one layer. `query` and `key` are `[B, H, N, D]`, `mask` is additive and broadcasts to `[B, H, N, N]`."""
+        if self.request.layer == self._layers:
+            self.full = attention_rows(query, key, mask, scaling, 0, query.shape[2])
+        self._layers += 1
+        if self.request.queries:
+            self.queries.append(LayerQueries(query, key, mask, scaling))
         if self.request.tokens:
             count = max(self.request.tokens) + 1
             rows = attention_rows(query, key, mask, scaling, 0, count)
@@ -73,25 +86,6 @@ def record_attention(request: Capture) -> Iterator[AttentionRecord]:
     record.finish()
 
 
-def attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, start: int, stop: int) -> Tensor:
-    """Attention of the query tokens `start` to `stop`: `[B, H, stop - start, N]`, float32, rows sum to 1."""
-    scores = torch.matmul(query[:, :, start:stop], key.transpose(-1, -2)) * scaling
-    if mask is not None:
-        # A mask may be one row for all queries.
-        part = mask if mask.shape[-2] == 1 else mask[..., start:stop, :]
-        scores = scores.masked_fill(~part, float("-inf")) if part.dtype == torch.bool else scores + part
-    return scores.softmax(dim=-1, dtype=torch.float32)
-
-
-def mean_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, block: int = 256) -> Tensor:
-    """The mean over all query tokens of their attention: `[B, H, N]`, float32, never all of `[N, N]` at once."""
-    tokens = query.shape[2]
-    total = torch.zeros(*query.shape[:2], key.shape[2], dtype=torch.float32, device=query.device)
-    for start in range(0, tokens, block):
-        total += attention_rows(query, key, mask, scaling, start, min(start + block, tokens)).sum(dim=2)
-    return total / tokens
-
-
 def _tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
@@ -99,6 +93,11 @@ def _tapped_attention(
     if record is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         record.observe(query, key, attention_mask, scaling)
+        if record.request.gradients:
+            # The matrix itself, since SDPA has none that a gradient could be taken of.
+            attention = attention_rows(query, key, attention_mask, scaling, 0, query.shape[2])
+            record.attentions.append(attention)
+            return torch.matmul(attention.to(value.dtype), value).transpose(1, 2).contiguous(), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 

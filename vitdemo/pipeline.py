@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo import images
-from vitdemo.attribution import METHODS, attention_map, describe, rank_correlation
+from vitdemo.attribution import attention_map, describe, rank_correlation
 from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.masking import hidden_patches, picture_of, with_grey
+from vitdemo.options import fusion_of, method_for, patch_at, share_of
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.settings import Settings, get_settings
-from vitdemo.targets import resolve_target
+from vitdemo.targets import parse_target, resolve_target
 from vitdemo.types import (
     Agreement,
+    Attribution,
+    AttributionMap,
     Capture,
     Comparison,
     Explanation,
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 4000
 """Patches up to which a photo is enlarged."""
+
+GRADIENT_TOKENS = 1024
+"""Patches up to which it is for methods that keep the attention matrices of all layers."""
 
 
 class Pipeline:
@@ -80,6 +86,8 @@ class Pipeline:
         readout: Readout | None = None,
         target: int | str | None = None,
         resolution: int | None = None,
+        discard: float = 0.0,
+        point: tuple[float, float] | None = None,
         top_k: int = 5,
         dtype: str = "auto",
         shared: dict[Processor, PixelBatch] | None = None,
@@ -87,32 +95,47 @@ class Pipeline:
         """A prediction, and one map of where the model looked.
 
         Args:
-            readout: whose attention; the model's own default if not given.
-            target: a label, its index, or "top:K".
+            method: a name of `vitdemo.methods.METHODS`.
+            layer, readout: for `attention`; whose attention is the model's own default if not given.
+            head: for `attention`; `rollout` takes a fusion.
+            target: a label, its index, or "top:K", for methods that explain a class; the predicted one if not given.
             resolution: long side in pixels to enlarge the photo to, keeping its shape; the model's own input if not given.
+            discard: for `rollout`: share of the smallest attention of each row that is left out, from 0, below 1.
+            point: for `similarity`: `(x, y)` in pixels of the upright photo; the middle of what the model sees if not given.
             shared: pixel tensors of this photo, filled here, for models that agree on how to make them.
 
         Raises:
-            OptionError: a method, layer, head, read-out or target that this model does not have.
+            OptionError: a method, layer, head, read-out, target or point that this model or photo does not have.
         """
-        if method not in METHODS:
-            raise OptionError(f"Unknown method {method!r}. Choose from: {', '.join(METHODS)}.")
+        chosen = method_for(method, spec)
         if readout is not None and readout not in spec.readouts:
             choices = ", ".join(spec.readouts) or "none, it has no attention"
             raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {choices}.")
-        processor, notes = at_resolution(spec, photo.size, resolution, MAX_TOKENS)
-        output, view, from_cache = self._run(photo, spec, processor, dtype, {} if shared is None else shared)
+        index, rank = parse_target(target, spec)
+        limit = GRADIENT_TOKENS if chosen is not None and chosen.needs == "gradients" else MAX_TOKENS
+        processor, notes = at_resolution(spec, photo.size, resolution, limit)
+        request = None
+        if chosen is not None and chosen.needs != "rows":
+            query = patch_at(point, photo, spec, processor) if method == "similarity" else 0
+            fusion = fusion_of(head) if method == "rollout" else "mean"
+            request = Attribution(method, index, rank, fusion, share_of(discard), query)
+        pixels = {} if shared is None else shared
+        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request)
         prediction = replace(_prediction(spec, output, top_k), from_cache=from_cache)
         rows = {name: _on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
         attribution, description = None, "no attention: a convolutional network"
-        if spec.readouts:
+        if output.values is not None:
+            values: NDArray[np.float32] = output.values.numpy()
+            values.flags.writeable = False
+            attribution = AttributionMap(values, method, None, None, None, output.target)
+            description = describe(attribution, "" if output.target is None else spec.labels[output.target])
+        elif spec.readouts:
             shown = readout or spec.readouts[0]
             attribution = attention_map(rows[shown], layer, head, shown)
             description = describe(attribution)
-        if target is not None:
-            index = resolve_target(target, spec, output)
-            attribution = replace(attribution, target=index) if attribution is not None else None
-            notes += ("Attention does not depend on the target class.",)
+            if target is not None:
+                attribution = replace(attribution, target=resolve_target(target, spec, output))
+                notes += ("Attention does not depend on the target class.",)
         if spec.note:
             notes += (spec.note,)
         notes = (*photo.notes, *notes, *output.notes)
@@ -167,20 +190,29 @@ class Pipeline:
         )
 
     def _run(
-        self, photo: Photo, spec: ModelSpec, processor: Processor, dtype: str, shared: dict[Processor, PixelBatch]
+        self,
+        photo: Photo,
+        spec: ModelSpec,
+        processor: Processor,
+        dtype: str,
+        shared: dict[Processor, PixelBatch],
+        request: Attribution | None,
     ) -> tuple[ModelOutput, Any, bool]:
-        key = (photo.digest, spec.checkpoint, spec.revision, processor, dtype)
+        key = (photo.digest, spec.checkpoint, spec.revision, processor, dtype, request)
         found = self._cache.get(key)
         if found is not None:
             return (*found, True)
         if processor not in shared:
             shared[processor] = preprocess([photo], processor)
         batch = shared[processor]
-        capture = Capture(
-            tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
-            mean="mean" in spec.readouts,
-        )
-        (output,) = self.backend.run(spec, batch.pixel_values, capture, dtype)
+        if request is not None:
+            (output,) = self.backend.attribute(spec, batch.pixel_values, request, dtype)
+        else:
+            capture = Capture(
+                tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
+                mean="mean" in spec.readouts,
+            )
+            (output,) = self.backend.run(spec, batch.pixel_values, capture, dtype)
         self._cache.put(key, (output, batch.views[0]))
         return output, batch.views[0], False
 

@@ -76,19 +76,21 @@ def at_resolution(
     return replace(spec.processor, resize=(rows * patch, columns * patch), crop=None), notes
 
 
-def look(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
-    """The picture that the model sees, before it is normalised, and where that lies in the photo."""
-    width, height = image.size
+def input_size(spec: ModelSpec, processor: Processor) -> tuple[int, int]:
+    """`(height, width)` in pixels of what a processor makes for a model."""
+    made = processor.crop or processor.resize
+    return made if isinstance(made, tuple) else spec.image_size
+
+
+def view_of(size: tuple[int, int], processor: Processor) -> View:
+    """What a model is going to see of a photo of `(width, height)`, without making it."""
+    width, height = size
     new_width, new_height = _resized(width, height, processor)
     if processor.crop is None:
-        return _resize(image, (new_width, new_height), processor), View(crop=(0, 0, width, height))
-
+        return View(crop=(0, 0, width, height))
     crop_height, crop_width = processor.crop
     left, top = _offset(new_width, crop_width), _offset(new_height, crop_height)
     x_scale, y_scale = width / new_width, height / new_height
-    window = _resize_window(
-        image, (new_width, new_height), (left, top, left + crop_width, top + crop_height), processor
-    )
     box = (
         max(0, round(left * x_scale)),
         max(0, round(top * y_scale)),
@@ -96,7 +98,22 @@ def look(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
         min(height, round((top + crop_height) * y_scale)),
     )
     # A photo thinner than one patch still shows at least one of its pixels.
-    return window, View(crop=(box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
+    return View(crop=(box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
+
+
+def look(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
+    """The picture that the model sees, before it is normalised, and where that lies in the photo."""
+    width, height = image.size
+    new_width, new_height = _resized(width, height, processor)
+    view = view_of(image.size, processor)
+    if processor.crop is None:
+        return _resize(image, (new_width, new_height), processor), view
+    crop_height, crop_width = processor.crop
+    left, top = _offset(new_width, crop_width), _offset(new_height, crop_height)
+    window = _resize_window(
+        image, (new_width, new_height), (left, top, left + crop_width, top + crop_height), processor
+    )
+    return window, view
 
 
 def _resized(width: int, height: int, processor: Processor) -> tuple[int, int]:

@@ -7,12 +7,27 @@ from vitdemo.types import ModelOutput, ModelSpec
 
 
 def resolve_target(target: int | str, spec: ModelSpec, output: ModelOutput) -> int:
-    """The index of a class named by its label, its index, or its rank as "top:K" (from 1).
+    """The index of a class, as `parse_target` and the scores of a picture say.
+
+    Raises:
+        OptionError: as `parse_target`.
+    """
+    index, rank = parse_target(target, spec)
+    if index is not None:
+        return index
+    assert output.logits is not None
+    return int(output.logits.topk(rank).indices[-1])
+
+
+def parse_target(target: int | str | None, spec: ModelSpec) -> tuple[int | None, int]:
+    """A class named by its label, its index, or its rank as "top:K" (from 1): index and rank; without an index, the rank counts.
 
     Raises:
         OptionError: no such class, or a label that several classes have; the message lists them.
     """
-    if output.logits is None:
+    if target is None:
+        return None, 1
+    if not spec.labels:
         raise OptionError(f"{spec.name} has no classifier, so it has no target classes.")
     count = len(spec.labels)
     text = str(target).strip()
@@ -20,12 +35,12 @@ def resolve_target(target: int | str, spec: ModelSpec, output: ModelOutput) -> i
         rank = _whole_number(text.removeprefix("top:"))
         if rank is None or not 1 <= rank <= count:
             raise OptionError(f"Target {text!r} is not a rank: use top:1 to top:{count}.")
-        return int(output.logits.topk(rank).indices[-1])
+        return None, rank
     index = _whole_number(text)
     if index is not None:
         if not 0 <= index < count:
             raise OptionError(f"There is no class {index}: {spec.name} has classes 0 to {count - 1}.")
-        return index
+        return index, 1
     wanted = text.casefold().replace("_", " ")
     found = [index for index, label in enumerate(spec.labels) if wanted in _spellings(label)]
     if not found:
@@ -33,7 +48,7 @@ def resolve_target(target: int | str, spec: ModelSpec, output: ModelOutput) -> i
     if len(found) > 1:
         listed = ", ".join(f"{i} ({spec.labels[i]})" for i in found)
         raise OptionError(f"{text!r} means several classes; give the index instead: {listed}.")
-    return found[0]
+    return found[0], 1
 
 
 def _spellings(label: str) -> tuple[str, ...]:

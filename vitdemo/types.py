@@ -140,6 +140,29 @@ class Capture:
     """Query tokens whose rows are kept, for all layers and heads."""
     mean: bool = False
     """Keep the mean over all query tokens, for all layers and heads."""
+    layer: int | None = None
+    """Keep all rows of this one layer, for all heads."""
+    queries: bool = False
+    """Keep queries and keys of all layers, from which any row follows."""
+    gradients: bool = False
+    """Keep the attention matrices of all layers, as part of the graph of a forward with gradients."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Which map is to be made beside the scores."""
+
+    method: str
+    target: int | None = None
+    """Index of the class that is explained; None for the one of this rank."""
+    rank: int = 1
+    """From 1, the predicted class."""
+    fusion: Fusion = "mean"
+    """How rollout fuses heads."""
+    discard: float = 0.0
+    """Share of the smallest attention in each row that rollout sets to 0; the class token's stays."""
+    query: int = 0
+    """Number of the patch that `similarity` compares with, row by row from 0."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +180,12 @@ class ModelOutput:
     dtype: str
     notes: tuple[str, ...] = ()
     """What a user should know of how it ran."""
+    full: Tensor | None = None
+    """`[H, N, N]` float32 on the CPU: all rows of the layer that was asked for."""
+    values: Tensor | None = None
+    """`[h, w]` float32 on the CPU: the map that was asked for."""
+    target: int | None = None
+    """The class that the map explains."""
 
 
 @dataclass(frozen=True)

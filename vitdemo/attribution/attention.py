@@ -8,9 +8,6 @@ from numpy.typing import NDArray
 from vitdemo.errors import OptionError
 from vitdemo.types import AttributionMap, Fusion, Readout
 
-METHODS = ("attention",)
-"""Names of the attribution methods."""
-
 FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vitdemo.methods import METHODS
 from vitdemo.types import AttributionMap
 
 READOUT_WORDS = {"class": "class token", "distillation": "distillation token", "mean": "mean of all tokens"}
@@ -11,8 +12,10 @@ _ROWS = ("top", "centre", "bottom")
 _COLUMNS = ("left", "centre", "right")
 
 
-def describe(attribution: AttributionMap) -> str:
+def describe(attribution: AttributionMap, label: str = "") -> str:
     """Such as "layer 11, mean of heads, class token: 41% of attention on 12% of the picture, centre right".
+
+    Of a method that joins all layers, such as "Relevance for sunflower: 41% of it on 12% of the picture, centre right".
 
     The part of the picture is the patches with at least half of the largest value; the place is that of their centre of mass,
     in thirds of the picture.
@@ -29,6 +32,9 @@ def describe(attribution: AttributionMap) -> str:
         row = int((mass * rows).sum() / mass.sum() / height * 3)
         column = int((mass * columns).sum() / mass.sum() / width * 3)
         place = "centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
+    if attribution.layer is None:
+        title = METHODS[attribution.method].title + (f" for {label}" if label else "")
+        return f"{title}: {share:.0%} of it on {area:.0%} of the picture, {place}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
     who = READOUT_WORDS.get(attribution.readout or "", "")
     return f"layer {attribution.layer}, {head}, {who}: {share:.0%} of attention on {area:.0%} of the picture, {place}"

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from vitdemo.types import Capture, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
 
 
 class Backend(Protocol):
@@ -23,6 +23,16 @@ class Backend(Protocol):
         Raises:
             EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
             OptionError: an unknown dtype.
+        """
+        ...
+
+    def attribute(
+        self, spec: ModelSpec, pixel_values: Tensor, request: Attribution, dtype: str = "auto"
+    ) -> list[ModelOutput]:
+        """Run `[B, 3, H, W]` pixels, and make a map of each picture; `milliseconds` are those of both.
+
+        Raises:
+            EngineError, OptionError: as `run`; there is no such class or patch.
         """
         ...
 

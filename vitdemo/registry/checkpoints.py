@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitdemo.errors import CheckpointError
+from vitdemo.methods import applicable
 from vitdemo.registry import configs
 from vitdemo.types import ModelSpec, Processor
 
@@ -60,7 +61,8 @@ def spec_from_configs(folder: Path, source: Literal["embedded", "hub", "local"],
     config = read_json(folder / "config.json")
     configs.check_type(name, config)
     if source == "hub":
-        configs.check_architecture(name, config)
+        with _wording(folder / "config.json"):
+            configs.check_architecture(name, config)
     with _wording(folder / "preprocessor_config.json"):
         processor = configs.processor_from_config(read_json(folder / "preprocessor_config.json"))
     with _wording(folder / "config.json"):
@@ -141,7 +143,7 @@ def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processo
         parameters=0,
         bytes=0,
         license=str(ours.get("license", "unknown")),
-        methods=("attention",) if shown else (),
+        methods=applicable(bool(shown), bool(labels)),
         threshold=float(ours.get("threshold", 0.0)),
         pooling="mean" if ours.get("pooling") == "mean" or configs.reads_patches(config) else "class",
         note=f"{family} has no classifier: the labels are a linear probe's on its features." if probe.exists() else "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vitdemo.methods import applicable
 from vitdemo.registry.configs import prefix_tokens, readouts, reads_patches
 from vitdemo.types import ModelSpec, Processor
 
@@ -65,7 +66,7 @@ def _entry(
         parameters=round(millions * 1e6),
         bytes=round(millions * 4e6),
         license=license,
-        methods=("attention",) if shown else (),
+        methods=applicable(bool(shown), classes > 0),
         pooling="mean" if reads_patches(config) else "class",
         ready=False,
         reconstructs=model_type == "vit_mae",

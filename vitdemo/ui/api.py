@@ -32,7 +32,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
     """Define `/models`, `/classify`, `/explain`, `/compare` and `/reconstruct` inside an open `gr.Blocks`."""
 
     def models() -> list[dict[str, Any]]:
-        """Every model: name, family, source, parameters, image and patch size, classes, bytes, licence, and whether it is here."""
+        """Every model: name, family, source, parameters, image and patch size, classes, bytes, licence, whether it is here."""
         return [model_json(spec) for spec in available_models()]
 
     def classify(image: Photo | None, models: list[str] | None = None, top_k: int = 5) -> list[dict[str, Any]]:

@@ -1,0 +1,131 @@
+"""One attribution method on one batch: the forward it needs, the gradients it needs, then the pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, similarity, streamed_rollout
+from vitdemo.capture import record_attention
+from vitdemo.errors import OptionError
+from vitdemo.loading import Classifier
+from vitdemo.nn.heads import final_norm, head_of, norms, watching
+from vitdemo.types import Attribution, Capture, ModelSpec
+
+
+def attribute(
+    model: Classifier, pixels: Tensor, request: Attribution
+) -> tuple[Tensor | None, Tensor, list[int] | None]:
+    """Scores and maps of pictures `[B, 3, H, W]`.
+
+    Returns:
+        Logits `[B, K]` or None, maps `[B, P]` over the patches, and the class that each map explains, or None.
+
+    Raises:
+        OptionError: there is no class of that rank, or no such patch.
+    """
+    patches = (pixels.shape[2] // model.spec.patch_size) * (pixels.shape[3] // model.spec.patch_size)
+    prefix = model.spec.num_prefix_tokens
+    if request.method == "rollout":
+        with torch.no_grad(), record_attention(Capture(queries=True)) as record:
+            logits = model(pixels)
+            start = read_out(model.spec, patches)
+            maps = streamed_rollout(record.queries, start, request.fusion, request.discard)
+        return logits, maps[:, prefix:], None
+    if request.method == "similarity":
+        if not 0 <= request.query < patches:
+            raise OptionError(f"There is no patch {request.query}: this picture has patches 0 to {patches - 1}.")
+        with torch.no_grad(), watching([_last_features(model)], inputs=False) as seen:
+            logits = model(pixels)
+        return logits, similarity(_places(seen[-1], prefix), request.query), None
+    return _class_specific(model, pixels, request, patches)
+
+
+def read_out(spec: ModelSpec, patches: int) -> Tensor:
+    """`[N]`: the share of each final token in what the model classifies from; sums to 1."""
+    start = torch.zeros(spec.num_prefix_tokens + patches)
+    if spec.readouts[0] == "mean" or spec.pooling == "mean":
+        start[spec.num_prefix_tokens :] = 1 / patches
+    elif "distillation" in spec.readouts:
+        start[:2] = 0.5
+    else:
+        start[0] = 1
+    return start
+
+
+def _class_specific(
+    model: Classifier, pixels: Tensor, request: Attribution, patches: int
+) -> tuple[Tensor, Tensor, list[int]]:
+    attends = request.method != "grad-cam"
+    prefix = model.spec.num_prefix_tokens
+    # The graph begins at the picture: the weights need no gradients of their own.
+    pixels = pixels.detach().requires_grad_()
+    watched = _grad_cam_features(model) if not attends else None
+    layers = [*norms(model.network)[1:], final_norm(model.network)] if request.method == "legrad" else []
+    with (
+        torch.enable_grad(),
+        record_attention(Capture(gradients=attends)) as record,
+        watching([watched] if watched is not None else layers, inputs=watched is None) as seen,
+    ):
+        logits = model(pixels)
+        assert logits is not None
+        targets = targets_of(logits, request)
+        rows = torch.arange(len(pixels), device=pixels.device)
+        columns = torch.tensor(targets, device=pixels.device)
+        score = logits.float()[rows, columns].sum()
+        if not attends:
+            (gradient,) = torch.autograd.grad(score, [seen[-1]])
+            maps = grad_cam(_places(seen[-1].detach(), prefix).float(), _places(gradient, prefix).float())
+            return logits.detach(), maps, targets
+        if request.method == "legrad":
+            head = head_of(model.network, model.probe, prefix, model.spec.pooling == "mean")
+            found = []
+            # A copy: the head passes through a module that is being watched.
+            for tokens, attention in zip(list(seen), record.attentions, strict=True):
+                own = head(tokens).float()[rows, columns].sum()
+                found.append(torch.autograd.grad(own, [attention], retain_graph=True)[0])
+            return logits.detach(), legrad(found)[:, prefix:], targets
+        gradients = torch.autograd.grad(score, record.attentions)
+    attentions = [attention.detach() for attention in record.attentions]
+    combine = relevance if request.method == "relevance" else grad_rollout
+    maps = combine(attentions, gradients, read_out(model.spec, patches).to(pixels.device))
+    return logits.detach(), maps[:, prefix:], targets
+
+
+def targets_of(logits: Tensor, request: Attribution) -> list[int]:
+    """The class that is explained, for each picture.
+
+    Raises:
+        OptionError: there is no such class, or none of that rank.
+    """
+    classes = logits.shape[-1]
+    wanted = request.rank if request.target is None else request.target + 1
+    if not 1 <= wanted <= classes:
+        raise OptionError(f"There is no such class: this model has {classes} of them.")
+    if request.target is not None:
+        return [request.target] * len(logits)
+    found: Sequence[int] = logits.float().topk(request.rank).indices[:, -1].tolist()
+    return list(found)
+
+
+def _grad_cam_features(model: Classifier) -> torch.nn.Module:
+    """What comes out of it is explained: of a CNN the last stage; of a transformer the last block's entrance.
+
+    The last block's own output has no gradient at the patches when the class token alone is read.
+    """
+    if model.spec.readouts:
+        return norms(model.network)[-1]
+    return _last_features(model)
+
+
+def _last_features(model: Classifier) -> torch.nn.Module:
+    if model.spec.readouts:
+        return final_norm(model.network)
+    return model.network.base_model.get_submodule("encoder")
+
+
+def _places(features: Tensor, prefix: int) -> Tensor:
+    """`[B, P, C]`: of tokens `[B, N, C]` those of the patches, of a CNN's map `[B, C, h, w]` its cells."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features[:, prefix:]

@@ -1,0 +1,91 @@
+"""What a network's own head says of tokens of any of its layers, and where those tokens are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+Head = Callable[[Tensor], Tensor]
+
+
+def blocks(network: PreTrainedModel) -> list[nn.Module]:
+    """The transformer blocks of the encoder, first one first."""
+    return [module for module in network.base_model.modules() if _norm(module) is not None]
+
+
+def norms(network: PreTrainedModel) -> list[nn.Module]:
+    """The normalisation at the entrance of each block, first one first."""
+    return [norm for module in blocks(network) if (norm := _norm(module)) is not None]
+
+
+def _norm(module: Any) -> nn.Module | None:
+    # BiT's convolutional blocks have a `norm1`, too, but no attention.
+    found = getattr(module, "layernorm_before", None)
+    if found is None and hasattr(module, "attention"):
+        found = getattr(module, "norm1", None)
+    return found
+
+
+def final_norm(network: Any) -> nn.Module:
+    """The encoder's last normalisation."""
+    base = network.base_model
+    found: nn.Module = base.norm if hasattr(base, "norm") else base.layernorm
+    return found
+
+
+def head_of(network: Any, probe: nn.Module | None, prefix: int, mean: bool) -> Head:
+    """Tokens `[B, N, D]` as a block gives them, before the last normalisation, to logits `[B, K]`: the network's own way.
+
+    Args:
+        probe: stands in for a missing classifier.
+        prefix: number of tokens before the patches.
+        mean: whether a probe reads the mean of the patches.
+    """
+    norm = final_norm(network)
+    name = type(network).__name__
+
+    def read(tokens: Tensor) -> Tensor:
+        tokens = norm(tokens)
+        logits: Tensor
+        if probe is not None:
+            logits = probe(tokens[:, prefix:].mean(dim=1) if mean else tokens[:, 0])
+        elif name == "DeiTForImageClassificationWithTeacher":
+            logits = (network.cls_classifier(tokens[:, 0]) + network.distillation_classifier(tokens[:, 1])) / 2
+        elif name == "BeitForImageClassification":
+            logits = network.classifier(network.beit.pooler(tokens))
+        elif name.startswith("Dinov2"):
+            logits = network.classifier(torch.cat([tokens[:, 0], tokens[:, prefix:].mean(dim=1)], dim=1))
+        elif name.startswith("IJepa"):
+            logits = network.classifier(tokens.mean(dim=1))
+        else:
+            logits = network.classifier(tokens[:, 0])
+        return logits
+
+    return read
+
+
+@contextmanager
+def watching(modules: Sequence[nn.Module], inputs: bool = True) -> Iterator[list[Tensor]]:
+    """What goes into, or comes out of, these modules during the block, in the order in which they run; nothing stays on them."""
+    seen: list[Tensor] = []
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        seen.append(arguments[0])
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        seen.append(output if isinstance(output, Tensor) else output[0])
+
+    handles = [
+        module.register_forward_pre_hook(before) if inputs else module.register_forward_hook(after)
+        for module in modules
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,67 @@
+"""What a user may ask of a map, checked."""
+
+from __future__ import annotations
+
+from vitdemo.attribution import FUSIONS
+from vitdemo.errors import OptionError
+from vitdemo.methods import METHODS, Method, obstacle
+from vitdemo.preprocess import input_size, view_of
+from vitdemo.types import Fusion, ModelSpec, Photo, Processor
+
+
+def method_for(name: str, spec: ModelSpec) -> Method | None:
+    """The method, or None where a network without attention is asked for its attention: it still has a prediction.
+
+    Raises:
+        OptionError: there is no such method, or it does not apply; the message says why.
+    """
+    if name not in METHODS:
+        raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
+    method = METHODS[name]
+    reason = obstacle(method, bool(spec.readouts), bool(spec.labels))
+    if not reason:
+        return method
+    if name == "attention":
+        return None
+    choices = ", ".join(spec.methods) or "none"
+    raise OptionError(f"{method.title} does not apply to {spec.name}: {reason}. Methods that do: {choices}.")
+
+
+def fusion_of(head: int | str) -> Fusion:
+    """How rollout fuses heads.
+
+    Raises:
+        OptionError: it cannot follow a single head through the layers.
+    """
+    for fusion in FUSIONS:
+        if head == fusion:
+            return fusion
+    raise OptionError(f"Rollout fuses the heads of each layer: head must be one of {', '.join(FUSIONS)}, not {head!r}.")
+
+
+def share_of(discard: float) -> float:
+    """The share of attention that rollout leaves out.
+
+    Raises:
+        OptionError: it is below 0, or would leave nothing.
+    """
+    if not 0 <= discard < 1:
+        raise OptionError(f"The share of attention to discard must be at least 0 and below 1, not {discard}.")
+    return float(discard)
+
+
+def patch_at(point: tuple[float, float] | None, photo: Photo, spec: ModelSpec, processor: Processor) -> int:
+    """The number of the patch at a place of the photo, row by row from 0.
+
+    Raises:
+        OptionError: the model does not see that place.
+    """
+    left, top, right, bottom = view_of(photo.size, processor).crop
+    x, y = point if point is not None else ((left + right) / 2, (top + bottom) / 2)
+    if not (left <= x < right and top <= y < bottom):
+        raise OptionError(
+            f"The point {x:g},{y:g} is not on what {spec.name} sees: x from {left} to {right - 1}, y from {top} to {bottom - 1}."
+        )
+    height, width = input_size(spec, processor)
+    rows, columns = height // spec.patch_size, width // spec.patch_size
+    return int((y - top) / (bottom - top) * rows) * columns + int((x - left) / (right - left) * columns)
