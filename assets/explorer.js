@@ -6,6 +6,7 @@
 const root = element.querySelector(".vd-explorer");
 const $ = (selector) => root.querySelector(selector);
 
+const CAUTION = $(".vd-caution").textContent;
 const MAP_PIXELS = 224; // side of the colour map that is drawn over the photo; the browser scales it on
 const FAINTEST = 0.25; // opacity of the lowest value, as a share of the chosen one
 const state = { layer: 1, head: "mean", readout: "", opacity: 0.8, colourMap: "", smooth: true, common: true };
@@ -13,6 +14,7 @@ let panels = [];
 let photo = null;
 let tables = {};
 let frame = 0;
+let picked = null; // where the patch that others are compared with was chosen
 
 const percent = (value, digits = 0) => `${(value * 100).toFixed(digits)}%`;
 const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -33,7 +35,7 @@ function make(tag, attributes = {}, ...children) {
 function decodePanel(panel) {
   const readouts = {};
   for (const entry of panel.readouts) {
-    readouts[entry.name] = { bytes: bytesOf(entry.data), peaks: entry.peaks, label: entry.label };
+    readouts[entry.name] = { bytes: bytesOf(entry.data), peaks: entry.peaks, floor: entry.floor, label: entry.label };
   }
   return { ...panel, readouts };
 }
@@ -44,27 +46,28 @@ function currentMap(panel) {
   const names = Object.keys(panel.readouts);
   if (!names.length) return null;
   const name = state.readout in panel.readouts ? state.readout : names[0];
-  const { bytes, peaks, label } = panel.readouts[name];
+  const { bytes, peaks, floor, label } = panel.readouts[name];
+  const chosen = panel.method ? "mean" : state.head; // a method that joins the heads has one map
   const layer = Math.round(state.layer * (panel.layers - 1));
   const size = panel.grid[0] * panel.grid[1];
   const one = (head) => {
     const index = layer * panel.heads + head;
-    const scale = peaks[index] / 255;
+    const scale = (peaks[index] - floor) / 255;
     return { start: index * size, scale };
   };
   const values = new Float32Array(size);
-  if (/^\d+$/.test(state.head)) {
-    if (Number(state.head) >= panel.heads) return { layer, missing: `This model has heads 0 to ${panel.heads - 1}.` };
-    const { start, scale } = one(Number(state.head));
-    for (let i = 0; i < size; i++) values[i] = bytes[start + i] * scale;
+  if (/^\d+$/.test(chosen)) {
+    if (Number(chosen) >= panel.heads) return { layer, missing: `This model has heads 0 to ${panel.heads - 1}.` };
+    const { start, scale } = one(Number(chosen));
+    for (let i = 0; i < size; i++) values[i] = floor + bytes[start + i] * scale;
   } else {
-    if (state.head === "min") values.fill(Infinity);
+    if (chosen === "min") values.fill(Infinity);
     for (let head = 0; head < panel.heads; head++) {
       const { start, scale } = one(head);
       for (let i = 0; i < size; i++) {
-        const value = bytes[start + i] * scale;
-        if (state.head === "mean") values[i] += value / panel.heads;
-        else if (state.head === "max") values[i] = Math.max(values[i], value);
+        const value = floor + bytes[start + i] * scale;
+        if (chosen === "mean") values[i] += value / panel.heads;
+        else if (chosen === "max") values[i] = Math.max(values[i], value);
         else values[i] = Math.min(values[i], value);
       }
     }
@@ -120,6 +123,16 @@ function paint(panel, map, low, high) {
     context.imageSmoothingEnabled = state.smooth;
     context.drawImage(colour(panel, map, low, high), ...box);
     context.globalAlpha = 1;
+  }
+  if (panel.method && panel.method.pick) {
+    const [rows, columns] = panel.grid;
+    const [x, y] = picked || [(left + right) / 2, (top + bottom) / 2];
+    const cell = [box[2] / columns, box[3] / rows];
+    const column = Math.min(columns - 1, Math.max(0, Math.floor(((x - left) / (right - left)) * columns)));
+    const row = Math.min(rows - 1, Math.max(0, Math.floor(((y - top) / (bottom - top)) * rows)));
+    context.strokeStyle = "white";
+    context.lineWidth = Math.max(2, width / 250);
+    context.strokeRect(box[0] + column * cell[0], box[1] + row * cell[1], ...cell);
   }
   if (left > 0.002 || top > 0.002 || right < 0.998 || bottom < 0.998) {
     // What the model did not see.
@@ -199,11 +212,12 @@ function draw() {
     paint(panel, map, common ? low : values ? map.low : 0, common ? high : values ? map.high : 1);
     const { text, low: lowText, high: highText, legend } = panel.nodes;
     legend.style.visibility = values ? "visible" : "hidden";
-    text.textContent = values ? describe(map, panel.grid) : map ? map.missing : "This model has no attention to show.";
+    text.textContent = values ? (panel.method ? panel.method.description : describe(map, panel.grid)) : map ? map.missing : "This model has no attention to show.";
     panel.nodes.canvas.setAttribute("aria-label", `${panel.model}: ${text.textContent}`);
     if (values) {
-      lowText.textContent = percent(common ? low : map.low, 2);
-      highText.textContent = percent(common ? high : map.high, 2);
+      const worded = panel.method ? (number) => String(Number(number.toPrecision(3))) : (number) => percent(number, 2);
+      lowText.textContent = worded(common ? low : map.low);
+      highText.textContent = worded(common ? high : map.high);
     }
   });
   root.dataset.draws = String(Number(root.dataset.draws || 0) + 1);
@@ -245,7 +259,7 @@ function buildPanel(panel) {
   canvas.height = Math.max(1, Math.round(photo.height * zoom));
   const gradient = make("canvas", { class: "vd-gradient", width: 256, height: 1, "aria-hidden": "true" });
   const low = make("span"), high = make("span");
-  const legend = make("div", { class: "vd-legend" }, gradient, low, make("span", { class: "vd-unit" }, "of attention a patch"), high);
+  const legend = make("div", { class: "vd-legend" }, gradient, low, make("span", { class: "vd-unit" }, panel.method ? panel.method.title.toLowerCase() : "of attention a patch"), high);
   const text = make("p", { class: "vd-text" });
   const labels = panel.labels.length
     ? make("ol", { class: "vd-labels" }, ...panel.labels.map((entry, rank) => bar(entry, rank === 0)))
@@ -256,6 +270,7 @@ function buildPanel(panel) {
     `${panel.grid[0]} × ${panel.grid[1]} ${panel.layers ? "patches" : "cells"}`,
     `revision ${/^[0-9a-f]{40}$/.test(panel.revision) ? panel.revision.slice(0, 12) : panel.revision}`,
   ];
+  if (panel.method && panel.method.pick) pickable(panel, canvas);
   panel.nodes = { canvas, text, low, high, legend, gradient };
   return make(
     "section",
@@ -271,6 +286,30 @@ function buildPanel(panel) {
       ...panel.notes.map((note) => make("p", {}, note))
     )
   );
+}
+
+/* A click, or an arrow key, chooses a patch of the picture: shares of the photo's width and height go to the server. */
+function pickable(panel, canvas) {
+  const [left, top, right, bottom] = panel.crop;
+  const [rows, columns] = panel.grid;
+  canvas.tabIndex = 0;
+  canvas.style.cursor = "crosshair";
+  const choose = (x, y) => {
+    picked = [Math.min(Math.max(x, left), right - 1e-6), Math.min(Math.max(y, top), bottom - 1e-6)];
+    trigger("select", { x: picked[0], y: picked[1] });
+    redraw();
+  };
+  canvas.onclick = (event) => {
+    const box = canvas.getBoundingClientRect();
+    choose((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+  };
+  canvas.onkeydown = (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const [x, y] = picked || [(left + right) / 2, (top + bottom) / 2];
+    choose(x + (step[0] * (right - left)) / columns, y + (step[1] * (bottom - top)) / rows);
+  };
 }
 
 function options(select, entries, wanted) {
@@ -308,6 +347,11 @@ function showControls() {
   $("[name=readout]").closest("label").hidden = named.size < 2;
   state.colourMap = options($("[name=colourMap]"), Object.keys(tables).map((name) => [name, name]), state.colourMap);
   $("[name=common]").closest("label").hidden = panels.length < 2;
+  const joined = panels.every((panel) => panel.method);
+  for (const name of ["layer", "head"]) $(`[name=${name}]`).closest("label").hidden = joined;
+  $(".vd-caution").textContent = joined
+    ? `${panels[0].method.says} It shows what this method makes of the model, not why the class was chosen.${panels[0].method.pick ? " Click on the picture, or move with the arrow keys, to choose the patch." : ""}`
+    : CAUTION;
   showLayer();
 }
 
@@ -326,7 +370,9 @@ function show() {
   const built = panels.map(buildPanel);
   showControls();
   paintLegends();
+  const focused = document.activeElement && document.activeElement.tagName === "CANVAS" && root.contains(document.activeElement);
   grid.replaceChildren(...built);
+  if (focused) panels[0].nodes.canvas.focus({ preventScroll: true });
   $(".vd-agreement").replaceChildren(...agreement(value.agreement || []));
   photo.src = value.photo.src;
   root.dataset.result = value.id;

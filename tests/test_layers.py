@@ -37,6 +37,8 @@ LAYERS = {
     "pipeline": 4,
     "serialise": 4,
     "evaluation": 4,
+    "faithfulness": 4,
+    "sanity": 4,
     "cards": 4,
     "bench": 4,
     "cli": 5,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitdemo.types import Agreement, Comparison, Explanation, ModelSpec, Prediction, Reconstruction
+
+if TYPE_CHECKING:
+    from vitdemo.faithfulness import Faithfulness
 
 
 def model_json(spec: ModelSpec) -> dict[str, Any]:
@@ -79,6 +82,21 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     if explanation.notes:
         result["note"] = " ".join(explanation.notes)
     return result
+
+
+def faithfulness_json(found: Faithfulness) -> dict[str, Any]:
+    """Curves and areas of deletion, insertion and the random baseline."""
+    return {
+        "method": found.method,
+        "target": found.target,
+        "shares": list(found.shares),
+        "deletion": list(found.deletion),
+        "insertion": list(found.insertion),
+        "random": list(found.random),
+        "deletion_auc": found.deletion_auc,
+        "insertion_auc": found.insertion_auc,
+        "random_auc": found.random_auc,
+    }
 
 
 def reconstruction_json(found: Reconstruction, ratio: float, seed: int) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from vitdemo.cli.common import (
     add_display,
     add_inference,
     pipeline_of,
+    point,
     positive,
     print_json,
     specs_of,
 )
 from vitdemo.errors import ImageError, OptionError
+from vitdemo.methods import METHODS
 from vitdemo.registry import available_models
 
 if TYPE_CHECKING:
@@ -36,9 +38,16 @@ def add_commands(commands: Any) -> None:
 
     explain = add_command(commands, "explain", run_explain, "show where one model looked")
     explain.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
-    explain.add_argument("--method", default="attention")
+    explain.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
     add_display(explain)
     explain.add_argument("--readout", help="whose attention: class, distillation or mean (default: the model's own)")
+    explain.add_argument(
+        "--discard", type=float, default=0.0, help="for rollout: share of the smallest attention left out"
+    )
+    explain.add_argument("--point", type=point, metavar="X,Y", help="for similarity: pixels of the upright photo")
+    explain.add_argument(
+        "--faithfulness", action="store_true", help="deletion and insertion of patches, with a baseline"
+    )
     explain.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
     explain.add_argument("--raw", type=Path, metavar="NPZ", help="write the numbers to this file")
     add_inference(explain)
@@ -95,16 +104,26 @@ def run_explain(options: argparse.Namespace) -> int:
     photo = _open_or_report(pipeline, options)
     if photo is None:
         return SOME_FAILED
-    explanation = pipeline.explain(
-        photo, specs[0], method=options.method, readout=options.readout, target=options.target, **_shown(options)
-    )
+    chosen = {name: getattr(options, name) for name in ("method", "readout", "target", "discard", "point")}
+    explanation = pipeline.explain(photo, specs[0], **chosen, **_shown(options))
     entry = {"image": options.image, **explanation_json(explanation)}
+    if options.faithfulness:
+        from vitdemo.faithfulness import faithfulness
+        from vitdemo.serialise import faithfulness_json
+
+        measured = faithfulness(pipeline, photo, specs[0], **chosen, **_shown(options))
+        entry["faithfulness"] = faithfulness_json(measured)
     if options.out and explanation.map is not None:
         picture = overlay(photo, explanation.view, explanation.map)
         _write(options.out, lambda: picture.save(options.out, format="PNG"))
     if options.raw:
         _write(options.raw, lambda: save_npz(options.raw, explanation, entry))
     _report(options, entry, [explanation])
+    if options.faithfulness and not options.json:
+        areas = entry["faithfulness"]
+        print(
+            f"    deletion {areas['deletion_auc']:.3f}, insertion {areas['insertion_auc']:.3f}, random {areas['random_auc']:.3f}"
+        )
     return FINE
 
 

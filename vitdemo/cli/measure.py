@@ -1,11 +1,12 @@
-"""`evaluate` and `bench`."""
+"""`evaluate`, `sanity` and `bench`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitdemo.cli.common import (
     FINE,
@@ -18,6 +19,11 @@ from vitdemo.cli.common import (
     settings_of,
     specs_of,
 )
+from vitdemo.errors import OptionError
+from vitdemo.methods import METHODS
+
+if TYPE_CHECKING:
+    from vitdemo.types import ModelSpec
 
 
 def add_commands(commands: Any) -> None:
@@ -28,14 +34,34 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--fit-threshold", action="store_true", help="choose the threshold of the model on these photos"
     )
+    evaluate.add_argument("--faithfulness", action="store_true", help="deletion and insertion instead of accuracy")
+    evaluate.add_argument("--method", action="append", help="for --faithfulness: may be repeated, or a,b,c")
+    evaluate.add_argument("--photos", type=positive, default=200, help="for --faithfulness (default: 200)")
+    evaluate.add_argument("--steps", type=positive, default=20, help="for --faithfulness (default: 20)")
     add_inference(evaluate)
+
+    sanity = add_command(commands, "sanity", run_sanity, "whether maps depend on what a model learnt")
+    sanity.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
+    sanity.add_argument("--method", action="append", help="may be repeated, or a,b,c (default: all that apply)")
+    add_inference(sanity)
 
     bench = add_command(commands, "bench", run_bench, "time ratios, interleaved in one process")
     bench.add_argument("--pairs", type=positive, default=15, help="interleaved pairs (default: 15)")
+    bench.add_argument("--resolution", type=positive, metavar="LONG_SIDE", help="pixels of the input's long side")
+    bench.add_argument("--batch", type=positive, default=1, help="pictures in a forward (default: 1)")
+    bench.add_argument(
+        "--random", metavar="NAME", help="an official ViT encoder with random weights, such as facebook/dino-vits8"
+    )
+    bench.add_argument(
+        "--no-memory", action="store_true", help="leave out peak memory, which takes a process a variant"
+    )
+    bench.add_argument("--variant", help=argparse.SUPPRESS)
     add_inference(bench)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    if options.faithfulness:
+        return run_faithfulness(options)
     from vitdemo.cards import write_card
     from vitdemo.evaluation import evaluate, fit_threshold, read_labelled
 
@@ -63,14 +89,129 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    from vitdemo.bench import bench
+    from vitdemo import bench
 
-    specs = specs_of(options, every=True)
-    results = [bench(spec, settings_of(options), options.pairs, options.dtype) for spec in specs]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(options)
+        specs = (
+            [bench.random_checkpoint(options.random, Path(folder))] if options.random else specs_of(options, every=True)
+        )
+        if options.variant:
+            size = bench.peak_memory(
+                specs[0], settings, options.dtype, options.variant, options.resolution, options.batch
+            )
+            print_json({"bytes": size})
+            return FINE
+        results = []
+        for spec in specs:
+            entry = bench.bench(spec, settings, options.pairs, options.dtype, options.resolution, options.batch)
+            if not options.no_memory:
+                entry["peak_mb"] = bench.memory_table(_arguments(options, spec), [bench.PLAIN, *bench.compared(entry)])
+            results.append(entry)
+            if not options.json:
+                _print_bench(entry)
     if options.json:
         print_json(results)
-    for entry in [] if options.json else results:
-        print(f"{entry['model']}  ({entry['device']}, {entry['dtype']}, {entry['pairs']} interleaved pairs)")
-        for name, ratio in entry["ratios"].items():
-            print(f"  {name:52} {ratio['median']:.3f}  (quartiles {ratio['q1']:.3f} to {ratio['q3']:.3f})")
     return FINE
+
+
+def _arguments(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
+    """What makes another process measure the same."""
+    name = spec.checkpoint if spec.source == "local" else spec.name
+    found = ["--random", options.random] if options.random else ["--model", name]
+    found += ["--dtype", options.dtype, "--batch", str(options.batch)]
+    if options.resolution:
+        found += ["--resolution", str(options.resolution)]
+    return [*found, "--device", options.device] if options.device else found
+
+
+def _print_bench(entry: dict[str, Any]) -> None:
+    height, width = entry["input"]
+    print(
+        f"{entry['model']}  {width} x {height} px, {entry['tokens']} tokens, batch {entry['batch']}  "
+        f"({entry['device']}, {entry['dtype']}, {entry['threads']} threads, {entry['pairs']} interleaved pairs)"
+    )
+    peaks = entry.get("peak_mb", {})
+    for name, size in peaks.items():
+        if name not in entry["ratios"]:
+            print(f"  {name:46} time 1                               peak {size:7.0f} MB")
+    for name, ratio in entry["ratios"].items():
+        spread = f"(quartiles {ratio['q1']:.2f} to {ratio['q3']:.2f})"
+        peak = f"peak {peaks[name]:7.0f} MB" if name in peaks else ""
+        print(f"  {name:46} time {ratio['median']:6.3f}  {spread:27} {peak}")
+    if entry["bf16"]:
+        found = entry["bf16"]
+        same = "-" if found["same_top1"] is None else f"{found['same_top1']:.0%}"
+        alike = "-" if found["map_rank_correlation"] is None else f"{found['map_rank_correlation']:.4f}"
+        print(
+            f"  bf16 over fp32: time {found['time']['median']:.2f}, same best class on {same} of {found['photos']} photos, "
+            f"maps correlate at {alike}"
+        )
+
+
+def run_sanity(options: argparse.Namespace) -> int:
+    from vitdemo.sanity import randomisation
+
+    specs, pipeline = specs_of(options, every=True), pipeline_of(options)
+    photos = [pipeline.open(name) for name in options.images]
+    results = []
+    for spec in specs:
+        methods = _methods(options, spec)
+        found = randomisation(spec, photos, methods, settings_of(options))
+        results.append({"model": spec.name, "photos": len(photos), "rank_correlation": found})
+        if not options.json:
+            print(
+                f"{spec.name}: rank correlation with the trained model's maps, blocks randomised from the head backwards"
+            )
+            print(f"  {'method':14} {'1/4':>6} {'2/4':>6} {'3/4':>6} {'all':>6}")
+            for method, values in found.items():
+                print(f"  {method:14} {' '.join('     -' if one is None else f'{one:6.2f}' for one in values)}")
+    if options.json:
+        print_json(results)
+    return FINE
+
+
+def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
+    """Those that were asked for, as far as they apply; similarity explains no class, and is left out unless asked for."""
+    asked = [part for value in options.method or [] for part in value.split(",") if part]
+    for name in asked:
+        if name not in METHODS:
+            raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
+    return [name for name in spec.methods if (name in asked if asked else name != "similarity")]
+
+
+def run_faithfulness(options: argparse.Namespace) -> int:
+    from vitdemo.evaluation import read_labelled
+    from vitdemo.faithfulness import measure
+
+    specs, pipeline = specs_of(options, every=True), pipeline_of(options)
+    results: list[dict[str, Any]] = []
+    for spec in specs:
+        print(f"measuring {spec.name} ...", file=sys.stderr)
+        every = [photo for path in options.data for label, photo in read_labelled(path) if label in spec.labels]
+        # Spread over the classes, and the same ones each time.
+        photos = every[:: max(1, len(every) // options.photos)][: options.photos]
+        figures = measure(pipeline, spec, photos, _methods(options, spec), options.steps)
+        results += [{key: _rounded(value) for key, value in vars(one).items()} for one in figures]
+        if not options.json:
+            print(
+                f"{spec.name}, {len(photos)} photos, {options.steps} steps; areas under the score of the predicted class"
+            )
+            print(
+                f"  {'method':14} {'deletion':>9} {'- random, 95% interval':>24} {'insertion':>10} {'- random, 95% interval':>24}"
+            )
+            for one in figures:
+                low, high = one.deletion_interval
+                below, above = one.insertion_interval
+                print(
+                    f"  {one.method:14} {one.deletion:9.3f} {f'{low:+.3f} to {high:+.3f}':>24} "
+                    f"{one.insertion:10.3f} {f'{below:+.3f} to {above:+.3f}':>24}"
+                )
+            print(f"  {'random':14} {figures[0].random:9.3f} {'':24} {figures[0].random:10.3f}")
+    if options.json:
+        print_json(results)
+    return FINE
+
+
+def _rounded(value: Any) -> Any:
+    return [rounded(part) for part in value] if isinstance(value, tuple) else rounded(value)

@@ -14,9 +14,9 @@ from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import PhotoInput, fetch_to_cache
-from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_html
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples
+from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.limits import middleware
 from vitdemo.ui.models import ModelsTab, choices
 
@@ -39,33 +39,17 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             comparison = pipeline.compare(photo, [get_spec(name) for name in models])
             return explorer_value(photo, comparison.explanations, comparison)
 
-    def on_explain(photo: Photo | None, model: str) -> Value:
-        with user_errors():
-            return None if photo is None else explorer_value(photo, [pipeline.explain(photo, get_spec(model))])
-
-    def on_photo(photo: Photo | None, tab: str, models: list[str], model: str) -> tuple[Any, Any, str]:
+    def on_photo(photo: Photo | None, tab: str, models: list[str], *asked: Any) -> tuple[Any, Any, str]:
         """Only the tab that is open runs its models; the other one is stale, and catches up when it is opened."""
         if tab == COMPARE:
             return on_compare(photo, models), gr.skip(), EXPLAIN
-        return gr.skip(), on_explain(photo, model), COMPARE
+        return gr.skip(), explain.explain(photo, *asked), COMPARE
 
     def on_compare_tab(photo: Photo | None, models: list[str], stale: str) -> tuple[str, Any, Any]:
         return (COMPARE, on_compare(photo, models), "") if stale == COMPARE else (COMPARE, gr.skip(), gr.skip())
 
-    def on_explain_tab(photo: Photo | None, model: str, stale: str) -> tuple[str, Any, Any]:
-        return (EXPLAIN, on_explain(photo, model), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
-
-    def on_rebuild(photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any]:
-        """Only a masked autoencoder fills in patches; for others there is nothing to show."""
-        with user_errors():
-            spec = get_spec(model)
-            if tab != EXPLAIN or photo is None or not spec.reconstructs:
-                return gr.update(visible=False), gr.skip()
-            found = pipeline.reconstruct(photo, spec, ratio=share, seed=seed)
-            return gr.update(visible=True), reconstruction_html(photo, found)
-
-    def on_again(photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any, int]:
-        return (*on_rebuild(photo, tab, model, share, seed + 1), seed + 1)
+    def on_explain_tab(photo: Photo | None, stale: str, *asked: Any) -> tuple[str, Any, Any]:
+        return (EXPLAIN, explain.explain(photo, *asked), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
 
     def on_address(url: str) -> str:
         with user_errors():
@@ -79,7 +63,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     with gr.Blocks(
         title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)
     ) as page:
-        tab, stale, seed = gr.State(COMPARE), gr.State(""), gr.State(0)
+        tab, stale = gr.State(COMPARE), gr.State("")
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280, elem_id="source"):
@@ -111,18 +95,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     )
                     compared = explorer(on_compare(first, default), elem_id="compared")
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
-                    model = gr.Dropdown(
-                        choices(),
-                        value=default[0],
-                        label="Model",
-                        elem_id="model",
-                    )
-                    explained = explorer(on_explain(first, default[0]), elem_id="explained")
-                    with gr.Column(visible=False, elem_id="masked") as masked:
-                        with gr.Row(equal_height=True):
-                            share = gr.Slider(0.1, 0.95, 0.75, step=0.05, label="Share of hidden patches", scale=4)
-                            again = gr.Button("Hide others", scale=1, min_width=120)
-                        rebuilt = reconstruction(elem_id="rebuilt")
+                    explain = ExplainTab(pipeline, first, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline)
         gr.HTML(_footer(), elem_id="footer")
@@ -130,19 +103,22 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
 
         private: dict[str, Any] = {"api_visibility": "private"}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
-        inputs, outputs = [photo, tab, models, model], [compared, explained, stale]
-        changed = photo.change(on_photo, inputs, outputs, **running)
+        outputs = [compared, explain.explained, stale]
+        changed = photo.change(on_photo, [photo, tab, models, *explain.inputs], outputs, **running)
         models.input(on_compare, [photo, models], compared, **running)
-        chosen = model.input(on_explain, [photo, model], explained, **running)
         compare_tab.select(on_compare_tab, [photo, models, stale], [tab, compared, stale], **running)
-        opened = explain_tab.select(on_explain_tab, [photo, model, stale], [tab, explained, stale], **running)
-        hidden, pictures = [photo, tab, model, share, seed], [masked, rebuilt]
-        quiet = {**running, "show_progress": "hidden"}
-        for event in (changed, chosen, opened):
-            event.success(on_rebuild, hidden, pictures, **quiet)
-        share.release(on_rebuild, hidden, pictures, **quiet)
-        again.click(on_again, hidden, [*pictures, seed], **quiet)
-        listed.connect(page, models_tab, models, model)
+        opened = explain_tab.select(
+            on_explain_tab, [photo, stale, *explain.inputs], [tab, explain.explained, stale], **running
+        )
+        explain.connect(photo, tab, running)
+        for event in (changed, opened):
+            event.success(
+                explain.on_rebuild,
+                [photo, tab, explain.model, explain.share, explain.seed],
+                [explain.masked, explain.rebuilt],
+                **{**running, "show_progress": "hidden"},
+            )
+        listed.connect(page, models_tab, models, explain.model)
         # A slow address must not keep the others waiting.
         address.submit(on_address, address, photo, show_progress_on=address, concurrency_limit=8, **private)
         gallery.select(on_example, None, photo, show_progress="hidden", **private)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitdemo.attribution.describe import READOUT_WORDS
+from vitdemo.methods import METHODS
 from vitdemo.rendering import COLOUR_MAPS, colour_table
 from vitdemo.serialise import comparison_json
 from vitdemo.settings import ASSETS
@@ -54,18 +55,33 @@ def explorer_value(
 def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
     prediction, spec = explanation.prediction, explanation.prediction.spec
     left, top, right, bottom = explanation.view.crop
+    attribution = explanation.map
+    method = METHODS[attribution.method] if attribution is not None and attribution.method != "attention" else None
     # The read-out that is shown by default comes first.
-    readouts = [name for name in spec.readouts if name in explanation.rows]
+    readouts = [
+        {"name": name, "label": READOUT_WORDS[name], **_quantised(explanation.rows[name])}
+        for name in spec.readouts
+        if name in explanation.rows
+    ]
+    if method is not None and attribution is not None:
+        # One map of all layers and heads.
+        readouts = [{"name": method.name, "label": method.title, **_quantised(attribution.values[None, None])}]
     return {
         "model": spec.name,
         "family": spec.family,
-        "layers": spec.num_layers,
-        "heads": spec.num_heads,
+        "layers": spec.num_layers if method is None else 1,
+        "heads": spec.num_heads if method is None else 1,
+        "method": None
+        if method is None
+        else {
+            "title": method.title,
+            "description": explanation.description,
+            "says": f"{method.title}: {method.says} {method.paper}.",
+            "pick": method.name == "similarity",
+        },
         "grid": list(explanation.patch_grid),
         "crop": [left / width, top / height, right / width, bottom / height],
-        "readouts": [
-            {"name": name, "label": READOUT_WORDS[name], **_quantised(explanation.rows[name])} for name in readouts
-        ],
+        "readouts": readouts,
         "labels": [{"label": label.label, "score": label.score} for label in prediction.labels],
         "uncovered": prediction.uncovered,
         "classes": list(spec.labels) if prediction.uncovered else [],
@@ -80,10 +96,14 @@ def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
 
 
 def _quantised(rows: NDArray[np.float32]) -> dict[str, Any]:
-    """`[L, H, h, w]` as bytes, each map scaled to its own peak: the error is at most 0.2% of the peak."""
-    peaks = rows.max(axis=(2, 3))
-    scaled = np.rint(rows / np.maximum(peaks, 1e-12)[:, :, None, None] * 255)
-    return {"data": _base64(scaled.astype(np.uint8)), "peaks": [float(f"{peak:.6g}") for peak in peaks.ravel()]}
+    """`[L, H, h, w]` as bytes from 0, or a lowest value below that, to each map's own peak: at most 0.2% wrong."""
+    peaks, floor = rows.max(axis=(2, 3)), float(min(0.0, rows.min()))
+    scaled = np.rint((rows - floor) / np.maximum(peaks - floor, 1e-12)[:, :, None, None] * 255)
+    return {
+        "data": _base64(scaled.astype(np.uint8)),
+        "peaks": [float(f"{peak:.6g}") for peak in peaks.ravel()],
+        "floor": float(f"{floor:.6g}"),
+    }
 
 
 def _data_url(image: Image.Image) -> str:

@@ -1,0 +1,190 @@
+"""Whether a map names the patches that matter: deletion and insertion, Petsiuk et al. 2018, arXiv:1806.07421.
+
+The patches are replaced by the picture's mean colour, those with the largest values first (deletion), or brought back into a
+picture of that colour (insertion). The area under the score of the class says how soon it falls, or rises. Random orders are
+the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitdemo.errors import OptionError
+from vitdemo.pipeline import Pipeline
+from vitdemo.preprocess import at_resolution, preprocess
+from vitdemo.types import Capture, ModelSpec, Photo
+
+STEPS = 20
+RANDOM = 2
+"""Random orders whose mean is the baseline."""
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Scores of the explained class while patches go and come."""
+
+    method: str
+    target: int
+    shares: tuple[float, ...]
+    """Share of the patches that is replaced, or brought back: 0 to 1."""
+    deletion: tuple[float, ...]
+    """Softmax probability at each share; lower areas are better."""
+    insertion: tuple[float, ...]
+    """Higher areas are better."""
+    random: tuple[float, ...]
+    """Mean over random orders of deletion; read backwards it is that of insertion."""
+
+    @property
+    def deletion_auc(self) -> float:
+        return _area(self.deletion)
+
+    @property
+    def insertion_auc(self) -> float:
+        return _area(self.insertion)
+
+    @property
+    def random_auc(self) -> float:
+        """Of deletion and of insertion alike: bringing back the last patches is deleting the first ones, backwards."""
+        return _area(self.random)
+
+
+def faithfulness(
+    pipeline: Pipeline,
+    photo: Photo,
+    spec: ModelSpec,
+    method: str = "attention",
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    baseline: Sequence[float] | None = None,
+    **options: Any,
+) -> Faithfulness:
+    """Measure one map.
+
+    Args:
+        steps: how many times patches are replaced, from none to all.
+        seed: of the random orders.
+        baseline: their scores, if they are known from another method on the same photo, class and grid.
+        options: of `Pipeline.explain`: target, layer, head, resolution and so on.
+
+    Raises:
+        OptionError: the model has no classifier or no such map, or there are no steps.
+    """
+    if not spec.labels:
+        raise OptionError(f"{spec.name} has no classifier, so there is no score to watch.")
+    if not 1 <= steps <= 1000:
+        raise OptionError(f"Steps must be from 1 to 1000, not {steps}.")
+    explanation = pipeline.explain(photo, spec, method=method, **options)
+    if explanation.map is None:
+        raise OptionError(f"{spec.name} has no map of {method}.")
+    target = explanation.map.target
+    if target is None:
+        target = explanation.prediction.labels[0].index
+    processor, _ = at_resolution(spec, photo.size, options.get("resolution"), explanation.map.values.size)
+    pixels = preprocess([photo], processor).pixel_values[0]
+    order = np.argsort(-explanation.map.values.ravel(), kind="stable")
+    random = np.random.default_rng(seed)
+    orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
+    dtype = options.get("dtype", "auto")
+    falls = [_scores(pipeline, spec, pixels, one, target, steps, explanation.patch_grid, dtype) for one in orders]
+    return Faithfulness(
+        method=method,
+        target=target,
+        shares=tuple(step / steps for step in range(steps + 1)),
+        deletion=tuple(falls[0]),
+        # Bringing the best patches back first is deleting the worst ones first, backwards.
+        insertion=tuple(falls[1][::-1]),
+        random=tuple(baseline or np.mean(falls[2:], axis=0).tolist()),
+    )
+
+
+def _scores(
+    pipeline: Pipeline,
+    spec: ModelSpec,
+    pixels: Tensor,
+    order: NDArray[np.intp],
+    target: int,
+    steps: int,
+    grid: tuple[int, int],
+    dtype: str,
+) -> list[float]:
+    """The class's score while the patches of `order` are replaced."""
+    counts = np.rint(np.linspace(0, order.size, steps + 1)).astype(int)
+    gone = np.zeros((steps + 1, order.size), bool)
+    for step, count in enumerate(counts):
+        gone[step, order[:count]] = True
+    cells = (pixels.shape[1] // grid[0], pixels.shape[2] // grid[1])
+    mask = torch.from_numpy(gone).view(-1, 1, *grid)
+    mask = mask.repeat_interleave(cells[0], dim=2).repeat_interleave(cells[1], dim=3)
+    colour = pixels.mean(dim=(1, 2), keepdim=True)
+    batch = torch.where(mask, colour, pixels)
+    outputs = pipeline.backend.run(spec, batch, Capture(), dtype)
+    return [float(output.logits.softmax(dim=-1)[target]) for output in outputs if output.logits is not None]
+
+
+def _area(values: Sequence[float]) -> float:
+    """By the trapezoidal rule, over shares from 0 to 1."""
+    return float(np.trapezoid(values, dx=1 / (len(values) - 1)))
+
+
+@dataclass(frozen=True)
+class FaithfulnessFigures:
+    """Means over photos of one model and method."""
+
+    model: str
+    method: str
+    photos: int
+    deletion: float
+    insertion: float
+    random: float
+    deletion_interval: tuple[float, float]
+    """95% bootstrap interval of the mean difference to the random baseline; below 0 is better than random."""
+    insertion_interval: tuple[float, float]
+    """Likewise; above 0 is better than random."""
+
+
+def measure(
+    pipeline: Pipeline, spec: ModelSpec, photos: Iterable[Photo], methods: Sequence[str], steps: int = STEPS
+) -> list[FaithfulnessFigures]:
+    """Faithfulness of several methods on the same photos, each towards the class that the model predicts.
+
+    Raises:
+        OptionError: there are no photos, or as `faithfulness`.
+    """
+    found: dict[str, list[tuple[float, float, float]]] = {method: [] for method in methods}
+    for number, photo in enumerate(photos):
+        baseline: Sequence[float] | None = None
+        for method in methods:
+            one = faithfulness(pipeline, photo, spec, method, steps=steps, seed=number, baseline=baseline)
+            baseline = one.random
+            found[method].append((one.deletion_auc, one.insertion_auc, one.random_auc))
+    if not all(found.values()):
+        raise OptionError("There are no photos to measure on.")
+    return [_figures(spec.name, method, np.array(values)) for method, values in found.items()]
+
+
+def _figures(model: str, method: str, values: NDArray[np.float64]) -> FaithfulnessFigures:
+    deletion, insertion, random = values.mean(axis=0)
+    chosen = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+
+    def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+        low, high = np.percentile(differences[chosen].mean(axis=1), (2.5, 97.5))
+        return float(low), float(high)
+
+    return FaithfulnessFigures(
+        model=model,
+        method=method,
+        photos=len(values),
+        deletion=float(deletion),
+        insertion=float(insertion),
+        random=float(random),
+        deletion_interval=interval(values[:, 0] - values[:, 2]),
+        insertion_interval=interval(values[:, 1] - values[:, 2]),
+    )
