@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from vitdemo.errors import CheckpointError, UnknownModelError
@@ -133,6 +134,8 @@ def test_a_missing_or_damaged_file_is_named_without_its_path(folder: Path, name:
         {"id2label": ["one", "two"]},
         {"vitdemo": "ViT"},
         {"vitdemo": {"threshold": "high"}},
+        {"num_hidden_layers": float("inf")},
+        {"architectures": 3},
     ],
     ids=str,
 )
@@ -143,7 +146,17 @@ def test_a_config_without_what_is_needed_is_refused(folder: Path, changes: dict[
 
 
 @pytest.mark.parametrize(
-    "changes", [{"size": {"longest_edge": 224}}, {"do_center_crop": True}, {"image_mean": None}, {"resample": "cubic"}]
+    "changes",
+    [
+        {"size": {"longest_edge": 224}},
+        {"do_center_crop": True},
+        {"image_mean": None},
+        {"image_mean": [0.5]},
+        {"image_std": ["wide"] * 3},
+        {"resample": "cubic"},
+        {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0},
+    ],
+    ids=str,
 )
 def test_a_preprocessor_config_without_what_is_needed_is_refused(folder: Path, changes: dict[str, Any]) -> None:
     tiny.edit_json(folder / "preprocessor_config.json", **changes)
@@ -167,6 +180,51 @@ def test_parameters_are_counted_from_the_header_alone(folder: Path) -> None:
     assert count_parameters(weights) == count
 
 
+def test_statistics_and_indices_are_no_parameters(tmp_path: Path) -> None:
+    network = tiny.network("resnet")
+    tensors = {**network.state_dict(), "relative_position_index": torch.zeros(9, 9, dtype=torch.long)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert count_parameters(tmp_path / "model.safetensors") == sum(weights.numel() for weights in network.parameters())
+
+
+@pytest.mark.parametrize(
+    "header", ["[]", '"x"', "[" * 50_000, '{"a": 3}', '{"a": {}}', '{"a": {"shape": [2], "x": 1}}']
+)
+def test_a_header_of_another_form_is_called_damaged(folder: Path, header: str) -> None:
+    data = header.encode()
+    (folder / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
+    with pytest.raises(CheckpointError, match="The weights of mine are missing or damaged"):
+        spec_from_folder(folder)
+
+
+@pytest.mark.parametrize("channels", [1, 4, "3"])
+def test_a_network_for_other_than_colour_pictures_is_refused(folder: Path, channels: object) -> None:
+    tiny.edit_json(folder / "config.json", num_channels=channels)
+    with pytest.raises(CheckpointError, match="mine cannot be loaded: it does not read colour pictures"):
+        spec_from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlicense: mit\n---\n# Title\n", "mit"),
+        ("---\r\ntags:\r\n- vision\r\nlicense: apache-2.0\r\n---\r\n", "apache-2.0"),
+        ('---\nlicense: "cc-by-nc-4.0"\n---\n', "cc-by-nc-4.0"),
+        ("---\ntags:\n- vision\n---\nlicense: in the text\n", "unknown"),
+        ("# Title\nlicense: mit\n", "unknown"),
+        ("", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_licence_of_a_hub_model_is_that_of_its_cards_front_matter(
+    folder: Path, card: str | None, license: str
+) -> None:
+    if card is not None:
+        (folder / "README.md").write_bytes(card.encode())
+    assert spec_from_folder(folder, "hub", "someone/mine").license == license
+    assert spec_from_folder(folder).license == "unknown"
+
+
 def test_a_header_of_a_hundred_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes((10**11).to_bytes(8, "little") + b"{}")
@@ -183,6 +241,9 @@ def test_a_header_of_a_hundred_gigabytes_is_not_read(tmp_path: Path) -> None:
         ({"size": {"shortest_edge": 248}, "do_center_crop": True, "crop_size": 224}, 248, (224, 224)),
         ({"do_resize": False, "do_center_crop": True, "crop_size": {"height": 9, "width": 8}}, None, (9, 8)),
         ({"size": 224, "do_center_crop": False, "crop_size": 99}, (224, 224), None),
+        ({"size": 224, "image_processor_type": "BitImageProcessor"}, 224, None),
+        ({"size": 224, "feature_extractor_type": "ConvNextFeatureExtractor"}, 256, (224, 224)),
+        ({"size": 384, "feature_extractor_type": "ConvNextFeatureExtractor"}, (384, 384), None),
     ],
 )
 def test_old_and_new_spellings_of_a_processor_are_read(

@@ -85,7 +85,10 @@ class Classifier(nn.Module):
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """`[B, D]`: one vector a picture, of the kind that the family's classifier reads."""
-        return self._pooled(self.network.base_model(pixel_values, **self._options(pixel_values)))
+        # transformers' `base_model` of a bare DINOv3 is its encoder, without the embeddings.
+        bare = type(self.network).__name__.endswith("Model")
+        encoder = self.network if bare else self.network.base_model
+        return self._pooled(encoder(pixel_values, **self._options(pixel_values)))
 
     def _pooled(self, outputs: Any) -> Tensor:
         if self.spec.model_type == "resnet":

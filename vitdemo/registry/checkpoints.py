@@ -152,7 +152,7 @@ def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processo
 
 
 def count_parameters(weights: Path) -> int:
-    """Numbers in a safetensors file, from its header alone.
+    """Numbers that were learned, in a safetensors file, from its header alone.
 
     Raises:
         CheckpointError: the file is missing or is not a safetensors file.
@@ -163,9 +163,16 @@ def count_parameters(weights: Path) -> int:
             if length > 100_000_000:
                 raise ValueError("header too long")
             header = json.loads(file.read(length))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if _is_learned(name, entry))
     except (OSError, ValueError, struct.error, AttributeError, LookupError, RecursionError, TypeError):
         raise CheckpointError(f"The weights of {weights.parent.name} are missing or damaged.") from None
+
+
+def _is_learned(name: str, entry: dict[str, Any]) -> bool:
+    """Neither statistics of a BatchNorm nor an index such as old files of BEiT have."""
+    if name == "__metadata__" or name.endswith((".running_mean", ".running_var")):
+        return False
+    return str(entry["dtype"]).startswith(("F", "BF"))
 
 
 def _card_license(folder: Path) -> str:
