@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import METHODS, attention_map, describe, fuse, rank_correlation, resolve_head, resolve_layer
+from vitdemo.attribution import attention_map, describe, fuse, rank_correlation, resolve_head, resolve_layer
 from vitdemo.errors import OptionError
+from vitdemo.methods import METHODS
 from vitdemo.types import AttributionMap, Box, Fusion, View
 
 LAYERS, HEADS = 3, 4
@@ -210,3 +211,20 @@ def test_a_flat_map_is_evenly_spread(values: Any) -> None:
 )
 def test_words_say_which_layer_heads_and_tokens(changes: dict[str, Any], words: str) -> None:
     assert describe(_map(_spot(0, 0), **changes)).startswith(words)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "attention"])
+def test_words_of_a_method_that_joins_all_layers_name_it_and_its_class(method: str) -> None:
+    found = _map(_spot(0, 0), method=method, layer=None, head=None, readout=None)
+    title = METHODS[method].title
+    assert describe(found) == f"{title}: 100% of it on 1% of the picture, top left"
+    assert describe(found, "sunflower") == f"{title} for sunflower: 100% of it on 1% of the picture, top left"
+
+
+def test_words_leave_out_what_is_negative() -> None:
+    # Cosines are below 0 where patches are unlike.
+    values = np.full((4, 4), -1.0)
+    values[0, 0] = 1
+    found = _map(values, method="similarity", layer=None, head=None, readout=None)
+    assert describe(found) == "Similarity: 100% of it on 6% of the picture, top left"
+    assert describe(_map(values * 0 - 1, layer=None)).endswith(": nothing stands out")

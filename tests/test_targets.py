@@ -9,7 +9,7 @@ import torch
 
 from tests import tiny
 from vitdemo.errors import OptionError
-from vitdemo.targets import resolve_target
+from vitdemo.targets import parse_target, resolve_target
 from vitdemo.types import ModelOutput, ModelSpec
 
 LOGITS = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0, 5.0, -2.0])
@@ -85,12 +85,43 @@ def test_an_unknown_label_is_refused_with_those_that_are_near(spec: ModelSpec) -
         resolve_target("zebra", spec, _output())
 
 
+@pytest.mark.parametrize(
+    ("target", "parsed"),
+    [
+        (None, (None, 1)),
+        ("top:1", (None, 1)),
+        (" top:7 ", (None, 7)),
+        (5, (5, 1)),
+        ("0", (0, 1)),
+        ("cup", (5, 1)),
+        ("Tench", (2, 1)),
+    ],
+)
+def test_a_target_is_an_index_or_else_a_rank(
+    spec: ModelSpec, target: int | str | None, parsed: tuple[int | None, int]
+) -> None:
+    assert parse_target(target, spec) == parsed
+
+
+@pytest.mark.parametrize("target", [7, "top:8", "zebra", "crane", ""])
+def test_what_means_no_class_is_refused_before_there_are_scores(spec: ModelSpec, target: int | str) -> None:
+    with pytest.raises(OptionError):
+        parse_target(target, spec)
+
+
+def test_without_a_classifier_no_target_is_the_only_one(tiny_spec: Callable[[str], ModelSpec]) -> None:
+    assert parse_target(None, tiny_spec("dino")) == (None, 1)
+    for target in (0, "top:1", "apple", ""):
+        with pytest.raises(OptionError, match="has no classifier, so it has no target classes"):
+            parse_target(target, tiny_spec("dino"))
+
+
 @pytest.mark.parametrize("target", ["", "  ", "--1", "1.5", "²"])
 def test_what_is_neither_number_nor_label_is_refused(spec: ModelSpec, target: str) -> None:
     with pytest.raises(OptionError, match="has no class"):
         resolve_target(target, spec, _output())
 
 
-def test_a_model_without_classifier_has_no_targets(spec: ModelSpec) -> None:
+def test_a_model_without_classifier_has_no_targets(tiny_spec: Callable[[str], ModelSpec]) -> None:
     with pytest.raises(OptionError, match="has no classifier"):
-        resolve_target("apple", spec, _output(None))
+        resolve_target("apple", tiny_spec("dino"), _output(None))

@@ -25,6 +25,9 @@ from vitdemo.types import Capture
 TAP = "vitdemo_tap"
 """The name to give to `set_attn_implementation`."""
 
+LARGE = 600
+"""Tokens above which a position bias is used at once."""
+
 TOKEN_NAMES = ("class", "distillation")
 """Read-outs by the position of their token."""
 
@@ -57,7 +60,10 @@ class AttentionRecord:
             rows = attention_rows(query, key, mask, scaling, 0, count)
             for token in self.request.tokens:
                 self.rows.setdefault(TOKEN_NAMES[token], []).append(rows[:, :, token])
-        if self.request.mean:
+        if self.request.mean and mask is not None and mask.shape[-2] > LARGE:
+            # A bias of all pairs is too large to be kept for later, one of each layer.
+            self.rows.setdefault("mean", []).append(mean_row(query, key, mask, scaling))
+        elif self.request.mean:
             # q and k are kept, the N x N product is made after the timed forward, a block of rows at a time.
             self._deferred.append(lambda: mean_row(query, key, mask, scaling))
 

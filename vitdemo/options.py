@@ -63,5 +63,5 @@ def patch_at(point: tuple[float, float] | None, photo: Photo, spec: ModelSpec, p
             f"The point {x:g},{y:g} is not on what {spec.name} sees: x from {left} to {right - 1}, y from {top} to {bottom - 1}."
         )
     height, width = input_size(spec, processor)
-    rows, columns = height // spec.patch_size, width // spec.patch_size
+    rows, columns = spec.grid_of(height, width)
     return int((y - top) / (bottom - top) * rows) * columns + int((x - left) / (right - left) * columns)

@@ -19,6 +19,7 @@ from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.masking import hidden_patches, picture_of, with_grey
+from vitdemo.methods import METHODS, obstacle
 from vitdemo.options import fusion_of, method_for, patch_at, share_of
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.settings import Settings, get_settings
@@ -48,7 +49,7 @@ MAX_TOKENS = 4000
 """Patches up to which a photo is enlarged."""
 
 GRADIENT_TOKENS = 1024
-"""Patches up to which it is for methods that keep the attention matrices of all layers."""
+"""Patches up to which it is for methods that keep all attention matrices, or, of BEiT, all position biases."""
 
 
 class Pipeline:
@@ -112,7 +113,9 @@ class Pipeline:
             choices = ", ".join(spec.readouts) or "none, it has no attention"
             raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {choices}.")
         index, rank = parse_target(target, spec)
-        limit = GRADIENT_TOKENS if chosen is not None and chosen.needs == "gradients" else MAX_TOKENS
+        limit = MAX_TOKENS
+        if chosen is not None and (chosen.needs == "gradients" or (method == "rollout" and spec.model_type == "beit")):
+            limit = GRADIENT_TOKENS
         processor, notes = at_resolution(spec, photo.size, resolution, limit)
         request = None
         if chosen is not None and chosen.needs != "rows":
@@ -146,18 +149,35 @@ class Pipeline:
         photo: Photo,
         specs: Sequence[ModelSpec],
         *,
-        layer: int | str = -1,
-        head: int | str = "mean",
+        method: str = "attention",
         **options: Any,
     ) -> Comparison:
-        """Several models on one photo: one decode, and one preprocess for all that agree on it."""
+        """Several models on one photo: one decode, and one preprocess for all that agree on it.
+
+        Args:
+            method: a model to which it does not apply has no map; its description and notes say why.
+            options: of `explain`.
+        """
         if not specs:
             raise OptionError("Choose at least one model.")
         shared: dict[Processor, PixelBatch] = {}
-        explanations = tuple(
-            self.explain(photo, spec, layer=layer, head=head, shared=shared, **options) for spec in specs
-        )
+        explanations = tuple(self._compared(photo, spec, method, shared=shared, **options) for spec in specs)
         return Comparison(explanations, tuple(_agreement(*pair) for pair in combinations(explanations, 2)))
+
+    def _compared(self, photo: Photo, spec: ModelSpec, method: str, **options: Any) -> Explanation:
+        known = METHODS.get(method)
+        reason = obstacle(known, bool(spec.readouts), bool(spec.labels)) if known else ""
+        if known is None or not reason or method == "attention":
+            return self.explain(photo, spec, method=method, **options)
+        kept = {name: value for name, value in options.items() if name in ("resolution", "top_k", "dtype", "shared")}
+        found = self.explain(photo, spec, **kept)
+        return replace(
+            found,
+            map=None,
+            rows={},
+            description=f"no {known.title}: {reason}",
+            notes=(*found.notes, f"{known.title} does not apply to {spec.name}: {reason}."),
+        )
 
     def reconstruct(
         self, photo: Photo, spec: ModelSpec, *, ratio: float = 0.75, seed: int = 0, dtype: str = "auto"

@@ -112,7 +112,12 @@ class ModelSpec:
     @property
     def patch_grid(self) -> tuple[int, int]:
         """`(rows, columns)` of patches at the model's own input size."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+        return self.grid_of(*self.image_size)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """`(rows, columns)` of an input of that many pixels: whole patches; a CNN's padding makes a cell of what is left over."""
+        over = 0 if self.readouts else self.patch_size - 1
+        return (height + over) // self.patch_size, (width + over) // self.patch_size
 
 
 @dataclass(frozen=True)

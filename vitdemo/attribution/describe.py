@@ -34,6 +34,8 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
         place = "centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
     if attribution.layer is None:
         title = METHODS[attribution.method].title + (f" for {label}" if label else "")
+        if attribution.high <= attribution.low:
+            return f"{title}: nothing stands out"
         return f"{title}: {share:.0%} of it on {area:.0%} of the picture, {place}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
     who = READOUT_WORDS.get(attribution.readout or "", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from vitdemo.capture import record_attention
 from vitdemo.errors import OptionError
 from vitdemo.loading import Classifier
 from vitdemo.nn.heads import final_norm, head_of, norms, watching
-from vitdemo.types import Attribution, Capture, ModelSpec
+from vitdemo.types import Attribution, Capture
 
 
 def attribute(
@@ -26,13 +27,13 @@ def attribute(
     Raises:
         OptionError: there is no class of that rank, or no such patch.
     """
-    patches = (pixels.shape[2] // model.spec.patch_size) * (pixels.shape[3] // model.spec.patch_size)
+    patches = math.prod(model.spec.grid_of(pixels.shape[2], pixels.shape[3]))
     prefix = model.spec.num_prefix_tokens
     if request.method == "rollout":
         with torch.no_grad(), record_attention(Capture(queries=True)) as record:
             logits = model(pixels)
-            start = read_out(model.spec, patches)
-            maps = streamed_rollout(record.queries, start, request.fusion, request.discard)
+            start = read_out(model, patches)
+            maps = streamed_rollout(record.queries, start, request.fusion, request.discard, class_token=prefix > 0)
         return logits, maps[:, prefix:], None
     if request.method == "similarity":
         if not 0 <= request.query < patches:
@@ -43,13 +44,19 @@ def attribute(
     return _class_specific(model, pixels, request, patches)
 
 
-def read_out(spec: ModelSpec, patches: int) -> Tensor:
+def read_out(model: Classifier, patches: int) -> Tensor:
     """`[N]`: the share of each final token in what the model classifies from; sums to 1."""
-    start = torch.zeros(spec.num_prefix_tokens + patches)
-    if spec.readouts[0] == "mean" or spec.pooling == "mean":
-        start[spec.num_prefix_tokens :] = 1 / patches
-    elif "distillation" in spec.readouts:
+    prefix = model.spec.num_prefix_tokens
+    head = type(model.network).__name__ if model.probe is None else ""
+    start = torch.zeros(prefix + patches)
+    if model.spec.readouts[0] == "mean" or model.spec.pooling == "mean":
+        start[prefix:] = 1 / patches
+    elif head == "DeiTForImageClassificationWithTeacher":
         start[:2] = 0.5
+    elif head.startswith("Dinov2") and head.endswith("ForImageClassification"):
+        # It reads the class token and, beside it, the mean of the patches.
+        start[0] = 0.5
+        start[prefix:] = 0.5 / patches
     else:
         start[0] = 1
     return start
@@ -90,7 +97,7 @@ def _class_specific(
         gradients = torch.autograd.grad(score, record.attentions)
     attentions = [attention.detach() for attention in record.attentions]
     combine = relevance if request.method == "relevance" else grad_rollout
-    maps = combine(attentions, gradients, read_out(model.spec, patches).to(pixels.device))
+    maps = combine(attentions, gradients, read_out(model, patches).to(pixels.device))
     return logits.detach(), maps[:, prefix:], targets
 
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from vitdemo.capture import AttentionRecord, record_attention
+from vitdemo.engine.attribute import attribute
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
 from vitdemo.engine.memory import Residents
 from vitdemo.errors import InvalidScoresError, TooLargeError
 from vitdemo.loading import Classifier, load_model
 from vitdemo.settings import Settings
-from vitdemo.types import Capture, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
 
 _Key = tuple[str, str, torch.dtype]
 Result = TypeVar("Result")
@@ -85,14 +86,37 @@ class LocalBackend:
     def run(self, spec: ModelSpec, pixel_values: Tensor, capture: Capture, dtype: str = "auto") -> list[ModelOutput]:
         return self._with_room(spec, dtype, lambda lane: self._run(lane, pixel_values, capture))
 
+    def attribute(
+        self, spec: ModelSpec, pixel_values: Tensor, request: Attribution, dtype: str = "auto"
+    ) -> list[ModelOutput]:
+        def work(lane: _Lane) -> list[ModelOutput]:
+            pixels = pixel_values.to(lane.device, lane.dtype)
+            with lane.turn:
+                (logits, maps, targets), milliseconds = self._timed(
+                    lambda: attribute(lane.model, pixels, request), lane.device
+                )
+            found = _split(AttentionRecord(Capture()), logits, lane, pixels, milliseconds / len(pixels))
+            maps = _finite(maps.float().cpu(), "maps", lane)
+            return [
+                replace(
+                    output,
+                    values=maps[index].view(output.patch_grid).clone(),
+                    target=None if targets is None else targets[index],
+                )
+                for index, output in enumerate(found)
+            ]
+
+        return self._with_room(spec, dtype, work)
+
     def reconstruct(
         self, spec: ModelSpec, pixel_values: Tensor, hidden: Tensor, dtype: str = "auto"
     ) -> tuple[Tensor, ModelOutput]:
         def work(lane: _Lane) -> list[ModelOutput]:
-            pixels = pixel_values.to(lane.device, lane.dtype)
+            # Not in the model's dtype: what is seen comes back as it was.
+            pixels = pixel_values.to(lane.device)
             with lane.turn, torch.no_grad():
                 filled, milliseconds = self._timed(lambda: lane.model.reconstruct(pixels, hidden), lane.device)
-            pictures.append(filled.cpu())
+            pictures.append(_finite(filled.cpu(), "pixels", lane))
             grid = (hidden.shape[1], hidden.shape[2])
             return [ModelOutput(None, {}, grid, milliseconds / len(pixels), str(lane.device), short(lane.dtype))]
 
@@ -109,9 +133,7 @@ class LocalBackend:
 
     def unload(self, spec: ModelSpec) -> None:
         for residents in list(self._residents.values()):
-            for key, _ in residents.held():
-                if key[0] == spec.checkpoint:
-                    residents.evict(key)
+            residents.evict(lambda key: key[0] == spec.checkpoint)
         self._empty_cache()
 
     def _with_room(self, spec: ModelSpec, dtype: str, work: Callable[[_Lane], list[ModelOutput]]) -> list[ModelOutput]:
@@ -121,8 +143,7 @@ class LocalBackend:
         for device in devices:
             for _ in range(2):
                 try:
-                    with self._lane(spec, dtype, device) as lane:
-                        found = work(lane)
+                    found = self._once(spec, dtype, device, work)
                     return [replace(output, notes=notes) for output in found] if notes else found
                 except TooLargeError:
                     if device is devices[-1]:
@@ -139,12 +160,20 @@ class LocalBackend:
             f"There is not enough free memory to run {spec.name} on this picture. Choose a smaller model or resolution."
         )
 
+    def _once(
+        self, spec: ModelSpec, dtype: str, device: torch.device, work: Callable[[_Lane], list[ModelOutput]]
+    ) -> list[ModelOutput]:
+        # A function of its own: nothing of a failed attempt stays in memory during the next one.
+        with self._lane(spec, dtype, device) as lane:
+            return work(lane)
+
     @contextmanager
     def _lane(self, spec: ModelSpec, dtype: str, device: torch.device) -> Iterator[_Lane]:
         chosen = pick_dtype(dtype if dtype != "auto" else self._settings.dtype, device, spec.parameters)
 
         def load() -> _Lane:
-            model = self._load(spec, device, chosen)
+            # Gradients are taken of attention and pictures here, never of weights.
+            model = self._load(spec, device, chosen).requires_grad_(False)
             # The first forward of a process is slow for reasons that are not the model's.
             with torch.no_grad():
                 model(torch.zeros(1, 3, *spec.image_size, device=device, dtype=chosen))
@@ -222,18 +251,23 @@ def _synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def _finite(values: Tensor, what: str, lane: _Lane) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise InvalidScoresError(
+            f"{lane.spec.name} gave invalid {what} (not finite numbers) in {short(lane.dtype)}. Try another dtype or photo."
+        )
+    return values
+
+
 def _split(
     record: AttentionRecord, logits: Tensor | None, lane: _Lane, pixels: Tensor, milliseconds: float
 ) -> list[ModelOutput]:
     """One output a picture, on the CPU; the pictures of a batch share no memory that a caller could see change."""
     if logits is not None:
-        logits = logits.float().cpu()
-        if not torch.isfinite(logits).all():
-            raise InvalidScoresError(
-                f"{lane.spec.name} gave invalid scores (not finite numbers) in {short(lane.dtype)}. Try another dtype or photo."
-            )
+        logits = _finite(logits.float().cpu(), "scores", lane)
     rows = {name: torch.stack(layers, dim=1).cpu() for name, layers in record.rows.items()}
-    grid = (pixels.shape[2] // lane.spec.patch_size, pixels.shape[3] // lane.spec.patch_size)
+    grid = lane.spec.grid_of(pixels.shape[2], pixels.shape[3])
+    full = None if record.full is None else record.full.cpu()
     return [
         ModelOutput(
             logits=None if logits is None else logits[index].clone(),
@@ -242,6 +276,7 @@ def _split(
             milliseconds=milliseconds,
             device=str(lane.device),
             dtype=short(lane.dtype),
+            full=None if full is None else full[index].clone(),
         )
         for index in range(len(pixels))
     ]

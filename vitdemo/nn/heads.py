@@ -33,9 +33,9 @@ def _norm(module: Any) -> nn.Module | None:
 
 def final_norm(network: Any) -> nn.Module:
     """The encoder's last normalisation."""
-    base = network.base_model
-    found: nn.Module = base.norm if hasattr(base, "norm") else base.layernorm
-    return found
+    # DINOv3's base model is its stack of blocks alone: the normalisation is the network's.
+    found = [getattr(part, name, None) for part in (network.base_model, network) for name in ("norm", "layernorm")]
+    return next(module for module in found if isinstance(module, nn.Module))
 
 
 def head_of(network: Any, probe: nn.Module | None, prefix: int, mean: bool) -> Head:

@@ -116,8 +116,8 @@ def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processo
     cnn = model_type == "resnet"
     probe = folder / PROBE_FILE
     size = configs.image_size(config, processor)
-    if not cnn and processor.crop is None and not isinstance(processor.resize, tuple):
-        # A transformer takes one shape: what is left of the longer side is cut off.
+    if processor.crop is None and not isinstance(processor.resize, tuple):
+        # One shape for all photos: what is left of the longer side is cut off.
         processor = replace(processor, crop=size)
     labels = configs.labels(config)
     if probe.exists():
