@@ -303,6 +303,24 @@ def test_other_implementations_are_as_transformers_made_them() -> None:
     assert AttentionInterface()[TAP] is not sdpa_attention_forward
 
 
+def test_a_convolutional_network_has_nothing_to_record(tiny_spec: Callable[[str], ModelSpec]) -> None:
+    spec = tiny_spec("resnet")
+    record, logits = _recorded(load_model(spec, CPU, torch.float32), torch.randn(2, 3, 32, 32))
+    assert logits is not None
+    assert logits.shape == (2, 7)
+    assert record.rows == {}
+
+
+def test_of_a_masked_autoencoder_the_encoder_alone_is_recorded(load: Load) -> None:
+    spec, model = load("mae")
+    hidden = torch.zeros(1, *spec.patch_grid, dtype=torch.bool)
+    hidden[0, 0, 0] = True
+    record, _ = _recorded(model, _pixels(spec, 1))
+    with torch.no_grad():
+        model.reconstruct(_pixels(spec, 1), hidden)
+    assert [len(layers) for layers in record.rows.values()] == [spec.num_layers] * 3
+
+
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_a_network_that_does_not_use_the_tap_is_not_recorded(implementation: str) -> None:
     network = tiny.network("vit")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+import random
 import threading
+import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vitdemo.engine import Backend, LocalBackend
+from tests import tiny
+from tests.test_loading import transformers_globals
+from vitdemo.engine import Backend, LocalBackend, devices
 from vitdemo.engine import local as local_module
 from vitdemo.engine.devices import LARGE, pick_device, pick_dtype
-from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError
+from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError, TooLargeError
 from vitdemo.loading import load_model
 from vitdemo.registry import get_spec
 from vitdemo.settings import Settings
@@ -54,6 +62,15 @@ class Loader:
         self.asked.append((spec.name, dtype))
         self.models.append(Gated(load_model(spec, device, dtype)))
         return self.models[-1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> Iterator[None]:
+    """Without this, each time that memory is full, a second would go by over what other tests have imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -368,7 +385,7 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(
 def test_auto_is_bf16_on_cuda_and_for_large_models_on_a_cpu_that_has_it(
     monkeypatch: pytest.MonkeyPatch, device: str, parameters: int, has_bf16: bool, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(local_module, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: has_bf16)
     assert pick_dtype("auto", torch.device(device), parameters) == expected
 
 
@@ -388,3 +405,399 @@ def test_a_model_that_ran_here_can_still_be_trained() -> None:
     logits = model(pixels)
     assert logits is not None
     logits.sum().backward()
+
+
+def _room_for(*specs: ModelSpec) -> Settings:
+    """Settings with a budget for these in float32, and not a byte more."""
+    return Settings(device="cpu", memory_gb=(sum(4 * spec.parameters for spec in specs) + 0.5) / 1e9)
+
+
+class Weighed:
+    """Loads real models, and knows how many bytes of them are in memory: held by anybody, whatever the books say."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.asked: Counter[str] = Counter()
+        self.loading: Counter[str] = Counter()
+        self.models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.weights: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self.guard = threading.Lock()
+
+    def __call__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Any:
+        with self.guard:
+            self.asked[spec.name] += 1
+            self.loading[spec.name] += 1
+            assert self.loading[spec.name] == 1, "loaded twice at once"
+        model = load_model(spec, device, dtype)
+        with self.guard:
+            self.loading[spec.name] -= 1
+            self.models.add(model)
+            self.weights.update(model.state_dict(keep_vars=True).values())
+            # Who just left may be about to let go.
+            end = time.monotonic() + 10
+            while self._bytes() > self.budget:
+                assert time.monotonic() < end, "weights that left are still in memory"
+                time.sleep(0.001)
+        return model
+
+    def _bytes(self) -> int:
+        return sum(weights.nbytes for weights in self.weights)
+
+
+def test_twenty_threads_with_three_models_and_room_for_two_get_the_answers_of_single_runs(
+    tiny_spec: Callable[[str], ModelSpec],
+) -> None:
+    specs = [tiny_spec(kind) for kind in ("vit", "dinov2-head", "beit")]
+    settings = _room_for(*sorted(specs, key=lambda spec: spec.parameters)[1:])
+    expected = {
+        (spec.name, seed): LocalBackend(SETTINGS).run(spec, _pixels(seed), ROWS)[0] for spec in specs for seed in (1, 2)
+    }
+    before = transformers_globals()
+    loader = Weighed(int(settings.memory_gb * 1e9))
+    backend = LocalBackend(settings, load=loader)
+    gate, end = threading.Barrier(20), threading.Event()
+    over: list[int] = []
+
+    def watch() -> None:
+        while not end.wait(0.001):
+            over.extend(used.used for used in list(backend._residents.values()) if used.used > loader.budget)
+
+    def work(number: int) -> None:
+        dice = random.Random(number)
+        gate.wait(60)
+        for _ in range(3):
+            spec, seed = dice.choice(specs), dice.choice((1, 2))
+            (output,) = backend.run(spec, _pixels(seed), ROWS)
+            _assert_same(output, expected[spec.name, seed])
+            assert output.notes == ()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    gc.disable()  # what leaves has to go by itself: memory is needed at once
+    try:
+        with ThreadPoolExecutor(20) as pool:
+            for future in [pool.submit(work, number) for number in range(20)]:
+                future.result(60)
+    finally:
+        gc.enable()
+        end.set()
+        watcher.join()
+    assert over == []
+    assert set(loader.asked) == {spec.name for spec in specs}
+    assert loader.asked.total() > 3, "room for two of three: some were loaded again"
+    assert transformers_globals() == before
+    (residents,) = backend._residents.values()
+    assert not residents._waiting
+    assert sum(backend.loaded().values()) == residents.used <= loader.budget
+
+
+def test_with_room_for_all_of_them_each_is_loaded_once(tiny_spec: Callable[[str], ModelSpec]) -> None:
+    specs = [tiny_spec(kind) for kind in ("vit", "dinov2-head", "beit")]
+    settings = _room_for(*specs)
+    loader = Weighed(int(settings.memory_gb * 1e9))
+    backend = LocalBackend(settings, load=loader)
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda number: backend.run(specs[number % 3], _pixels(number), ROWS), range(20)))
+    assert loader.asked == {spec.name: 1 for spec in specs}
+
+
+@pytest.mark.parametrize("kind", [*tiny.KINDS, "resnet"])
+def test_a_model_that_leaves_is_out_of_memory_at_once(tiny_spec: Callable[[str], ModelSpec], kind: str) -> None:
+    loader = Weighed(1 << 40)
+    spec = tiny_spec(kind)
+    backend = LocalBackend(SETTINGS, load=loader)
+    backend.run(spec, torch.zeros(1, 3, *spec.image_size), Capture())
+    gc.collect()
+    gc.disable()
+    try:
+        (residents,) = backend._residents.values()
+        assert residents.evict() == 4 * spec.parameters
+        assert list(loader.models) == []
+        assert list(loader.weights) == []
+    finally:
+        gc.enable()
+
+
+def test_a_model_beyond_the_budget_is_refused_with_both_numbers(spec: ModelSpec, loader: Loader) -> None:
+    backend = LocalBackend(Settings(device="cpu", memory_gb=1.0), load=loader)
+    large = replace(spec, parameters=1_250_000_000)
+    with pytest.raises(TooLargeError, match=r"tiny-vit takes 5\.00 GB.*may use 1\.00 GB here.*VITDEMO_MEMORY_GB"):
+        backend.run(large, _pixels(1), ROWS, "fp32")
+    assert loader.asked == []
+    assert backend.run(spec, _pixels(1), ROWS)[0].notes == ()
+
+
+def test_what_is_loaded_is_told_and_can_be_unloaded(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec, tiny_spec: Callable[[str], ModelSpec]
+) -> None:
+    deit = tiny_spec("deit")
+    assert backend.loaded() == {}
+    backend.unload(spec)
+    for model, dtype in ((spec, "fp32"), (spec, "bf16"), (deit, "fp32")):
+        backend.run(model, _pixels(1), ROWS, dtype)
+    assert backend.loaded() == {spec.checkpoint: 6 * spec.parameters, deit.checkpoint: 4 * deit.parameters}
+    backend.unload(spec)
+    assert backend.loaded() == {deit.checkpoint: 4 * deit.parameters}
+    backend.run(spec, _pixels(1), ROWS)
+    assert [name for name, _ in loader.asked] == ["tiny-vit", "tiny-vit", "tiny-deit", "tiny-vit"]
+
+
+def test_a_model_that_is_unloaded_while_it_runs_answers_first(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec
+) -> None:
+    with _queue(backend, loader, spec, [(_pixels(1), ROWS)]) as futures:
+        backend.unload(spec)
+        assert futures[0].result(60)[0].logits is not None
+    assert backend.loaded() == {}
+
+
+def test_a_model_that_is_unloaded_while_it_is_loaded_leaves_too(spec: ModelSpec) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def load(*arguments: Any) -> Any:
+        begun.set()
+        assert go.wait(60)
+        return load_model(*arguments)
+
+    backend = LocalBackend(SETTINGS, load=load)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(backend.run, spec, _pixels(1), ROWS)
+        assert begun.wait(60)
+        backend.unload(spec)
+        go.set()
+        assert len(future.result(60)) == 1
+    assert backend.loaded() == {}
+
+
+class Crowded(nn.Module):
+    """A real model, where there is no room for a forward, of all but the one that warms up, while `full` says so."""
+
+    def __init__(self, model: nn.Module, full: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.model, self.full = model, full
+        self.warm = False
+        self.left: list[weakref.ref[Tensor]] = []
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        if self.warm and self.full(pixel_values):
+            activations = pixel_values * 2
+            self.left.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        self.warm = True
+        return None if pixel_values.is_meta else self.model(pixel_values)
+
+    def reconstruct(self, pixel_values: Tensor, hidden: Tensor) -> Tensor:
+        self.forward(pixel_values)
+        return self.model.reconstruct(pixel_values, hidden)  # type: ignore[no-any-return, operator]
+
+
+class CrowdedLoader:
+    """Loads such models; `loads` has the device of each, and those that came before and are still in memory."""
+
+    def __init__(self, full: Callable[[Tensor], bool]) -> None:
+        self.full = full
+        self.loads: list[tuple[str, str]] = []
+        self.models: weakref.WeakSet[Crowded] = weakref.WeakSet()
+        self.beside: list[int] = []
+
+    def __call__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Any:
+        self.loads.append((spec.name, device.type))
+        self.beside.append(len(self.models))
+        # A device that holds nothing is as full as can be.
+        model = Crowded(load_model(spec, torch.device("cpu"), dtype).to(device), self.full)
+        self.models.add(model)
+        return model
+
+
+def _times(count: int) -> Callable[[Tensor], bool]:
+    """True so many times."""
+    left = iter([True] * count)
+    return lambda pixels: next(left, False)
+
+
+def _crowded(full: Callable[[Tensor], bool], device: str = "cpu") -> tuple[LocalBackend, CrowdedLoader]:
+    loader = CrowdedLoader(full)
+    backend = LocalBackend(SETTINGS, load=loader)
+    backend.device = torch.device(device)
+    return backend, loader
+
+
+def test_where_memory_is_full_idle_models_leave_it_and_the_job_is_tried_again(
+    spec: ModelSpec, tiny_spec: Callable[[str], ModelSpec]
+) -> None:
+    faults = iter([False, True])  # the first forward is that of the other model
+    backend, loader = _crowded(lambda pixels: next(faults, False))
+    deit = tiny_spec("deit")
+    backend.run(deit, _pixels(1), ROWS)
+    (output,) = backend.run(spec, _pixels(1), ROWS)
+    _assert_same(output, LocalBackend(SETTINGS).run(spec, _pixels(1), ROWS)[0])
+    assert (output.notes, output.device) == ((), "cpu")
+    assert list(backend.loaded()) == [spec.checkpoint]
+    assert loader.loads == [("tiny-deit", "cpu"), ("tiny-vit", "cpu"), ("tiny-vit", "cpu")]
+
+
+def test_nothing_of_a_failed_forward_is_in_memory_when_it_is_tried_again(spec: ModelSpec) -> None:
+    left: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    faults = iter([True])
+
+    def full(pixels: Tensor) -> bool:
+        alive.extend(ref() is not None for ref in left)
+        found = next(faults, False)
+        if found:
+            (model,) = loader.models
+            left.extend([weakref.ref(pixels), weakref.ref(next(model.parameters()))])
+            model.left = left
+        return found
+
+    backend, loader = _crowded(full)
+    backend.run(spec, _pixels(1), ROWS)
+    assert len(left) == 3
+    assert alive == [False, False, False], "the input, a weight, what the forward had made"
+    assert loader.beside == [0, 0], "the model was not loaded beside itself"
+
+
+def test_what_finds_no_room_on_the_device_runs_on_the_cpu_and_says_so(spec: ModelSpec) -> None:
+    backend, loader = _crowded(lambda pixels: pixels.is_meta, "meta")
+    outputs = backend.run(spec, _pixels(1, batch=3), ROWS)
+    for output, expected in zip(outputs, LocalBackend(SETTINGS).run(spec, _pixels(1, batch=3), ROWS), strict=True):
+        _assert_same(output, expected)
+        assert output.device == "cpu"
+        assert output.notes == ("The memory of meta was too full: this ran on the CPU.",)
+    assert loader.loads == [("tiny-vit", "meta"), ("tiny-vit", "meta"), ("tiny-vit", "cpu")]
+    assert loader.beside == [0, 0, 0]
+
+
+def test_what_is_larger_than_the_budget_of_the_device_runs_on_the_cpu_and_says_so(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_module, "memory_budget", lambda device, _: 10 if device.type == "meta" else 10**9)
+    backend, loader = _crowded(lambda pixels: False, "meta")
+    (output,) = backend.run(spec, _pixels(1), ROWS)
+    assert (output.device, len(output.notes)) == ("cpu", 1)
+    assert loader.loads == [("tiny-vit", "cpu")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_without_room_anywhere_the_refusal_names_the_model_and_the_way_out(spec: ModelSpec, device: str) -> None:
+    backend, loader = _crowded(lambda pixels: True, device)
+    with pytest.raises(TooLargeError, match=r"not enough free memory to run tiny-vit.*smaller model or resolution"):
+        backend.run(spec, _pixels(1), ROWS)
+    assert [place for _, place in loader.loads] == ["meta", "meta", "cpu", "cpu"][-2 if device == "cpu" else 0 :]
+    assert backend.loaded() == {}
+    assert all(residents.used == 0 and not residents._waiting for residents in backend._residents.values())
+
+
+def test_a_shared_forward_without_room_is_run_picture_by_picture(
+    backend: LocalBackend, loader: Loader, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, left = Gated.forward, []
+
+    def small(self: Gated, pixel_values: Tensor) -> Any:
+        answer = forward(self, pixel_values)
+        if len(pixel_values) > 1:
+            left.append(weakref.ref(answer))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        assert not any(ref() is not None for ref in left), "what the shared one made takes the room of these"
+        return answer
+
+    monkeypatch.setattr(Gated, "forward", small)
+    jobs = [(_pixels(seed), ROWS) for seed in range(4)]
+    with _queue(backend, loader, spec, jobs) as futures:
+        outputs = [future.result(60)[0] for future in futures]
+    assert loader.models[0].batches == [4, 1, 1, 1, 1]
+    assert len(loader.asked) == 1
+    for (pixels, _), output in zip(jobs, outputs, strict=True):
+        _assert_same(output, LocalBackend(SETTINGS).run(spec, pixels, ROWS)[0])
+        assert output.notes == ()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=repr)
+@pytest.mark.parametrize("faults", [1, 2])
+def test_a_load_without_room_is_tried_again_and_then_refused(spec: ModelSpec, error: Exception, faults: int) -> None:
+    left = [error] * faults
+
+    def load(*arguments: Any) -> Any:
+        if left:
+            raise left.pop()
+        return load_model(*arguments)
+
+    backend = LocalBackend(SETTINGS, load=load)
+    if faults == 2:
+        with pytest.raises(TooLargeError, match="not enough free memory"):
+            backend.run(spec, _pixels(1), ROWS)
+        assert backend.loaded() == {}
+    assert backend.run(spec, _pixels(1), ROWS)[0].notes == ()
+
+
+def test_a_first_forward_without_room_counts_as_a_load_without_room(spec: ModelSpec) -> None:
+    faults = _times(1)
+
+    class Cold(nn.Module):
+        def forward(self, pixel_values: Tensor) -> Any:
+            if faults(pixel_values):
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return torch.zeros(len(pixel_values), 7)
+
+    backend = LocalBackend(SETTINGS, load=lambda *_: Cold())
+    assert backend.run(spec, _pixels(1), Capture())[0].notes == ()
+
+
+def test_other_errors_are_not_tried_again(spec: ModelSpec) -> None:
+    def full(pixels: Tensor) -> bool:
+        raise RuntimeError("an index is out of range")
+
+    backend, loader = _crowded(full)
+    with pytest.raises(RuntimeError, match="out of range"):
+        backend.run(spec, _pixels(1), ROWS)
+    assert len(loader.loads) == 1
+    assert list(backend.loaded()) == [spec.checkpoint]
+
+
+def test_a_reconstruction_without_room_is_tried_again_and_then_runs_on_the_cpu(
+    tiny_spec: Callable[[str], ModelSpec],
+) -> None:
+    mae = tiny_spec("mae")
+    hidden = torch.zeros(1, 4, 4, dtype=torch.bool)
+    hidden[0, 1, 2] = True
+    expected, _ = LocalBackend(SETTINGS).reconstruct(mae, _pixels(1), hidden)
+    again, _ = _crowded(_times(1))
+    elsewhere, _ = _crowded(lambda pixels: pixels.is_meta, "meta")
+    for backend, notes in ((again, 0), (elsewhere, 1)):
+        filled, output = backend.reconstruct(mae, _pixels(1), hidden)
+        torch.testing.assert_close(filled, expected, atol=1e-5, rtol=1e-5)
+        assert (output.device, len(output.notes)) == ("cpu", notes)
+
+
+def test_threads_whose_memory_is_full_now_and_then_all_get_their_answers(
+    tiny_spec: Callable[[str], ModelSpec],
+) -> None:
+    specs = [tiny_spec(kind) for kind in ("vit", "deit")]
+    guard, failed = threading.Lock(), set[int]()
+
+    def full(pixels: Tensor) -> bool:
+        # Once for every third picture: twice would be refused.
+        with guard:
+            found = {int(number) for number in pixels[:, 0, 0, 0] if number % 3 == 0} - failed
+            failed.update(found)
+            return bool(found)
+
+    backend, _ = _crowded(full)
+    alone = LocalBackend(SETTINGS)
+
+    def marked(number: int) -> Tensor:
+        pixels = _pixels(number)
+        pixels[0, 0, 0, 0] = number
+        return pixels
+
+    def work(number: int) -> None:
+        (output,) = backend.run(specs[number % 2], marked(number), ROWS)
+        _assert_same(output, alone.run(specs[number % 2], marked(number), ROWS)[0])
+
+    with ThreadPoolExecutor(12) as pool:
+        for future in [pool.submit(work, number) for number in range(48)]:
+            future.result(60)
+    assert failed == set(range(0, 48, 3))
+    (residents,) = backend._residents.values()
+    assert not residents._waiting
+    assert all(resident.users == 0 for resident in residents._held.values())

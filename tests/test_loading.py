@@ -99,6 +99,37 @@ def test_weights_have_the_dtype_that_was_asked_for_whatever_the_file_has(
         assert model(PIXELS.to(asked)).dtype == asked
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [*(kind for kind in tiny.KINDS if kind != "mae"), "resnet"])
+def test_in_half_precision_answers_are_those_of_a_network_that_was_loaded_in_it(
+    tiny_spec: Callable[[str], ModelSpec], kind: str, dtype: torch.dtype
+) -> None:
+    spec = tiny_spec(kind)
+    model = load_model(spec, CPU, dtype)
+    plain = type(model.network).from_pretrained(spec.checkpoint, dtype=dtype).eval()
+    assert torch.get_default_dtype() == torch.float32
+    expected, found = (dict(network.named_buffers()) for network in (plain, model.network))
+    assert {name: buffer.dtype for name, buffer in found.items()} == {
+        name: buffer.dtype for name, buffer in expected.items()
+    }
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    pixels = torch.randn(2, 3, *spec.image_size).to(dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(pixels)[0], plain(pixels)[0], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_frequencies_of_rotary_positions_stay_in_float32(
+    tiny_spec: Callable[[str], ModelSpec], dtype: torch.dtype
+) -> None:
+    model = load_model(tiny_spec("dinov3"), CPU, dtype)
+    (frequencies,) = (buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
+    assert frequencies.dtype == torch.float32
+    # A quarter of the head's 8 dimensions, which the file does not hold.
+    assert torch.equal(frequencies, 1 / 100 ** torch.tensor([0.0, 0.5]))
+    assert {weights.dtype for weights in model.parameters()} == {dtype}
+
+
 def test_the_default_dtype_is_left_alone(tiny_spec: Callable[[str], ModelSpec]) -> None:
     load_model(tiny_spec("vit"), CPU, torch.float16)
     assert torch.get_default_dtype() == torch.float32
@@ -250,7 +281,7 @@ def test_a_refusal_does_not_stand_in_the_way_of_the_next_load(folder: Path) -> N
     assert load_model(spec, CPU, torch.float32)(PIXELS).shape == (2, 7)
 
 
-def _globals() -> dict[str, Any]:
+def transformers_globals() -> dict[str, Any]:
     """What `from_pretrained` replaces while it runs: functions of `torch.nn.init` and of the class, and the dtype."""
     found: dict[str, Any] = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_")}
     found |= {f"transformers.{name}": getattr(initialization, name) for name in dir(initialization)}
@@ -296,7 +327,7 @@ def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right
     specs = [tiny_spec(kind) for kind in kinds]
     pixels = [torch.randn(1, 3, *spec.image_size) for spec in specs]
     alone = {kind: load_model(tiny_spec(kind), CPU, torch.float32) for kind in tiny.KINDS}
-    before = _globals()
+    before = transformers_globals()
     gate = threading.Barrier(20)
 
     def load(index: int) -> Any:
@@ -309,7 +340,7 @@ def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(load, range(20)))
     answers = running()
-    assert _globals() == before
+    assert transformers_globals() == before
     assert answers
     assert all(answers), "a forward was harmed by a load beside it"
     for index, (model, output) in enumerate(found):

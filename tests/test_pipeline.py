@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from vitdemo.loading import load_model
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import preprocess
 from vitdemo.registry import get_spec, ready_models
+from vitdemo.serialise import explanation_json, prediction_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import ModelSpec, Photo, Processor
 
@@ -164,7 +166,7 @@ def test_users_at_once_get_their_own_answers(
         assert [label.index for label in one.prediction.labels] == [label.index for label in expected.prediction.labels]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind != "dino"])
+@pytest.mark.parametrize("kind", [kind for kind in (*tiny.KINDS, "resnet") if kind not in tiny.HEADLESS])
 def test_a_prediction_is_the_softmax_of_the_models_own_logits(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], kind: str
 ) -> None:
@@ -180,7 +182,8 @@ def test_a_prediction_is_the_softmax_of_the_models_own_logits(
     for prediction, expected in zip(predictions, scores, strict=True):
         assert [label.index for label in prediction.labels] == expected.topk(3).indices.tolist()
         assert [label.score for label in prediction.labels] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-5)
-        assert all(label.label == tiny.LABELS[label.index] for label in prediction.labels)
+        assert all(label.label == spec.labels[label.index] for label in prediction.labels)
+    assert spec.labels == (tiny.LABELS if kind != "resnet" else tuple(f"LABEL_{index}" for index in range(7)))
 
 
 def test_explaining_and_classifying_agree(
@@ -235,7 +238,7 @@ def test_prefix_tokens_are_no_part_of_the_map(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "rollout"}, r"Unknown method 'rollout'\. Choose from: attention"),
+        ({"method": "guess"}, r"Unknown method 'guess'.*attention"),
         ({"readout": "distillation"}, r"no read-out 'distillation'\. Choose from: class\."),
         ({"readout": "mean"}, "Choose from: class"),
         ({"layer": 3}, "layers 0 to 2"),
@@ -290,7 +293,8 @@ def test_a_resolution_shows_the_whole_photo_in_its_own_shape(
     found = fresh.explain(photo(96, 64), spec, resolution=6 * spec.patch_size)
     assert found.patch_grid == found.map.values.shape == (4, 6)
     assert found.view.crop == (0, 0, 96, 64)
-    assert found.rows["class"].shape == (3, 4, 4, 6)
+    assert all(rows.shape == (3, 4, 4, 6) for rows in found.rows.values())
+    assert set(found.rows) == set(spec.readouts)
     assert found.notes == ()
 
 
@@ -309,6 +313,50 @@ def test_notes_of_the_photo_and_of_the_model_reach_the_user(
     one = replace(photo(), notes=("The first frame of an animation is used.",))
     spec = replace(tiny_spec("vit"), note="Labels are a linear probe's.")
     assert fresh.explain(one, spec).notes == (*one.notes, spec.note)
+
+
+@pytest.fixture
+def fallen_back() -> Pipeline:
+    """A pipeline whose device holds nothing, so that all runs on the CPU."""
+
+    def load(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Any:
+        if device.type == "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load_model(spec, device, dtype)
+
+    backend = LocalBackend(SETTINGS, load=load)
+    backend.device = torch.device("meta")
+    return Pipeline(SETTINGS, backend)
+
+
+def test_how_it_ran_reaches_the_user_from_the_cache_too(
+    fallen_back: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
+) -> None:
+    note = "The memory of meta was too full: this ran on the CPU."
+    spec = tiny_spec("vit")
+    (prediction,) = fallen_back.classify([photo()], spec)
+    assert (prediction.notes, prediction.device) == ((note,), "cpu")
+    for from_cache in (False, True):
+        found = fallen_back.explain(photo(), replace(spec, note="A note."))
+        assert found.notes == ("A note.", note)
+        assert found.prediction.notes == (note,)
+        assert found.prediction.from_cache is from_cache
+    assert json.loads(json.dumps(prediction_json(prediction)))["note"] == note
+    assert explanation_json(found)["note"] == f"A note. {note}"
+
+
+def test_a_convolutional_network_classifies_and_has_no_attention(
+    fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
+) -> None:
+    spec = tiny_spec("resnet")
+    found = fresh.explain(photo(), spec)
+    assert len(found.prediction.labels) == 5
+    assert (found.map, dict(found.rows)) == (None, {})
+    assert "no attention" in found.description
+    with pytest.raises(OptionError, match=r"no read-out 'class'.*none, it has no attention"):
+        fresh.explain(photo(), spec, readout="class")
+    comparison = fresh.compare(photo(), [tiny_spec("vit"), spec])
+    assert comparison.agreement[0].rank_correlation is None
 
 
 def test_a_best_score_below_the_threshold_says_that_the_photo_is_of_no_class(

@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiny
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import ready_models
+from vitdemo.registry import available_models, ready_models
 from vitdemo.serialise import comparison_json, explanation_json, model_json, prediction_json, save_npz
 from vitdemo.settings import Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
@@ -28,6 +28,12 @@ MODEL_KEYS = {
     "classes",
     "bytes",
     "offline",
+    "prefix_tokens",
+    "methods",
+    "license",
+    "revision",
+    "link",
+    "gated",
 }
 PREDICTION_KEYS = {"model", "family", "labels", "ms", "device", "dtype"}
 EXPLANATION_KEYS = {
@@ -64,6 +70,32 @@ def test_every_model_is_listed_with_the_keys_of_the_contract() -> None:
         assert entry["classes"] == 100
 
 
+def test_a_model_of_the_hub_is_listed_with_its_page_its_license_and_whether_it_is_here() -> None:
+    hub = [spec for spec in available_models() if spec.source == "hub"]
+    assert len(hub) >= 20
+    for spec in hub:
+        entry = model_json(spec)
+        assert set(entry) == MODEL_KEYS
+        assert _read_back(entry) == entry
+        assert entry["link"] == f"https://huggingface.co/{spec.name}"
+        assert entry["offline"] is False
+        assert entry["license"] not in ("", "unknown")
+        assert entry["methods"] == list(spec.methods)
+    named = {entry["name"]: entry for entry in map(model_json, hub)}
+    vit = named["google/vit-base-patch16-224"]
+    assert (vit["classes"], vit["prefix_tokens"], vit["gated"]) == (1000, 1, False)
+    assert any(entry["gated"] is True for entry in named.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("vit", 1), ("deit", 2), ("dinov2-registers", 5), ("dinov3", 5), ("ijepa", 0), ("resnet", 0)]
+)
+def test_a_model_of_a_folder_has_no_page(tiny_spec: Callable[[str], ModelSpec], kind: str, prefix: int) -> None:
+    entry = model_json(tiny_spec(kind))
+    assert (entry["source"], entry["link"], entry["offline"]) == ("local", "", True)
+    assert (entry["prefix_tokens"], entry["revision"], entry["gated"]) == (prefix, "tiny", False)
+
+
 def test_a_prediction_has_the_keys_of_the_contract(explained: Callable[..., Explanation]) -> None:
     entry = prediction_json(explained().prediction)
     assert set(entry) == PREDICTION_KEYS
@@ -93,6 +125,15 @@ def test_a_score_below_the_threshold_is_noted(explained: Callable[..., Explanati
     prediction = explained().prediction
     strict = replace(prediction, spec=replace(prediction.spec, threshold=1.1, note="A note."))
     assert prediction_json(strict)["note"] == "A note.; probably not one of this model's 7 classes"
+
+
+def test_how_a_forward_ran_is_noted_between_what_is_known_of_the_model_and_of_the_photo(
+    explained: Callable[..., Explanation],
+) -> None:
+    prediction = replace(explained().prediction, notes=("It ran on the CPU.",))
+    assert prediction_json(prediction)["note"] == "It ran on the CPU."
+    strict = replace(prediction, spec=replace(prediction.spec, threshold=1.1, note="A note."))
+    assert prediction_json(strict)["note"] == "A note.; It ran on the CPU.; probably not one of this model's 7 classes"
 
 
 def test_an_explanation_has_the_keys_of_the_contract(explained: Callable[..., Explanation]) -> None:

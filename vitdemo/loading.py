@@ -161,6 +161,8 @@ def _load_network(spec: ModelSpec, folder: Path) -> transformers.PreTrainedModel
             output_loading_info=True,
             **options,
         )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # the file is fine
     except Exception as error:  # files and configs can be wrong in some ten kinds of exception
         raise CheckpointError(f"The checkpoint of {spec.name} is damaged.") from error
     finally:

@@ -101,7 +101,7 @@ def faithfulness_json(found: Faithfulness) -> dict[str, Any]:
 
 def reconstruction_json(found: Reconstruction, ratio: float, seed: int) -> dict[str, Any]:
     """What `reconstruct` says."""
-    return {
+    result: dict[str, Any] = {
         "model": found.spec.name,
         "grid": list(found.hidden.shape),
         "crop": list(found.view.crop),
@@ -114,6 +114,7 @@ def reconstruction_json(found: Reconstruction, ratio: float, seed: int) -> dict[
         "dtype": found.dtype,
         "revision": found.spec.revision,
     }
+    return {**result, "note": " ".join(found.notes)} if found.notes else result
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

@@ -281,6 +281,8 @@ class Reconstruction:
     milliseconds: float
     device: str
     dtype: str
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it ran."""
 
 
 @dataclass(frozen=True)

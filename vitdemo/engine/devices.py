@@ -68,25 +68,29 @@ def memory_budget(device: torch.device, setting: float) -> int:
     return int(CPU_SHARE * free_memory())
 
 
-def free_memory() -> int:
+def free_memory(root: Path = Path("/")) -> int:
     """Bytes of main memory that programs can still take; in a container, of what it may use."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        group = Path("/sys/fs/cgroup")
+        group = root / "sys/fs/cgroup"
         limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, ValueError, StopIteration):
+        taken = int((group / "memory.current").read_text(encoding="ascii"))
+        # Copies of files, such as of checkpoints that were read, count as taken, and give way.
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        free = min(free, limit - taken + int(numbers["active_file"]) + int(numbers["inactive_file"]))
+    except (OSError, ValueError, KeyError, StopIteration):
         pass  # not Linux, or no limit
     return max(free, 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room; the CPU's allocator has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Whether a device had no room; the allocators of the CPU and of MPS have no exception of their own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in words)
 
 
 def _cpu_has_bf16() -> bool:

@@ -15,6 +15,13 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
+@dataclass(eq=False)
+class _Ticket(Generic[Key]):
+    """A place in the line of those who want something."""
+
+    key: Key
+
+
 @dataclass
 class _Resident(Generic[Value]):
     size: int
@@ -36,7 +43,7 @@ class Residents(Generic[Key, Value]):
         self.budget = budget
         self._held: OrderedDict[Key, _Resident[Value]] = OrderedDict()
         self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
+        self._waiting: deque[_Ticket[Key]] = deque()
 
     @property
     def used(self) -> int:
@@ -73,51 +80,48 @@ class Residents(Generic[Key, Value]):
         finally:
             self._leave(key, resident)
 
-    def evict(self, key: Key | None = None) -> int:
+    def evict(self, unwanted: Callable[[Key], bool] | None = None) -> int:
         """Let go of what nobody uses; returns the freed bytes.
 
         Args:
-            key: only this one; if it is in use, it leaves with its last user.
+            unwanted: only these; those that are in use, or being loaded, leave with their last user.
         """
         with self._changed:
             freed = 0
-            for name in list(self._held) if key is None else [key] if key in self._held else []:
-                resident = self._held[name]
+            for key, resident in list(self._held.items()):
+                if unwanted is not None and not unwanted(key):
+                    continue
                 if not resident.users:
                     freed += resident.size
-                    del self._held[name]
-                elif key is not None:
+                    del self._held[key]
+                elif unwanted is not None:
                     resident.unwanted = True
             self._changed.notify_all()
             return freed
 
     def _enter(self, key: Key, size: int) -> _Resident[Value]:
         """One more user. Of those who need the same value at once, the first one is to load it: it gets an empty resident."""
-        ticket = object()
+        ticket = _Ticket(key)
         with self._changed:
+            self._waiting.append(ticket)
             try:
-                while True:
-                    if not self._waiting or self._waiting[0] is ticket:
-                        resident = self._held.get(key)
-                        if resident is None:
-                            if self._make_room(size):
-                                resident = self._held[key] = _Resident(size, users=1)
-                                return resident
-                            if ticket not in self._waiting:
-                                self._waiting.append(ticket)
-                        elif resident.value is not None:
-                            resident.users += 1
-                            self._held.move_to_end(key)
-                            return resident
-                        elif ticket in self._waiting:
-                            # Another one loads it meanwhile: no room is needed any more.
-                            self._waiting.remove(ticket)
-                            self._changed.notify_all()
+                while not (self._is_next(ticket) and (key in self._held or self._make_room(size))):
                     self._changed.wait()
+                resident = self._held.setdefault(key, _Resident(size))
+                resident.users += 1
+                self._held.move_to_end(key)
+                return resident
             finally:
-                if ticket in self._waiting:
-                    self._waiting.remove(ticket)
-                    self._changed.notify_all()
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def _is_next(self, ticket: _Ticket[Key]) -> bool:
+        """In the order in which they came, but those who wait for another one to load their value let the others pass."""
+        for first in self._waiting:
+            resident = self._held.get(first.key)
+            if resident is None or resident.value is not None:
+                return first is ticket
+        return False
 
     def _loaded(self, key: Key, resident: _Resident[Value], load: Callable[[], Value]) -> Value:
         try:

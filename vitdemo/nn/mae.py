@@ -5,18 +5,17 @@ By itself it draws noise, and shuffles the patches even at a mask ratio of 0, so
 
 from __future__ import annotations
 
-from types import MethodType
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
+from vitdemo.errors import OptionError
+from vitdemo.nn.positions import become
+
 
 def take_masks(network: ViTMAEForPreTraining) -> None:
     """Let what transformers calls noise be the mask itself; without it, all patches are seen, in their order."""
-    embeddings: Any = network.vit.embeddings
-    embeddings.random_masking = MethodType(_masking, embeddings)
+    become(network.vit.embeddings, _Masked)
 
 
 def reconstruct(network: ViTMAEForPreTraining, pixels: Tensor, hidden: Tensor) -> Tensor:
@@ -24,27 +23,35 @@ def reconstruct(network: ViTMAEForPreTraining, pixels: Tensor, hidden: Tensor) -
 
     Args:
         network: after `take_masks`.
-        pixels: `[B, 3, H, W]`, normalised, of the network's own size.
+        pixels: `[B, 3, H, W]` float32, normalised, of the network's own size.
         hidden: `[B, h, w]` bool, as many in each picture, and not all.
 
     Returns:
         `[B, 3, H, W]` float32: the pixels, and in place of hidden ones what the decoder made of them. A network that was taught
         patches normalised by their own mean and deviation gets those of the true patch back, as in the authors' demo.
+
+    Raises:
+        OptionError: the pixels have another size.
     """
+    side = network.config.image_size
+    if tuple(pixels.shape[2:]) != (side, side):
+        raise OptionError(f"This model fills in pictures of {side} x {side} pixels only; its processor makes others.")
     mask = hidden.flatten(1).to(pixels.device)
-    predicted = network(pixels, noise=mask).logits.float()
-    true = network.patchify(pixels).float()
+    predicted = network(pixels.to(network.dtype), noise=mask).logits.float()
+    true = network.patchify(pixels)
     if network.config.norm_pix_loss:
         predicted = predicted * (true.var(dim=-1, keepdim=True) + 1e-6).sqrt() + true.mean(dim=-1, keepdim=True)
     filled: Tensor = network.unpatchify(torch.where(mask[..., None], predicted, true))
     return filled
 
 
-def _masking(self: Any, sequence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Visible tokens, the mask `[B, N]` with 1 where hidden, and the order that puts all tokens back."""
-    batch, length, width = sequence.shape
-    mask = torch.zeros(batch, length, device=sequence.device) if noise is None else noise.to(sequence.device).float()
-    order = mask.argsort(dim=1, stable=True)
-    visible = length - int(mask[0].sum())
-    kept = sequence.gather(1, order[:, :visible, None].expand(-1, -1, width))
-    return kept, mask, order.argsort(dim=1)
+class _Masked:
+    def random_masking(self, sequence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Visible tokens, the mask `[B, N]` with 1 where hidden, and the order that puts all tokens back."""
+        batch, length, width = sequence.shape
+        device = sequence.device
+        mask = torch.zeros(batch, length, device=device) if noise is None else noise.to(device).float()
+        order = mask.argsort(dim=1, stable=True)
+        visible = length - int(mask[0].sum())
+        kept = sequence.gather(1, order[:, :visible, None].expand(-1, -1, width))
+        return kept, mask, order.argsort(dim=1)

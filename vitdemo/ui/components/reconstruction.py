@@ -27,7 +27,9 @@ def reconstruction_html(photo: Photo, found: Reconstruction) -> str:
         (found.seen, f"What it saw: {patches - hidden} of {patches} patches"),
         (found.filled, f"What it made of them ({found.milliseconds:.0f} ms, {found.device}, {found.dtype})"),
     )
-    return f'<div class="vd-rebuilt">{"".join(_figure(image, caption) for image, caption in pictures)}</div>'
+    figures = "".join(_figure(image, caption) for image, caption in pictures)
+    notes = f"<p>{html.escape(' '.join(found.notes))}</p>" if found.notes else ""
+    return f'<div class="vd-rebuilt">{figures}</div>{notes}'
 
 
 def _figure(image: Image.Image, caption: str) -> str:
