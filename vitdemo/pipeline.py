@@ -92,6 +92,7 @@ class Pipeline:
         top_k: int = 5,
         dtype: str = "auto",
         shared: dict[Processor, PixelBatch] | None = None,
+        remember: bool = True,
     ) -> Explanation:
         """A prediction, and one map of where the model looked.
 
@@ -103,6 +104,7 @@ class Pipeline:
             resolution: long side in pixels to enlarge the photo to, keeping its shape; the model's own input if not given.
             discard: for `rollout`: share of the smallest attention of each row that is left out, from 0, below 1.
             point: for `similarity`: `(x, y)` in pixels of the upright photo; the middle of what the model sees if not given.
+            remember: whether the result is kept for the next time; not worth it for frames of a camera.
             shared: pixel tensors of this photo, filled here, for models that agree on how to make them.
 
         Raises:
@@ -123,7 +125,7 @@ class Pipeline:
             fusion = fusion_of(head) if method == "rollout" else "mean"
             request = Attribution(method, index, rank, fusion, share_of(discard), query)
         pixels = {} if shared is None else shared
-        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request)
+        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request, remember)
         prediction = replace(_prediction(spec, output, top_k), from_cache=from_cache)
         rows = {name: _on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
         attribution, description = None, "no attention: a convolutional network"
@@ -207,6 +209,7 @@ class Pipeline:
             milliseconds=output.milliseconds,
             device=output.device,
             dtype=output.dtype,
+            notes=(*photo.notes, *output.notes),
         )
 
     def _run(
@@ -217,6 +220,7 @@ class Pipeline:
         dtype: str,
         shared: dict[Processor, PixelBatch],
         request: Attribution | None,
+        remember: bool,
     ) -> tuple[ModelOutput, Any, bool]:
         key = (photo.digest, spec.checkpoint, spec.revision, processor, dtype, request)
         found = self._cache.get(key)
@@ -233,7 +237,8 @@ class Pipeline:
                 mean="mean" in spec.readouts,
             )
             (output,) = self.backend.run(spec, batch.pixel_values, capture, dtype)
-        self._cache.put(key, (output, batch.views[0]))
+        if remember:
+            self._cache.put(key, (output, batch.views[0]))
         return output, batch.views[0], False
 
 
