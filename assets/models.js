@@ -1,5 +1,5 @@
 /* The list of models. Runs once, with `element`, `props`, `watch` and `trigger` in scope; the server sends the whole list whenever
- * something of it changes. Focus stays with the same model.
+ * something of it changes. Only what differs is made anew: a button that is being pressed, or has the focus, stays the same one.
  */
 const root = element.querySelector(".vd-models");
 
@@ -33,7 +33,7 @@ function state(model) {
 
 function actions(model, policy) {
   const job = model.job;
-  if (job && (job.state === "waiting" || job.state === "running")) return job.stopping ? [] : [["cancel", "Cancel"]];
+  if (job && (job.state === "waiting" || job.state === "running")) return [["cancel", "Cancel"]];
   const found = [];
   if (policy !== "none" && !model.ready) found.push(["download", job ? "Try again" : "Download"]);
   if (job) found.push(["dismiss", "Dismiss"]);
@@ -42,58 +42,93 @@ function actions(model, policy) {
   return found;
 }
 
-function row(model, policy) {
-  const facts = model.source === undefined ? [] : [
+function facts(model) {
+  if (model.source === undefined) return "";
+  return [
     `${(model.parameters / 1e6).toFixed(1)} M parameters`,
     `${model.input.join(" × ")} px`,
     model.grid ? `${model.grid.join(" × ")} patches of ${model.patch} px` : "no patches",
     model.classes ? `${model.classes.toLocaleString("en")} classes${model.probe ? " (linear probe)" : ""}` : "self-supervised, no classes",
     megabytes(model.bytes),
     model.license,
-  ];
-  const name = model.link
-    ? make("a", { href: model.link, target: "_blank", rel: "noopener" }, model.name)
-    : make("span", {}, model.name);
-  const job = model.job;
-  const bar = job && job.state === "running" && job.total
-    ? make("progress", { max: job.total, value: job.done, "aria-label": `Download of ${model.name}` })
-    : null;
-  const failed = job && job.state === "failed" ? " vd-failed" : "";
-  const here = model.ready ? " vd-here" : "";
-  return make(
-    "li",
-    { "data-name": model.name },
-    make("div", { class: "vd-name" }, make("code", {}, name)),
-    make("div", { class: "vd-what" }, facts.join(" · ")),
-    make("div", { class: `vd-state${failed}${here}` }, bar, make("span", {}, state(model))),
-    make(
-      "div",
-      { class: "vd-actions" },
-      ...actions(model, policy).map(([action, label]) =>
-        make("button", { type: "button", "data-action": action, "data-name": model.name, "aria-label": `${label} ${model.name}` }, label)
-      )
-    )
+  ].join(" · ");
+}
+
+function name(model) {
+  return make("code", {}, model.link ? make("a", { href: model.link, target: "_blank", rel: "noopener" }, model.name) : make("span", {}, model.name));
+}
+
+function buttons(model, found) {
+  return found.map(([action, label]) =>
+    make("button", { type: "button", "data-action": action, "data-name": model.name, "aria-label": `${label} ${model.name}` }, label)
   );
+}
+
+const rows = new Map(); // by name: the nodes, and what they show
+
+function newRow(model) {
+  const bar = make("progress", { "aria-label": `Download of ${model.name}` });
+  const made = { bar, text: make("span"), what: make("div", { class: "vd-what" }), actions: make("div", { class: "vd-actions" }), shown: {} };
+  made.name = make("div", { class: "vd-name" });
+  made.state = make("div", {}, bar, made.text);
+  made.node = make("li", { "data-name": model.name }, made.name, made.what, made.state, made.actions);
+  rows.set(model.name, made);
+  return made;
+}
+
+function row(model, policy) {
+  const made = rows.get(model.name) || newRow(model);
+  const once = (part, key, act) => {
+    if (made.shown[part] === key) return;
+    made.shown[part] = key;
+    act();
+  };
+  const job = model.job;
+  const found = actions(model, policy);
+  once("name", model.link || "", () => made.name.replaceChildren(name(model)));
+  once("actions", found.join(), () => {
+    const focused = made.actions.contains(document.activeElement);
+    made.actions.replaceChildren(...buttons(model, found));
+    if (focused && found.length) made.actions.firstChild.focus({ preventScroll: true });
+  });
+  once("what", facts(model), () => { made.what.textContent = made.shown.what; });
+  once("text", state(model), () => { made.text.textContent = made.shown.text; });
+  made.state.className = `vd-state${job && job.state === "failed" ? " vd-failed" : ""}${model.ready ? " vd-here" : ""}`;
+  made.bar.hidden = !(job && job.state === "running" && job.total);
+  if (!made.bar.hidden) Object.assign(made.bar, { max: job.total, value: job.done });
+  return made.node;
+}
+
+/* `replaceChildren`, but a node that stays in its place is not touched: taking it out would take its focus. */
+function arrange(parent, nodes) {
+  for (const node of [...parent.children]) if (!nodes.includes(node)) node.remove();
+  nodes.forEach((node, index) => {
+    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] || null);
+  });
+}
+
+const message = make("p", { class: "vd-message", role: "status" });
+const sections = new Map();
+
+function section(family, nodes) {
+  if (!sections.has(family)) sections.set(family, make("section", { "aria-label": family }, make("h3", {}, family), make("ul")));
+  arrange(sections.get(family).lastChild, nodes);
+  return sections.get(family);
 }
 
 function show() {
   const value = props.value;
   if (!value) return;
-  const focused = root.contains(document.activeElement) ? document.activeElement.dataset.name : null;
-  root.replaceChildren(
-    make("p", { class: "vd-message", role: "status" }, value.message || ""),
-    ...value.families.map((family) =>
-      make(
-        "section",
-        { "aria-label": family },
-        make("h3", {}, family),
-        make("ul", {}, ...value.models.filter((model) => model.family === family).map((model) => row(model, value.policy)))
-      )
-    )
-  );
-  if (focused) {
-    const button = [...root.querySelectorAll("button")].find((node) => node.dataset.name === focused);
-    if (button) button.focus({ preventScroll: true });
+  const focused = root.contains(document.activeElement) ? document.activeElement : null;
+  if (value.message !== null) message.textContent = value.message;
+  const names = new Set(value.models.map((model) => model.name));
+  for (const known of rows.keys()) if (!names.has(known)) rows.delete(known);
+  const of = (family) => value.models.filter((model) => model.family === family);
+  arrange(root, [message, ...value.families.map((family) => section(family, of(family).map((model) => row(model, value.policy))))]);
+  if (focused && !root.contains(document.activeElement)) {
+    // It was moved to another place, or its button is gone; where its row is gone, the list itself keeps the place.
+    const target = root.contains(focused) ? focused : rows.get(focused.dataset.name)?.actions.querySelector("button") || root;
+    target.focus({ preventScroll: true });
   }
 }
 

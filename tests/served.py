@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -23,14 +25,15 @@ class App:
         return self.pipeline.backend.forwards
 
 
-@pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+@contextmanager
+def serving(temporary: Path) -> Iterator[App]:
+    """The app with the settings that the environment has now, until the block ends."""
     # Gradio takes seconds to import, which other tests need not wait for.
     from vitdemo.ui.app import build, launch_options
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITDEMO_URL_ALLOW_HOSTS", "127.0.0.1")
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        patch.setenv("GRADIO_TEMP_DIR", str(temporary))
         pipeline = Pipeline(get_settings())
         page = build(pipeline)
         _, url, _ = page.launch(
@@ -38,3 +41,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         )
         yield App(url, pipeline)
         page.close()
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with serving(tmp_path_factory.mktemp("gradio")) as served:
+        yield served

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from tests.fakehub import FakeHub
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
-from vitdemo.registry import available_models, ready_models
+from vitdemo.registry import add_folder, available_models, forget_folder, ready_models
 from vitdemo.settings import ROOT
 
 CUP = ROOT / "assets" / "examples" / "cup.jpg"
@@ -38,7 +39,7 @@ def client(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clien
 
 def test_only_the_documented_endpoints_are_public(client: Client) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/models", "/classify", "/explain", "/compare"}
+    assert set(named) == {"/models", "/classify", "/explain", "/compare", "/reconstruct"}
     assert all(endpoint["description"] for endpoint in named.values())
     assert [parameter["parameter_name"] for parameter in named["/explain"]["parameters"]][:5] == [
         "image",
@@ -98,10 +99,10 @@ def test_compare_gives_every_model_and_a_figure(client: Client) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": "resnet-9000"}, f"Choose from: {', '.join(NAMES)}."),
+        ({"model": "resnet-9000"}, f"Choose from: {', '.join(NAMES)}; or a model of the Hub"),
         ({"layer": 8}, "layers 0 to 7"),
         ({"head": "6"}, "0 to 5"),
-        ({"method": "magic"}, "Choose from: attention."),
+        ({"method": "magic"}, "Choose from: attention, "),
         ({"target": "<b>unicorn</b>"}, "has no class '&lt;b&gt;unicorn"),
     ],
 )
@@ -109,6 +110,53 @@ def test_wrong_options_are_answered_with_the_choices(client: Client, options: di
     with pytest.raises(AppError) as caught:
         client.predict(handle_file(CUP), api_name="/explain", **options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["facebook/deit-tiny-patch16-224", "FOLDER", "../..", "someone/flowers", "/etc"])
+@pytest.mark.parametrize("endpoint", ["/classify", "/explain", "/compare", "/reconstruct"])
+def test_no_name_makes_the_server_download_or_read_a_folder(
+    client: Client,
+    endpoint: str,
+    name: str,
+    tiny_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    name = name.replace("FOLDER", str(tiny_folder("mae")))
+    named = name if endpoint in ("/explain", "/reconstruct") else [name]
+    words = "Fetch it in the Models tab" if "facebook" in name else "Unknown model"
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        hub.add(name if "someone" in name else "facebook/deit-tiny-patch16-224", tiny_folder("vit"))
+        with pytest.raises(AppError) as caught:
+            client.predict(handle_file(CUP), named, api_name=endpoint)
+    assert words in str(caught.value)
+    assert hub.requests == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_reconstruct_gives_json_and_a_figure(client: Client, tiny_folder: Callable[[str], Path]) -> None:
+    add_folder(str(tiny_folder("mae")))
+    try:
+        entry, figure = client.predict(handle_file(CUP), ratio=0.5, seed=3, api_name="/reconstruct")
+    finally:
+        forget_folder("tiny-mae")
+    assert (entry["image"], entry["model"], entry["patches"], entry["hidden"]) == ("cup.jpg", "tiny-mae", 16, 8)
+    with Image.open(figure) as picture:
+        assert picture.width > 2 * picture.height
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "vit-mini"}, "vit-mini does not reconstruct"),
+        ({}, "facebook/vit-mae-base is not on this machine"),
+    ],
+)
+def test_what_cannot_be_reconstructed_is_said(client: Client, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(AppError, match=words):
+        client.predict(handle_file(CUP), api_name="/reconstruct", **options)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def run_json(*arguments: str, status: int = 0, stdin: bytes = b"") -> Any:
 def test_models_lists_every_embedded_folder_as_the_contract_says() -> None:
     entries = run_json("models")
     keys = ["name", "family", "source", "parameters", "image_size", "patch_size", "classes", "bytes", "offline"]
-    assert all(list(entry) == keys for entry in entries)
-    assert {entry["name"] for entry in entries} == {path.name for path in (ROOT / "assets/models").iterdir()}
+    assert all(list(entry)[: len(keys)] == keys for entry in entries)
+    embedded = {entry["name"] for entry in entries if entry["source"] == "embedded"}
+    assert embedded == {path.name for path in (ROOT / "assets/models").iterdir()}
 
 
 def test_classify_takes_many_pictures_and_fails_only_for_the_broken_one(tmp_path: Path) -> None:
@@ -117,11 +119,11 @@ def test_people_get_words_instead_of_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["classify", CUP, "--model", "resnet-9000"], f"Choose from: {', '.join(NAMES)}."),
+        (["classify", CUP, "--model", "resnet-9000"], f"Choose from: {', '.join(NAMES)}; or a model of the Hub"),
         (["explain", CUP, "--layer", "8"], "layers 0 to 7"),
         (["explain", CUP, "--head", "6"], "0 to 5"),
         (["explain", CUP, "--head", "median"], "mean, max, min"),
-        (["explain", CUP, "--method", "magic"], "Choose from: attention."),
+        (["explain", CUP, "--method", "magic"], "Choose from: attention, "),
         (["explain", CUP, "--readout", "distillation"], "Choose from: class."),
         (["explain", CUP, "--target", "unicorn"], "has no class 'unicorn'"),
         (["explain", CUP, "--models", "vit-mini,beit-mini"], "use compare"),
@@ -170,8 +172,8 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"VITDEMO_MAX_SIDE='wide'" in done.stderr
 
 
-def test_bench_prints_both_ratios_with_their_spread() -> None:
-    (entry,) = run_json("bench", "--model", "vit-mini", "--pairs", "2")
-    assert len(entry["ratios"]) == 2
+def test_bench_prints_every_ratio_with_its_spread(tiny_folder: Callable[[str], Path]) -> None:
+    (entry,) = run_json("bench", "--model", str(tiny_folder("vit")), "--pairs", "2", "--no-memory")
+    assert len(entry["ratios"]) >= 2
     for ratio in entry["ratios"].values():
         assert 0 < ratio["q1"] <= ratio["median"] <= ratio["q3"]

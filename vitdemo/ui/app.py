@@ -105,7 +105,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
         outputs = [compared, explain.explained, stale]
         changed = photo.change(on_photo, [photo, tab, models, *explain.inputs], outputs, **running)
-        models.input(on_compare, [photo, models], compared, **running)
+        # Not only what a person chooses: a model that is removed leaves the choice, too.
+        models.change(on_compare, [photo, models], compared, **running)
         compare_tab.select(on_compare_tab, [photo, models, stale], [tab, compared, stale], **running)
         opened = explain_tab.select(
             on_explain_tab, [photo, stale, *explain.inputs], [tab, explain.explained, stale], **running

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +21,10 @@ class _Job:
     progress: Progress | None = None
     error: str = ""
     cancel: threading.Event = field(default_factory=threading.Event)
-    future: Future[None] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self.state in ("waiting", "running")
 
 
 class Downloads:
@@ -30,16 +32,16 @@ class Downloads:
 
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
+        """In the order in which they were asked for."""
         self._guard = threading.Lock()
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download")
 
     def start(self, name: str) -> None:
         """Fetch a model, unless that is under way."""
         with self._guard:
-            job = self._jobs.get(name)
-            if job is None or job.state not in ("waiting", "running"):
-                job = self._jobs[name] = _Job()
-                job.future = self._pool.submit(self._run, name, job)
+            if name not in self._jobs or not self._jobs[name].under_way:
+                self._jobs.pop(name, None)
+                self._jobs[name] = _Job()
+                self._next()
 
     def cancel(self, name: str) -> None:
         """Stop a download; what has come is kept for the next one."""
@@ -47,40 +49,53 @@ class Downloads:
             job = self._jobs.get(name)
             if job is not None:
                 job.cancel.set()
+                if job.state == "waiting":
+                    job.state = "cancelled"
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a download that has ended."""
         with self._guard:
-            if name in self._jobs and self._jobs[name].state not in ("waiting", "running"):
+            if name in self._jobs and not self._jobs[name].under_way:
                 del self._jobs[name]
 
     @property
     def active(self) -> bool:
         """Whether anything is under way."""
         with self._guard:
-            return any(job.state in ("waiting", "running") for job in self._jobs.values())
+            return any(job.under_way for job in self._jobs.values())
 
     def states(self) -> dict[str, dict[str, Any]]:
         """How each download is, as the page shows it."""
         with self._guard:
             return {name: _json(job) for name, job in self._jobs.items()}
 
+    def _next(self) -> None:
+        """Start those that have waited longest; to be called with the guard held."""
+        free = AT_ONCE - sum(job.state == "running" for job in self._jobs.values())
+        waiting = [(name, job) for name, job in self._jobs.items() if job.state == "waiting"]
+        for name, job in waiting[:free]:
+            job.state = "running"
+            # A daemon, which no executor's threads are: the app ends without waiting for what it fetches.
+            threading.Thread(target=self._run, args=(name, job), name=f"download {name}", daemon=True).start()
+
     def _run(self, name: str, job: _Job) -> None:
         def report(progress: Progress) -> None:
             job.progress = progress
 
-        job.state = "running"
+        state: Literal["done", "failed", "cancelled"] = "failed"
         try:
-            if not job.cancel.is_set():
-                download(name, report, job.cancel)
-            job.state = "cancelled" if job.cancel.is_set() else "done"
+            download(name, report, job.cancel)
+            state = "done"
         except VitDemoError as error:
             job.error = str(error)
-            job.state = "cancelled" if job.cancel.is_set() else "failed"
+            state = "cancelled" if job.cancel.is_set() else "failed"
         except Exception:
             logger.exception("A download failed")
             job.error = "Something went wrong on the server. It was logged; please try again."
-            job.state = "failed"
+        finally:
+            with self._guard:
+                job.state = state
+                self._next()
 
 
 def _json(job: _Job) -> dict[str, Any]:

@@ -84,8 +84,7 @@ class ModelsTab:
     def on_action(self, compared: list[str], explained: str, event: gr.EventData) -> Iterator[Any]:
         with user_errors():
             name, action = str(event.name), str(event.action)
-            allowed = {"any": POLICIES, "listed": ("listed",), "none": ()}[self.policy]
-            if action == "download" and allowed and (name in OFFICIAL or self.policy == "any"):
+            if action == "download" and (self.policy == "any" or (self.policy == "listed" and name in OFFICIAL)):
                 self.downloads.start(name)
             elif action == "cancel":
                 self.downloads.cancel(name)
@@ -109,6 +108,8 @@ class ModelsTab:
                 message = "Type the name of a model." if not name else "This server does not add models."
             elif any(spec.name == name and spec.ready for spec in available_models()):
                 message = f"{name} is here already."
+            elif is_hub_name(name) and "@" in name:
+                message = f"This list has one revision of a model. Others run on the command line: --model {name}"
             elif is_hub_name(name) and not (Path(name).expanduser() / "config.json").is_file():
                 self.downloads.start(name)
             else:
@@ -117,22 +118,24 @@ class ModelsTab:
 
     def follow(self, compared: list[str], explained: str, message: str = "") -> Iterator[Any]:
         """The list now, and again and again while something is being fetched."""
-        offered: set[str] | None = None
+        offered: list[tuple[str, str]] | None = None
+        said: str | None = message
         while True:
             active = self.downloads.active
-            names = [name for _, name in choices()]
             updates: Sequence[Any] = (gr.skip(), gr.skip())
-            if offered is None or set(names) != offered:
+            if (found := choices()) != offered:
+                offered = found
+                names = [name for _, name in offered]
+                # What was chosen is only touched if it is gone: since this began, somebody may have chosen anew.
                 kept = [name for name in compared if name in names]
-                updates = (
-                    gr.update(choices=choices(), value=kept),
-                    gr.update(choices=choices(), value=explained if explained in names else names[0]),
-                )
-                offered = set(names)
-            yield (self._value(message), *updates)
+                several: dict[str, Any] = {} if kept == compared else {"value": kept}
+                one: dict[str, Any] = {} if explained in names else {"value": names[0]}
+                updates = (gr.update(choices=offered, **several), gr.update(choices=offered, **one))
+            yield (self._value(said), *updates)
             if not active:
                 return
+            said = None
             time.sleep(BEAT)
 
-    def _value(self, message: str = "") -> dict[str, Any]:
+    def _value(self, message: str | None = "") -> dict[str, Any]:
         return model_list_value(self.pipeline.backend.loaded(), self.downloads.states(), self.policy, message)

@@ -16,7 +16,7 @@ def model_list(value: dict[str, Any], elem_id: str) -> gr.HTML:
     """The component; `select` fires with the `action` (download, cancel, dismiss, unload, remove) and the `name` of a model."""
     return gr.HTML(
         value,
-        html_template='<div class="vd-models" role="region" aria-label="Models"></div>',
+        html_template='<div class="vd-models" role="region" aria-label="Models" tabindex="-1"></div>',
         css_template=(ASSETS / "models.css").read_text(encoding="utf-8"),
         js_on_load=(ASSETS / "models.js").read_text(encoding="utf-8"),
         apply_default_css=False,
@@ -25,7 +25,7 @@ def model_list(value: dict[str, Any], elem_id: str) -> gr.HTML:
 
 
 def model_list_value(
-    loaded: Mapping[str, int], jobs: Mapping[str, dict[str, Any]], policy: str, message: str = ""
+    loaded: Mapping[str, int], jobs: Mapping[str, dict[str, Any]], policy: str, message: str | None = ""
 ) -> dict[str, Any]:
     """Everything that the list shows.
 
@@ -33,13 +33,17 @@ def model_list_value(
         loaded: bytes in memory by checkpoint.
         jobs: downloads by name.
         policy: which models may be fetched: `any`, `listed` or `none`.
-        message: answer to what was typed into the box.
+        message: answer to what was typed into the box; None leaves the one that is shown.
     """
     specs = available_models()
     known = {spec.name for spec in specs}
     entries = [_entry(spec, loaded.get(spec.checkpoint, 0), jobs.get(spec.name)) for spec in specs]
     # A model that was asked for by name is not known before its configuration is here.
-    others = [{"name": name, "family": "Asked for", "job": job} for name, job in jobs.items() if name not in known]
+    others = [
+        {"name": name, "family": "Asked for", "job": job}
+        for name, job in jobs.items()
+        if name not in known and job["state"] != "done"
+    ]
     families = [family for family in FAMILIES if any(entry["family"] == family for entry in entries)]
     return {
         "families": ["Asked for", *families] if others else families,
@@ -69,5 +73,5 @@ def _entry(spec: ModelSpec, memory: int, job: dict[str, Any] | None) -> dict[str
         "gated": "" if spec.ready else spec.gated,
         "link": spec.link,
         "revision": spec.revision[:12] if spec.ready else "",
-        "job": job if job and not (spec.ready and job["state"] == "done") else None,
+        "job": job if job and job["state"] != "done" else None,
     }
