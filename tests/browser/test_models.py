@@ -306,7 +306,7 @@ def rebuilt(page: Page) -> list[str]:
 def test_a_masked_autoencoder_fills_in_what_is_hidden_from_it(watched: Watched) -> None:
     download(MAE)
     page = watched.page
-    page.reload()
+    watched.reload()
     open_tab(page, "Explain")
     expect(page.locator("#masked")).to_be_hidden()
     wait_for_new_result(page, lambda: choose(page, "model", MAE), "explained")
@@ -333,7 +333,7 @@ def test_eight_models_stand_in_rows_of_at_most_six_whatever_they_lack(watched: W
     page = watched.page
     for name in (CNN, DINO, MAE):
         download(name)
-    page.reload()
+    watched.reload()
     for name in (CNN, DINO, MAE):
         wait_for_new_result(page, lambda name=name: choose(page, "models", name))  # type: ignore[misc]
     panels = page.locator("#compared .vd-panel")
