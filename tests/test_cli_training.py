@@ -197,6 +197,21 @@ def test_the_folder_of_a_run_can_teach_and_begin_another_one(
     assert status == 0, error
 
 
+def test_a_bank_is_filled_once_and_teaches_run_after_run(
+    trained: tuple[Path, Any], tar: Path, tmp_path: Path, says: Said
+) -> None:
+    out, _ = trained
+    options = [*SMALL, "--epochs", "0.25", "--optimiser", "muon", JSON]
+    taught = ["--recipe", "distill", "--teacher", out, "--bank", tmp_path / "bank", "--views", "2"]
+    status, _, error = says("train", tar, *taught, "--out", tmp_path / "first", *options)
+    assert status == 0, error
+    assert "teacher: view 2 of 2" in error
+    status, _, error = says("train", tar, *taught, "--arch", "beit", "--out", tmp_path / "second", *options)
+    assert status == 0, error
+    assert "teacher:" not in error
+    assert spec_from_folder(tmp_path / "second").model_type == "beit"
+
+
 def test_skipped_files_of_the_test_set_are_listed_too(tar: Path, tmp_path: Path, says: Said) -> None:
     test = in_folder(tmp_path / "test", {**files(dict.fromkeys(FOLDERS, 2)), "red/gone.png": b"", "blu/0.png": b""})
     (test / "blu" / "0.png").write_bytes((test / "red" / "000.png").read_bytes())
@@ -239,6 +254,10 @@ def test_an_encoder_without_a_classifier_is_given_one_by_probe(tar: Path, tmp_pa
         (["--recipe", "distill", "--teacher", "vit-mini"], "classes that are not those of the photos"),
         (["--recipe", "supervised", "--teacher", "vit-mini"], "takes no teacher: use distill"),
         (["--recipe", "supervised", "--arch", "mae"], "mae has no classifier: train it with the recipe mim"),
+        (["--recipe", "mim", "--bank", "bank"], "A bank of views is for the recipe distill"),
+        (["--mix", "2"], "not a share from 0 to 1"),
+        (["--keep", "most"], "not a share from 0 to 1"),
+        (["--views", "0"], "not a whole number above 0"),
         (["--recipe", "mim", "--arch", "cnn"], "takes the architectures vit, deit, beit and mae"),
         (["--recipe", "dino", "--arch", "deit"], "dino takes the architecture vit"),
         (["--resolution", "40"], "must be a multiple of the patch size: 16 pixels"),
@@ -329,7 +348,8 @@ def test_weights_to_begin_with_that_do_not_exist_are_said(tar: Path, tmp_path: P
 def test_the_choices_of_the_command_are_those_of_the_training_room() -> None:
     """They stand twice, since `--help` must not load torch."""
     from vitdemo.cli import training as command
-    from vitdemo.training import architectures, run
+    from vitdemo.training import architectures, job, optimisers
 
-    assert command.RECIPES == run.RECIPES
+    assert command.RECIPES == job.RECIPES
+    assert command.OPTIMISERS == optimisers.OPTIMISERS
     assert command.ARCHITECTURES == architectures.ARCHITECTURES

@@ -28,15 +28,16 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import preprocess
 from vitdemo.registry import PROBE_FILE, find_spec, get_spec, read_json, spec_from_folder
 from vitdemo.settings import Settings
-from vitdemo.training import run
+from vitdemo.training import job as jobs
 from vitdemo.training.architectures import ARCHITECTURES, build
 from vitdemo.training.augment import MEAN, STD, normalised
 from vitdemo.training.export import Origin, export
 from vitdemo.training.initial import initialise
+from vitdemo.training.job import LEAST_ROOM, Job
 from vitdemo.training.probe import probe
 from vitdemo.training.recipes.base import logits_of
 from vitdemo.training.recipes.mim import MaskedModelling
-from vitdemo.training.run import LEAST_ROOM, Job, train
+from vitdemo.training.run import train
 from vitdemo.training.teachers import Teacher, teacher_from_spec
 from vitdemo.types import ModelSpec, Processor
 
@@ -475,7 +476,7 @@ def test_a_run_does_not_begin_without_room(tmp_path: Path, tar: Path, monkeypatc
         asked.append(Path(path))
         return SimpleNamespace(free=LEAST_ROOM - 100_000_000)
 
-    monkeypatch.setattr(run.shutil, "disk_usage", usage)
+    monkeypatch.setattr(jobs.shutil, "disk_usage", usage)
     with pytest.raises(TrainingError, match="Only 400 MB are free; a run needs 500 MB"):
         train(_job(tar, tmp_path / "a" / "b"))
     assert asked == [tmp_path], "the disk of the nearest folder that exists"

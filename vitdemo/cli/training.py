@@ -12,6 +12,7 @@ from vitdemo.cli.common import FINE, add_command, positive, print_json, rounded
 from vitdemo.errors import OptionError
 
 RECIPES = ("supervised", "distill", "mim", "dino")
+OPTIMISERS = ("adam", "adamw", "muon")
 ARCHITECTURES = ("vit", "deit", "beit", "mae", "hybrid", "cnn", "scratch")
 
 
@@ -34,12 +35,28 @@ def add_commands(commands: Any) -> None:
     train.add_argument(
         "--teacher", metavar="NAME", help="what teaches, with the same classes: a model, or a folder with one"
     )
+    train.add_argument(
+        "--bank", type=Path, metavar="FOLDER", help="ask the teacher once, and keep its answers here (recipe distill)"
+    )
+    train.add_argument(
+        "--views", type=positive, default=8, metavar="N", help="views of each photo in the bank (default: 8)"
+    )
+    train.add_argument(
+        "--mix", type=_part, default=0.5, metavar="SHARE", help="of the banked views that get a piece of another one"
+    )
+    train.add_argument(
+        "--keep",
+        type=_part,
+        default=1.0,
+        metavar="SHARE",
+        help="of the patches that a bank's student sees (vit, deit, hybrid)",
+    )
     train.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, where they fit")
     train.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="FOLDER", help="(default: runs/latest)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out, under the same settings")
     train.add_argument("--batch", type=positive, default=64)
     train.add_argument("--rate", type=_number, default=5e-4, help="peak learning rate (default: 5e-4)")
-    train.add_argument("--optimiser", choices=("adam", "adamw"), default="adamw")
+    train.add_argument("--optimiser", choices=OPTIMISERS, default="adamw")
     train.add_argument(
         "--average", type=_share, default=0.0, metavar="DECAY", help="running average of the weights, such as 0.999"
     )
@@ -90,12 +107,23 @@ def _share(text: str) -> float:
     return value
 
 
+def _part(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
     from tqdm import tqdm
 
+    from vitdemo.training.job import Job
     from vitdemo.training.loop import Plan
-    from vitdemo.training.run import Job, train
+    from vitdemo.training.run import train
 
     plan = Plan(
         steps=0,
@@ -117,6 +145,10 @@ def run_train(options: argparse.Namespace) -> int:
         size=options.size,
         test=tuple(options.test),
         teacher=options.teacher,
+        bank=options.bank,
+        views=options.views,
+        mix=options.mix,
+        keep=options.keep,
         init=options.init,
         epochs=options.epochs,
         minutes=options.minutes,
@@ -131,6 +163,9 @@ def run_train(options: argparse.Namespace) -> int:
 
     def report(figures: dict[str, Any]) -> None:
         nonlocal bar
+        if "views" in figures:
+            print(f"teacher: view {figures['views']} of {figures['of']}", file=sys.stderr)
+            return
         if bar is None:
             bar = tqdm(
                 unit="step", file=sys.stderr, dynamic_ncols=True, total=figures["steps"], initial=figures["step"] - 1
@@ -165,7 +200,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_probe(options: argparse.Namespace) -> int:
-    from vitdemo.engine.local import pick_device
+    from vitdemo.engine.devices import pick_device
     from vitdemo.registry import find_spec
     from vitdemo.training.probe import probe
 

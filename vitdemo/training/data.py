@@ -135,6 +135,8 @@ class Batch:
     """`[B]` int64; -1 for photos of no class."""
     indices: Tensor
     """`[B]` int64: places in the set."""
+    targets: tuple[Tensor, ...] = ()
+    """What a recipe keeps about these very views."""
 
 
 class Batches:
@@ -166,12 +168,16 @@ class Batches:
         """Batches an epoch; what is left over of a shuffled epoch is left out."""
         return len(self.photos) // self.size
 
-    def batch(self, step: int) -> Batch:
-        """The batch of this step, whichever was asked for before."""
+    def places(self, step: int) -> tuple[int, NDArray[np.int64]]:
+        """The epoch of a step, and which photos it shows to this process."""
         epoch, place = divmod(step, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.photos))
         process, processes = self.shard
-        indices = order[place * self.size : (place + 1) * self.size][process::processes]
+        return epoch, order[place * self.size : (place + 1) * self.size][process::processes]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of this step, whichever was asked for before."""
+        epoch, indices = self.places(step)
         views = []
         for number, augmentation in enumerate(self.augmentations):
             pixels = np.stack(

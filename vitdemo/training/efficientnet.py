@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vitdemo.errors import OptionError
 from vitdemo.training.data import PhotoSet
 from vitdemo.training.features import linear_probe, over
-from vitdemo.training.teachers import Teacher
+from vitdemo.training.teachers import Teacher, channels_last
 
 NAME = "efficientnet-lite2"
 SIZE = 260
@@ -46,10 +46,12 @@ def efficientnet_teacher(photos: PhotoSet, size: int = SIZE) -> Teacher:
     """
     features = Features().eval()
     mean, std = [127 / 255] * 3, [128 / 255] * 3
-    pooled = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pooled = channels_last(nn.Sequential(features, pool))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     looker = Teacher(pooled, size, mean, std).to(device)
     known = photos.labelled()
     seen = over(known, size, looker.logits, device, batch=32)
     head = linear_probe(seen, torch.from_numpy(known.labels), len(photos.classes), penalty=1e-3)
-    return Teacher(nn.Sequential(pooled.cpu(), head), size, mean, std, features=features)
+    whole = nn.Sequential(pooled.cpu(), head)
+    return Teacher(whole, size, mean, std, features=features, head=nn.Sequential(pool, head))

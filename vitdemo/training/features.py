@@ -42,7 +42,7 @@ def nearest_neighbours(
     return votes.scatter_add_(1, train_labels[places], (weights / temperature).exp())
 
 
-def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1e-4, steps: int = 200) -> nn.Linear:
+def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1e-3, steps: int = 200) -> nn.Linear:
     """Logistic regression on frozen features `[N, D]`, fitted with L-BFGS to the whole set at once."""
     mean, spread = train.mean(dim=0), train.std(dim=0) + 1e-6
     scaled = (train - mean) / spread
@@ -63,6 +63,39 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1
         head.weight.div_(spread)
         head.bias.sub_(head.weight @ mean)
     return head.requires_grad_(False)
+
+
+def refit(network: nn.Module, photos: PhotoSet, size: int, penalty: float = 1e-3) -> None:
+    """Give a network new last layers: a linear probe of what its old ones read, on the centre crops of labelled photos.
+
+    A classifier that was trained along with the rest knows the training photos by heart; a probe with a penalty does less so.
+    """
+    known, device, training = photos.labelled(), next(network.parameters()).device, network.training
+    heads = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.out_features == len(photos.classes)
+    ]
+    read: list[Tensor] = []
+    hooks = [head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].flatten(1))) for head in heads]
+
+    def run(pixels: Tensor) -> Tensor:
+        read.clear()
+        network(pixels)
+        return torch.stack(read, dim=1)
+
+    network.eval()
+    try:
+        seen = over(known, size, run, device)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(training)
+    for place, head in enumerate(heads):
+        fitted = linear_probe(seen[:, place], torch.from_numpy(known.labels), len(photos.classes), penalty)
+        with torch.no_grad():
+            head.weight.copy_(fitted.weight)
+            head.bias.copy_(fitted.bias)
 
 
 def neighbour_score(

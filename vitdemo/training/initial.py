@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitdemo.errors import TrainingError
+from vitdemo.nn.positions import resize_bias
 from vitdemo.nn.vit import VisionTransformer, as_transformers
 
 LEAST_SHARE = 0.1
@@ -38,6 +39,8 @@ def initialise(network: nn.Module, folder: Path) -> None:
                 continue
             if "position_embeddings" in candidate and own[candidate].shape != value.shape:
                 value = _other_grid(value, own[candidate])
+            if "relative_position_bias_table" in candidate and own[candidate].shape != value.shape:
+                value = _other_bias(value, own[candidate])
             if own[candidate].shape == value.shape:
                 own[candidate].copy_(value)
                 taken.add(candidate)
@@ -55,6 +58,14 @@ def _other_grid(value: Tensor, like: Tensor) -> Tensor:
             resized = nn.functional.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
             return torch.cat([value[:, :prefix].float(), resized.flatten(2).transpose(1, 2)], dim=1)
     return value
+
+
+def _other_bias(value: Tensor, like: Tensor) -> Tensor:
+    """BEiT's table `[(2n - 1)^2 + 3, H]` for another square grid; the same if the numbers are no squares."""
+    old, new = (math.isqrt(tensor.shape[0] - 3) for tensor in (value, like))
+    if (old**2, new**2) != (value.shape[0] - 3, like.shape[0] - 3):
+        return value
+    return resize_bias(value.float(), ((old + 1) // 2,) * 2, ((new + 1) // 2,) * 2)
 
 
 def _modern(name: str) -> str:

@@ -13,15 +13,15 @@ from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import nn
 
 from vitdemo.errors import TrainingError
 from vitdemo.training.augment import normalised
 from vitdemo.training.average import Average
-from vitdemo.training.data import Batch, Batches, PhotoSet
-from vitdemo.training.recipes.base import Moment, Recipe
+from vitdemo.training.data import Batch, PhotoSet
+from vitdemo.training.optimisers import make_optimiser
+from vitdemo.training.recipes.base import STATE, Moment, Recipe
 
-STATE = "state.pt"
 LOG = "log.jsonl"
 
 
@@ -98,11 +98,11 @@ class Trainer:
         self.report, self.snapshot = report, snapshot
         self.recipe = recipe
         self.average = Average(recipe.result(), plan.average) if plan.average else None
-        optimiser = _optimiser(recipe, plan)
+        optimiser = make_optimiser(plan.optimiser, recipe.named_parameters(), plan.learning_rate, plan.weight_decay)
         self.module, self.optimiser = self.accelerator.prepare(recipe, optimiser)
         if self.average is not None:
             self.average.to(self.accelerator.device)
-        self.batches = Batches(train, plan.batch, recipe.augmentations(plan.size), plan.seed)
+        self.batches = recipe.batches(train, plan.batch, plan.size, plan.seed)
         self.batches.shard = (self.accelerator.process_index, self.accelerator.num_processes)
         self.step = 0
         self.best = -math.inf
@@ -157,8 +157,9 @@ class Trainer:
         device = self.accelerator.device
         views = [normalised(view.to(device, non_blocking=True)) for view in batch.views]
         moment = Moment(self.step, self.step / self.plan.steps, self.plan.seed)
+        more = {"targets": [target.to(device) for target in batch.targets]} if batch.targets else {}
         with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            loss, figures = self.module(views, batch.labels.to(device), moment)
+            loss, figures = self.module(views, batch.labels.to(device), moment, **more)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -243,19 +244,3 @@ class Trainer:
             self.average.network.load_state_dict(state["average"])
         self.step, self.best, self.since_best = state["step"], state["best"], state["since_best"]
         self.seconds = state["seconds"]
-
-
-def _optimiser(recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
-    """Adam or AdamW; vectors (biases, norms, tokens) and position embeddings do not decay."""
-    decaying: list[Tensor] = []
-    free: list[Tensor] = []
-    for name, parameter in recipe.named_parameters():
-        if parameter.requires_grad:
-            plain = parameter.ndim < 2 or "position" in name or name.endswith("_token")
-            (free if plain else decaying).append(parameter)
-    groups = [{"params": decaying, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    if plan.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=plan.learning_rate, betas=(0.9, 0.999), foreach=True)
-    if plan.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.999), foreach=True)
-    raise TrainingError(f"Unknown optimiser {plan.optimiser!r}. Choose from: adam, adamw.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from vitdemo.training.augment import MEAN, STD
 from vitdemo.training.recipes.base import logits_of
 from vitdemo.types import ModelSpec
 
+M = TypeVar("M", bound=nn.Module)
+
 
 class Teacher(nn.Module):
     """A frozen network with classes, and features if it has a map of them.
@@ -20,6 +23,7 @@ class Teacher(nn.Module):
     Args:
         network: takes `[B, 3, size, size]`, normalised with `mean` and `std`, and returns logits.
         features: takes the same and returns a map `[B, D, h, w]`.
+        head: makes the logits of that map, so that one pass gives both.
     """
 
     def __init__(
@@ -29,8 +33,10 @@ class Teacher(nn.Module):
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
         features: nn.Module | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.head = None if head is None else head.eval().requires_grad_(False)
         self.network, self.features, self.size = network.eval().requires_grad_(False), features, size
         if features is not None:
             features.eval().requires_grad_(False)
@@ -60,11 +66,33 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def feature_map(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """`[B, h * w, D]`: the features at the places of the student's patches."""
+        return self._at(self._map(self._seen(pixels)), grid)
+
+    @torch.no_grad()
+    def answer(self, pixels: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """`logits` and `feature_map` of the same pixels, in one pass if the logits are made of the map."""
+        seen = self._seen(pixels)
+        found = self._map(seen)
+        logits = logits_of(self.network, seen) if self.head is None else self.head(found)
+        return logits, self._at(found, grid)
+
+    def _map(self, seen: Tensor) -> Tensor:
         if self.features is None:
             raise OptionError("This teacher has no feature map.")
-        found: Tensor = self.features(self._seen(pixels))
-        resized = nn.functional.interpolate(found, grid, mode="bilinear", align_corners=False)
+        found: Tensor = self.features(seen)
+        return found
+
+    @staticmethod
+    def _at(found: Tensor, grid: tuple[int, int]) -> Tensor:
+        resized = nn.functional.interpolate(found.float(), grid, mode="bilinear", align_corners=False)
         return resized.flatten(2).transpose(1, 2)
+
+
+def channels_last(network: M) -> M:
+    """The same network with its weights laid out as convolutions on a CPU are quickest with."""
+    whole: Any = network  # PyTorch's hints do not know the argument
+    whole.to(memory_format=torch.channels_last)
+    return network
 
 
 class PatchFeatures(nn.Module):

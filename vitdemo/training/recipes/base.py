@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vitdemo.training.augment import Augmentation
-from vitdemo.training.data import PhotoSet
+from vitdemo.training.data import Batches, PhotoSet
+
+STATE = "state.pt"
+"""The file of a run's folder that has what the next step depends on."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Recipe(nn.Module, ABC):
     def augmentations(self, size: int) -> Sequence[Augmentation]:
         """One entry for each view of a photo that `forward` takes."""
 
+    def batches(self, photos: PhotoSet, batch: int, size: int, seed: int) -> Batches:
+        """Where the batches come from. One that has `targets` is given to `forward` with them."""
+        return Batches(photos, batch, self.augmentations(size), seed)
+
     @abstractmethod
     def forward(self, views: Sequence[Tensor], labels: Tensor, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar, and figures for the log.
@@ -79,6 +86,10 @@ class Recipe(nn.Module, ABC):
 
     def after_step(self, moment: Moment) -> None:
         """Called when the optimiser has moved the student."""
+
+    def finish(self, network: nn.Module, train: PhotoSet) -> bool:
+        """Called once, when all steps are done, on what will be exported. Whether it changed."""
+        return False
 
     @abstractmethod
     def score(self, network: nn.Module, train: PhotoSet, test: PhotoSet) -> float:

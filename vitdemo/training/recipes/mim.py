@@ -57,7 +57,7 @@ class MaskedModelling(Recipe):
             loss: Tensor = self.student(pixels).loss
             return loss, {}
         grid = (pixels.shape[2] // self.encoder.patch, pixels.shape[3] // self.encoder.patch)
-        hidden = _block_mask(len(pixels), grid, self.share, moment).to(pixels.device)
+        hidden = block_mask(len(pixels), grid, self.share, moment).to(pixels.device)
         told = self.head(self.encoder.patches(pixels, hidden)[hidden])
         if self.teacher is None:
             loss = nn.functional.smooth_l1_loss(told.float(), patch_pixels(pixels, self.encoder.patch)[hidden])
@@ -115,7 +115,7 @@ def patch_pixels(pixels: Tensor, patch: int) -> Tensor:
     return (patches - patches.mean(dim=-1, keepdim=True)) / (patches.std(dim=-1, keepdim=True) + 1e-6)
 
 
-def _block_mask(count: int, grid: tuple[int, int], share: float, moment: Moment) -> Tensor:
+def block_mask(count: int, grid: tuple[int, int], share: float, moment: Moment) -> Tensor:
     """`[B, h * w]`: rectangles until `share` of the grid is hidden, as in BEiT. The same number in every row."""
     random, rows, columns = moment.random(), *grid
     wanted = max(1, round(share * rows * columns))
