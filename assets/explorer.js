@@ -337,17 +337,19 @@ function showLayer() {
 }
 
 function showControls() {
-  const heads = Math.max(...panels.map((panel) => panel.heads));
-  const numbers = Array.from({ length: heads }, (_, head) => [String(head), `head ${head}`]);
-  state.head = options($("[name=head]"), [["mean", "mean"], ["max", "max"], ["min", "min"], ...numbers], state.head);
+  const joined = panels.every((panel) => panel.method);
+  if (!joined) {
+    const heads = Math.max(...panels.map((panel) => panel.heads));
+    const numbers = Array.from({ length: heads }, (_, head) => [String(head), `head ${head}`]);
+    state.head = options($("[name=head]"), [["mean", "mean"], ["max", "max"], ["min", "min"], ...numbers], state.head);
+  }
   const named = new Map([["", panels.length > 1 ? "each model's own" : ""]]);
   for (const panel of panels) for (const [name, entry] of Object.entries(panel.readouts)) named.set(name, entry.label);
   if (panels.length === 1) named.delete("");
-  state.readout = options($("[name=readout]"), [...named], state.readout);
-  $("[name=readout]").closest("label").hidden = named.size < 2;
+  if (!joined) state.readout = options($("[name=readout]"), [...named], state.readout);
+  $("[name=readout]").closest("label").hidden = joined || named.size < 2;
   state.colourMap = options($("[name=colourMap]"), Object.keys(tables).map((name) => [name, name]), state.colourMap);
   $("[name=common]").closest("label").hidden = panels.length < 2;
-  const joined = panels.every((panel) => panel.method);
   for (const name of ["layer", "head"]) $(`[name=${name}]`).closest("label").hidden = joined;
   $(".vd-caution").textContent = joined
     ? `${panels[0].method.says} It shows what this method makes of the model, not why the class was chosen.${panels[0].method.pick ? " Click on the picture, or move with the arrow keys, to choose the patch." : ""}`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def bench(
         "pairs": pairs,
         "batch": batch,
         "input": list(pixels.shape[2:]),
-        "tokens": (pixels.shape[2] // spec.patch_size) * (pixels.shape[3] // spec.patch_size) + spec.num_prefix_tokens,
+        "tokens": math.prod(spec.grid_of(pixels.shape[2], pixels.shape[3])) + spec.num_prefix_tokens,
         "ratios": ratios,
         "bf16": compare_dtypes(spec, settings, pairs) if not resolution and batch == 1 else None,
     }
@@ -76,7 +77,10 @@ def peak_memory(
     device = str(pipeline.backend.device) if hasattr(pipeline.backend, "device") else "cpu"
     precision = dtype if dtype != "auto" else "bf16" if device.startswith("cuda") else "fp32"
     model, pixels = _prepared(spec, device, precision, _noise_photo(pipeline), resolution, batch)
-    run = _variants(model, pixels)[variant]
+    runs = _variants(model, pixels)
+    if variant not in runs:
+        raise OptionError(f"Unknown variant {variant!r}. Choose from: {', '.join(runs)}.")
+    run = runs[variant]
     # What the first forward of a process sets up once is not the variant's.
     with torch.no_grad():
         model(pixels[:1, :, : 4 * spec.patch_size, : 4 * spec.patch_size].contiguous())
@@ -200,7 +204,7 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
     def method(name: str) -> Callable[[], None]:
         return lambda: (attribute(model, pixels, Attribution(name)), None)[1]
 
-    patches = (pixels.shape[2] // spec.patch_size) * (pixels.shape[3] // spec.patch_size)
+    patches = math.prod(spec.grid_of(pixels.shape[2], pixels.shape[3]))
     runs: dict[str, Callable[[], Any]] = {PLAIN: plain, TAPPED: tapped, EAGER: eager}
     costly = ("grad-rollout", "relevance", "legrad", "grad-cam")
     for name in variants_of(spec):

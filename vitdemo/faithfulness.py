@@ -8,7 +8,7 @@ the baseline.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitdemo.errors import OptionError
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import at_resolution, preprocess
+from vitdemo.preprocess import preprocess
 from vitdemo.types import Capture, ModelSpec, Photo
 
 STEPS = 20
@@ -77,8 +77,7 @@ def faithfulness(
     Raises:
         OptionError: the model has no classifier or no such map, or there are no steps.
     """
-    if not spec.labels:
-        raise OptionError(f"{spec.name} has no classifier, so there is no score to watch.")
+    _require_scores(spec)
     if not 1 <= steps <= 1000:
         raise OptionError(f"Steps must be from 1 to 1000, not {steps}.")
     explanation = pipeline.explain(photo, spec, method=method, **options)
@@ -87,7 +86,11 @@ def faithfulness(
     target = explanation.map.target
     if target is None:
         target = explanation.prediction.labels[0].index
-    processor, _ = at_resolution(spec, photo.size, options.get("resolution"), explanation.map.values.size)
+    processor = spec.processor
+    if options.get("resolution"):
+        # The picture that the map was made of, whatever limit its resolution met.
+        rows, columns = explanation.patch_grid
+        processor = replace(processor, resize=(rows * spec.patch_size, columns * spec.patch_size), crop=None)
     pixels = preprocess([photo], processor).pixel_values[0]
     order = np.argsort(-explanation.map.values.ravel(), kind="stable")
     random = np.random.default_rng(seed)
@@ -105,6 +108,11 @@ def faithfulness(
     )
 
 
+def _require_scores(spec: ModelSpec) -> None:
+    if not spec.labels:
+        raise OptionError(f"{spec.name} has no classifier, so there is no score to watch.")
+
+
 def _scores(
     pipeline: Pipeline,
     spec: ModelSpec,
@@ -120,9 +128,12 @@ def _scores(
     gone = np.zeros((steps + 1, order.size), bool)
     for step, count in enumerate(counts):
         gone[step, order[:count]] = True
-    cells = (pixels.shape[1] // grid[0], pixels.shape[2] // grid[1])
-    mask = torch.from_numpy(gone).view(-1, 1, *grid)
-    mask = mask.repeat_interleave(cells[0], dim=2).repeat_interleave(cells[1], dim=3)
+    # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
+    rows, columns = (
+        (torch.arange(size) // spec.patch_size).clamp(max=count - 1)
+        for size, count in zip(pixels.shape[1:], grid, strict=True)
+    )
+    mask = torch.from_numpy(gone).view(-1, 1, *grid)[:, :, rows][..., columns]
     colour = pixels.mean(dim=(1, 2), keepdim=True)
     batch = torch.where(mask, colour, pixels)
     outputs = pipeline.backend.run(spec, batch, Capture(), dtype)
@@ -158,6 +169,7 @@ def measure(
     Raises:
         OptionError: there are no photos, or as `faithfulness`.
     """
+    _require_scores(spec)
     found: dict[str, list[tuple[float, float, float]]] = {method: [] for method in methods}
     for number, photo in enumerate(photos):
         baseline: Sequence[float] | None = None

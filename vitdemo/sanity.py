@@ -48,8 +48,8 @@ def randomisation(
 def _randomised(share: float, seed: int) -> Callable[..., Classifier]:
     def load(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Classifier:
         model = load_model(spec, torch.device("cpu"), torch.float32)
-        layers = blocks(model.network) or list(model.network.base_model.get_submodule("encoder").children())
-        count = round(share * len(layers))
+        layers = blocks(model.network) or list(model.network.base_model.get_submodule("encoder.stages").children())
+        count = max(1, round(share * len(layers)))
         parts: list[nn.Module] = [model.network] if share == 1 else layers[len(layers) - count :]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -65,7 +65,9 @@ def add_commands(commands: Any) -> None:
 
     compare = add_command(commands, "compare", run_compare, "several models side by side")
     compare.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
+    compare.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
     add_display(compare)
+    compare.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
     add_inference(compare)
 
 
@@ -135,7 +137,7 @@ def run_compare(options: argparse.Namespace) -> int:
     photo = _open_or_report(pipeline, options)
     if photo is None:
         return SOME_FAILED
-    comparison = pipeline.compare(photo, specs, **_shown(options))
+    comparison = pipeline.compare(photo, specs, method=options.method, target=options.target, **_shown(options))
     if options.out:
         figure = comparison_figure(photo, comparison.explanations)
         _write(options.out, lambda: figure.save(options.out, format="PNG"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from vitdemo.cli.common import (
     FINE,
     add_command,
     add_inference,
-    pipeline_of,
     positive,
     print_json,
     rounded,
@@ -23,6 +23,8 @@ from vitdemo.errors import OptionError
 from vitdemo.methods import METHODS
 
 if TYPE_CHECKING:
+    from vitdemo.pipeline import Pipeline
+    from vitdemo.settings import Settings
     from vitdemo.types import ModelSpec
 
 
@@ -65,7 +67,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vitdemo.cards import write_card
     from vitdemo.evaluation import evaluate, fit_threshold, read_labelled
 
-    specs, pipeline = specs_of(options, every=True), pipeline_of(options)
+    specs, pipeline = specs_of(options, every=True), _pipeline(options)
     results: list[dict[str, Any]] = []
     for spec in specs:
         print(f"evaluating {spec.name} ...", file=sys.stderr)
@@ -149,15 +151,27 @@ def _print_bench(entry: dict[str, Any]) -> None:
         )
 
 
+def _settings(options: argparse.Namespace) -> Settings:
+    """What is measured is run in the dtype that was asked for, everywhere."""
+    settings = settings_of(options)
+    return settings if options.dtype == "auto" else replace(settings, dtype=options.dtype)
+
+
+def _pipeline(options: argparse.Namespace) -> Pipeline:
+    from vitdemo.pipeline import Pipeline
+
+    return Pipeline(_settings(options))
+
+
 def run_sanity(options: argparse.Namespace) -> int:
     from vitdemo.sanity import randomisation
 
-    specs, pipeline = specs_of(options, every=True), pipeline_of(options)
+    specs, pipeline = specs_of(options, every=True), _pipeline(options)
     photos = [pipeline.open(name) for name in options.images]
     results = []
     for spec in specs:
         methods = _methods(options, spec)
-        found = randomisation(spec, photos, methods, settings_of(options))
+        found = randomisation(spec, photos, methods, _settings(options))
         results.append({"model": spec.name, "photos": len(photos), "rank_correlation": found})
         if not options.json:
             print(
@@ -177,14 +191,17 @@ def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
     for name in asked:
         if name not in METHODS:
             raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
-    return [name for name in spec.methods if (name in asked if asked else name != "similarity")]
+    found = [name for name in spec.methods if (name in asked if asked else name != "similarity")]
+    if not found:
+        raise OptionError(f"{spec.name} has none of these methods. Those that apply: {', '.join(spec.methods)}.")
+    return found
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
     from vitdemo.evaluation import read_labelled
     from vitdemo.faithfulness import measure
 
-    specs, pipeline = specs_of(options, every=True), pipeline_of(options)
+    specs, pipeline = specs_of(options, every=True), _pipeline(options)
     results: list[dict[str, Any]] = []
     for spec in specs:
         print(f"measuring {spec.name} ...", file=sys.stderr)

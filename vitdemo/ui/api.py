@@ -8,13 +8,15 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.errors import ImageError
+from vitdemo.errors import ImageError, OptionError
+from vitdemo.faithfulness import faithfulness as measured
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models
 from vitdemo.rendering import comparison_figure, overlay, reconstruction_figure
 from vitdemo.serialise import (
     comparison_json,
     explanation_json,
+    faithfulness_json,
     model_json,
     prediction_json,
     reconstruction_json,
@@ -58,33 +60,42 @@ def add_endpoints(pipeline: Pipeline) -> None:
         readout: str | None = None,
         target: str | None = None,
         resolution: int | None = None,
+        discard: float | None = 0.0,
+        point: str | None = None,
+        faithfulness: bool = False,
     ) -> tuple[dict[str, Any], str | None, str]:
         """Where one model looked: the numbers as JSON, the overlay as PNG, the raw arrays as NPZ.
 
         Args:
             image: a picture file, its address, or a data URL.
             model: a name from /models; empty means the first one.
-            method: only "attention" for now.
-            layer: from 0, or -1 for the last.
-            head: "mean", "max", "min", or a number from 0.
-            readout: "class", "distillation" or "mean"; empty means the model's own.
-            target: a label, an index or "top:K".
+            method: "attention", "rollout", "grad-rollout", "relevance", "legrad", "grad-cam" or "similarity".
+            layer: for attention, from 0, or -1 for the last.
+            head: for attention, "mean", "max", "min", or a number from 0; for rollout, how heads are fused.
+            readout: for attention, "class", "distillation" or "mean"; empty means the model's own.
+            target: a label, an index or "top:K", for methods that explain a class; empty means the predicted one.
             resolution: long side in pixels to enlarge the photo to; empty means the model's own input.
+            discard: for rollout, share of the smallest attention that is left out, from 0, below 1.
+            point: for similarity, "X,Y" in pixels of the upright photo; empty means the middle of what the model sees.
+            faithfulness: also measure how the score falls and rises with the patches that the map names.
         """
         with user_errors():
             photo = _required(image)
             spec = get_spec(model) if model else ready_models()[0]
-            explanation = pipeline.explain(
-                photo,
-                spec,
-                method=method or "attention",
-                layer=layer,
-                head=head or "mean",
-                readout=readout or None,  # type: ignore[arg-type]
-                target=target or None,
-                resolution=int(resolution) if resolution else None,
-            )
+            options: dict[str, Any] = {
+                "method": method or "attention",
+                "layer": layer,
+                "head": head or "mean",
+                "readout": readout or None,
+                "target": target or None,
+                "resolution": int(resolution) if resolution else None,
+                "discard": discard or 0.0,
+                "point": _point(point),
+            }
+            explanation = pipeline.explain(photo, spec, **options)
             entry = {"image": photo.name, **explanation_json(explanation)}
+            if faithfulness:
+                entry["faithfulness"] = faithfulness_json(measured(pipeline, photo, spec, **options))
             folder = _folder()
             save_npz(folder / "attention.npz", explanation, entry)
             png = None
@@ -94,20 +105,29 @@ def add_endpoints(pipeline: Pipeline) -> None:
             return entry, png, str(folder / "attention.npz")
 
     def compare(
-        image: Photo | None, models: list[str] | None = None, layer: int = -1, head: str = "mean"
+        image: Photo | None,
+        models: list[str] | None = None,
+        layer: int = -1,
+        head: str = "mean",
+        method: str = "attention",
+        target: str | None = None,
     ) -> tuple[dict[str, Any], str]:
         """Several models on one picture: each one's labels and map, how far they agree, and a figure as PNG.
 
         Args:
             image: a picture file, its address, or a data URL.
             models: names from /models; empty means every embedded one.
-            layer: from 0, or -1 for the last.
-            head: "mean", "max", "min", or a number from 0.
+            layer: for attention, from 0, or -1 for the last.
+            head: for attention, "mean", "max", "min", or a number from 0; for rollout, how heads are fused.
+            method: as for /explain; a model to which it does not apply has no map, and says why.
+            target: a label, an index or "top:K", for methods that explain a class; empty means each model's predicted one.
         """
         with user_errors():
             photo = _required(image)
             specs = _specs(models) or list(default_models(pipeline.settings))
-            comparison = pipeline.compare(photo, specs, layer=layer, head=head or "mean")
+            comparison = pipeline.compare(
+                photo, specs, method=method or "attention", layer=layer, head=head or "mean", target=target or None
+            )
             png = _folder() / "comparison.png"
             comparison_figure(photo, comparison.explanations).save(png)
             return {"image": photo.name, **comparison_json(comparison)}, str(png)
@@ -148,6 +168,8 @@ def add_endpoints(pipeline: Pipeline) -> None:
         layer, head = gr.Number(-1, precision=0, label="layer"), gr.Textbox("mean", label="head")
         readout, target = gr.Textbox(label="readout"), gr.Textbox(label="target")
         resolution = gr.Number(None, precision=0, label="resolution")
+        discard, point = gr.Number(0, label="discard"), gr.Textbox(label="point")
+        faithfulness = gr.Checkbox(False, label="faithfulness")
         result, picture, numbers = (
             gr.JSON(label="result"),
             gr.Image(format="png", label="overlay"),
@@ -158,14 +180,20 @@ def add_endpoints(pipeline: Pipeline) -> None:
         trigger.click(classify, [photo, names, top_k], result, api_name="classify", **INFERENCE)
         trigger.click(
             explain,
-            [photo, model, method, layer, head, readout, target, resolution],
+            [photo, model, method, layer, head, readout, target, resolution, discard, point, faithfulness],
             [result, picture, numbers],
             api_name="explain",
             **INFERENCE,
         )
         ratio, seed = gr.Number(0.75, label="ratio"), gr.Number(0, precision=0, label="seed")
         trigger.click(reconstruct, [photo, model, ratio, seed], [result, picture], api_name="reconstruct", **INFERENCE)
-        trigger.click(compare, [photo, names, layer, head], [result, picture], api_name="compare", **INFERENCE)
+        trigger.click(
+            compare,
+            [photo, names, layer, head, method, target],
+            [result, picture],
+            api_name="compare",
+            **INFERENCE,
+        )
 
 
 def _names(multiselect: bool = False) -> gr.Dropdown:
@@ -184,3 +212,13 @@ def _required(photo: Photo | None) -> Photo:
     if photo is None:
         raise ImageError("No picture was given.")
     return photo
+
+
+def _point(text: str | None) -> tuple[float, float] | None:
+    if not text or not text.strip():
+        return None
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"The point {text!r} is not X,Y.") from None
+    return x, y

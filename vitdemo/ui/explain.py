@@ -34,13 +34,14 @@ class ExplainTab:
     def __init__(self, pipeline: Pipeline, photo: Photo, model: str) -> None:
         self.pipeline = pipeline
         spec = get_spec(model)
+        first = _kept("attention", spec)
         with gr.Row(equal_height=True):
             self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="model")
-            self.method = gr.Dropdown(**_methods(spec), label="Method", elem_id="method")
+            self.method = gr.Dropdown(**_methods(spec, first), label="Method", elem_id="method")
             self.target = gr.Dropdown(
                 **_targets(spec),
                 label="Class that is explained",
-                visible=False,
+                visible=METHODS[first].class_specific,
                 allow_custom_value=True,
                 elem_id="target",
             )
@@ -54,7 +55,7 @@ class ExplainTab:
                 elem_id="resolution",
             )
         self.point = gr.State(None)
-        self.explained = explorer(self.explain(photo, model, "attention", PREDICTED, 0, None), elem_id="explained")
+        self.explained = explorer(self.explain(photo, model, first, PREDICTED, 0, None), elem_id="explained")
         with gr.Row():
             self.measure = gr.Button(
                 "How faithful is this map?",
@@ -75,23 +76,26 @@ class ExplainTab:
 
     def connect(self, photo: gr.Image, tab: gr.State, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
-        self.model.input(
+        self.model.change(
             self.on_model, [photo, *self.inputs], [self.explained, self.method, self.target, self.measure], **options
         ).success(
             self.on_rebuild, [photo, tab, self.model, self.share, self.seed], [self.masked, self.rebuilt], **options
         )
-        self.method.input(self.on_method, [photo, *self.inputs], [self.explained, self.target, self.method], **options)
-        self.target.input(self.explain, [photo, *self.inputs], self.explained, **options)
+        # Not `input`: a choice by mouse fires that twice.
+        self.method.change(self.on_method, [photo, *self.inputs], [self.explained, self.target, self.method], **options)
+        self.target.change(self.explain, [photo, *self.inputs], self.explained, **options)
         self.resolution.release(self.explain, [photo, *self.inputs], self.explained, **options)
-        self.explained.select(self.on_point, [photo, *self.inputs], [self.explained, self.point], **options)
         hidden = [photo, tab, self.model, self.share, self.seed]
         quiet = {**options, "show_progress": "hidden"}
         self.share.release(self.on_rebuild, hidden, [self.masked, self.rebuilt], **quiet)
         self.again.click(self.on_again, hidden, [self.masked, self.rebuilt, self.seed], **quiet)
-        self.measure.click(self.on_measure, [photo, *self.inputs], self.curve, **options)
-        # A curve belongs to the map that it was measured on.
+        # A curve belongs to the map that it was measured on, and must not come late under another one.
+        measured = self.measure.click(self.on_measure, [photo, *self.inputs], self.curve, **options)
+        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         for control in (photo, self.model, self.method, self.target, self.resolution):
-            control.change(lambda: "", None, self.curve, api_visibility="private", show_progress="hidden", queue=False)
+            control.change(lambda: "", None, self.curve, cancels=[measured], **quick)
+        shown = [self.explained, self.point, self.curve]
+        self.explained.select(self.on_point, [photo, *self.inputs], shown, cancels=[measured], **options)
 
     def explain(
         self, photo: Photo | None, model: str, method: str, target: str, resolution: float, point: Point
@@ -111,7 +115,7 @@ class ExplainTab:
         """The new model may have other methods, and other classes."""
         with user_errors():
             spec = get_spec(model)
-        kept = method if method in spec.methods else "attention"
+        kept = _kept(method, spec)
         shown = METHODS[kept].class_specific
         value = self.explain(photo, model, kept, PREDICTED, resolution, point)
         return (
@@ -137,11 +141,11 @@ class ExplainTab:
         resolution: float,
         point: Point,
         event: gr.EventData,
-    ) -> tuple[Any, Point]:
-        """A click on the picture: the patch that `similarity` compares with."""
+    ) -> tuple[Any, Point, str]:
+        """A click on the picture: the patch that `similarity` compares with. It makes another map, without a curve yet."""
         with user_errors():
             chosen = (min(max(float(event.x), 0.0), 1.0), min(max(float(event.y), 0.0), 1.0))
-        return self.explain(photo, model, method, target, resolution, chosen), chosen
+        return self.explain(photo, model, method, target, resolution, chosen), chosen, ""
 
     def on_measure(
         self, photo: Photo | None, model: str, method: str, target: str, resolution: float, point: Point
@@ -152,7 +156,9 @@ class ExplainTab:
             spec = get_spec(model)
             options = self._options(photo, model, method, target, resolution, point)
             found = faithfulness(self.pipeline, photo, spec, **options)
-            return curve_html(found, spec.labels[found.target], METHODS[method].title)
+            # The display controls of attention are the browser's: they do not reach this.
+            which = " of the last layer, mean of heads" if method == "attention" else ""
+            return curve_html(found, spec.labels[found.target], METHODS[method].title + which)
 
     def on_rebuild(self, photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any]:
         """Only a masked autoencoder fills in patches; for others there is nothing to show."""
@@ -182,7 +188,12 @@ class ExplainTab:
         return found
 
 
-def _methods(spec: ModelSpec, value: str = "attention") -> dict[str, Any]:
+def _kept(method: str, spec: ModelSpec) -> str:
+    """The method, or the first one of a model to which it does not apply."""
+    return method if method in spec.methods else next(iter(spec.methods), "attention")
+
+
+def _methods(spec: ModelSpec, value: str) -> dict[str, Any]:
     """What the list of methods offers, and why others are absent."""
     offered = [(METHODS[name].title, name) for name in spec.methods]
     reasons: dict[str, list[str]] = {}
@@ -190,8 +201,6 @@ def _methods(spec: ModelSpec, value: str = "attention") -> dict[str, Any]:
         reason = obstacle(method, bool(spec.readouts), bool(spec.labels))
         if reason:
             reasons.setdefault(reason, []).append(method.title)
-    if value not in spec.methods:
-        value = spec.methods[0] if spec.methods else "attention"
     absent = [f"not {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
     slow = METHODS[value].cost[:1].upper() + METHODS[value].cost[1:]
     return {"choices": offered, "value": value, "info": "; ".join([slow, *absent])}
