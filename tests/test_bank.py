@@ -138,6 +138,17 @@ def test_photos_find_their_answers_in_any_order_and_part(tmp_path: Path) -> None
     assert fill_bank(tmp_path, photos.subset(range(8, -1, -1)), never, "colours", 2, how=HOW).photos == bank.photos
 
 
+def test_the_logits_have_the_order_of_the_classes_that_is_asked_for(tmp_path: Path) -> None:
+    photos = coloured_photos(9)
+    bank = bank_in(tmp_path, photos)
+    other = PhotoSet(photos.images, (photos.labels + 1) % 3, ("blue", "red", "green"))
+    again = fill_bank(tmp_path, other, never, "colours", 2, how=HOW)
+    assert bank.classes == CLASSES
+    assert again.classes == other.classes
+    for first, second in zip(bank.logits, again.logits, strict=True):
+        assert torch.equal(first[:, [2, 0, 1]], second)
+
+
 def test_the_identity_of_a_photo_is_its_pixels_and_its_shape() -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     assert identity(image) == identity(image.copy())

@@ -186,7 +186,7 @@ def test_rows_are_float32_and_sum_to_one_when_the_model_runs_in_half_precision(
         (Capture(mean=True), {"mean"}),
         (Capture(tokens=(0,), mean=True), {"class", "mean"}),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) or "none" if isinstance(value, set) else str(value),
 )
 def test_only_what_is_named_is_recorded(load: Load, capture: Capture, readouts: set[str]) -> None:
     spec, model = load("deit")

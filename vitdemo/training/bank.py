@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,11 @@ class Bank:
         return found
 
 
-def open_bank(folder: Path, views: int | None = None) -> Bank:
+def open_bank(folder: Path, views: int | None = None, classes: Sequence[str] | None = None) -> Bank:
     """The bank in a folder, with its first `views` views, or all that are there.
+
+    Args:
+        classes: the order that the logits are to have; that of the bank if not given.
 
     Raises:
         TrainingError: there is none, it is damaged, or has fewer views.
@@ -111,14 +114,16 @@ def open_bank(folder: Path, views: int | None = None) -> Bank:
         if not 0 < count <= there:
             raise TrainingError(f"The bank {folder.name} has {there} views, not {count}.")
         parts = [load_file(_view_file(folder, number)) for number in range(count)]
+        names = list(settings["classes"])
+        order = [names.index(name) for name in (names if classes is None else classes)]
         return Bank(
             folder,
             settings["teacher"],
-            tuple(settings["classes"]),
+            tuple(names[place] for place in order),
             settings["seed"],
             _augmentation(settings),
             tuple(settings["photos"]),
-            tuple(part["logits"] for part in parts),
+            tuple(part["logits"][:, order] for part in parts),
             tuple(part["features"] for part in parts),
         )
     except FileNotFoundError:
@@ -152,15 +157,17 @@ def fill_bank(
     """
     # Two equal photos have one row.
     unique = {identity(image): place for place, image in reversed(list(enumerate(photos.images)))}
-    settings = {
+    settings: dict[str, Any] = {
         "teacher": name,
-        "classes": list(photos.classes),
+        # By name: a network that a run begins with may have another order.
+        "classes": sorted(photos.classes),
         "seed": seed,
         "half": half,
         "augmentation": asdict(how),
         "photos": sorted(unique),
     }
     _settle(folder, settings)
+    order = [photos.classes.index(name) for name in settings["classes"]]
     images = [photos.images[unique[photo]] for photo in sorted(unique)]
     asked: _Asked | None = None
     for number in range(views):
@@ -173,11 +180,11 @@ def fill_bank(
         basis = load_file(folder / BASIS)
         logits, features = [], []
         for some_logits, some_features in asked.about(images, sorted(unique), number, how, seed):
-            logits.append(some_logits.half())
+            logits.append(some_logits[:, order].half())
             features.append(((some_features - basis["mean"]) @ basis["directions"]).half())
         _write(_view_file(folder, number), {"logits": torch.cat(logits), "features": torch.cat(features)})
         report(number + 1, views)
-    return open_bank(folder, views)
+    return open_bank(folder, views, photos.classes)
 
 
 class _Asked:
