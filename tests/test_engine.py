@@ -110,9 +110,10 @@ def _queue(
         assert model.entered.wait(timeout=60)
         model.batches.clear()
         futures = []
-        for index, (pixels, capture) in enumerate(jobs):
+        for pixels, capture in jobs:
+            waiting = len(lane.waiting)
             futures.append(pool.submit(backend.run, spec, pixels, capture))
-            while len(lane.waiting) <= index:  # so that they wait in this order
+            while len(lane.waiting) == waiting:  # so that they wait in this order
                 threading.Event().wait(0.001)
         model.open.set()
         first.result(timeout=60)
