@@ -46,14 +46,17 @@ class Watched:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._request)
-        self.page.goto(self.app.url)
+        # The list of models is brought up to date as the page opens; what a test counts begins after that.
+        with self.page.expect_response(lambda response: "/queue/data" in response.url):
+            self.page.goto(self.app.url)
         self.page.wait_for_selector("#compared .vd-panel canvas")
         return self
 
     def reload(self) -> None:
         """Load the page again. Requests that this cuts off are no fault of the page."""
         before = list(self.complaints)
-        self.page.reload()
+        with self.page.expect_response(lambda response: "/queue/data" in response.url):
+            self.page.reload()
         self.page.wait_for_selector("#compared .vd-panel canvas")
         self.complaints[:] = before
 
