@@ -1,7 +1,9 @@
 """Entry of the Space, and of `make run`."""
 
 import signal
+import sys
 
+from vitdemo.errors import VitDemoError
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import obtain, on_console
 from vitdemo.ui.app import build, launch_options
@@ -10,11 +12,15 @@ from vitdemo.ui.app import build, launch_options
 def main() -> None:
     # A server that is told to end closes as after Ctrl-C: photos that it still holds are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pipeline = Pipeline()
-    for name in pipeline.settings.models:
-        with on_console(name) as report:
-            obtain(name, report)
-    build(pipeline).launch(**launch_options(pipeline))
+    try:
+        pipeline = Pipeline()
+        for name in pipeline.settings.models:
+            with on_console(name) as report:
+                obtain(name, report)
+        page = build(pipeline)
+    except VitDemoError as error:
+        sys.exit(f"vitdemo: {error}")
+    page.launch(**launch_options(pipeline))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from transformers import ViTForImageClassification
 from tests import tiny
 from vitdemo.loading import load_model
 from vitdemo.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridPatchEmbeddings
-from vitdemo.registry import _patch_side, get_spec, spec_from_folder
+from vitdemo.registry import get_spec, spec_from_folder
+from vitdemo.registry.configs import patch_side
 
 STRIDES = [
     ({"stage": 1, "embedding_dynamic_padding": True}, 4),
@@ -35,7 +36,7 @@ STRIDES = [
 def test_the_stride_of_the_config_is_that_of_the_real_feature_map(backbone: dict[str, Any], stride: int) -> None:
     config = ViTHybridConfig(patch_size=1, hidden_size=24, backbone_config=tiny.backbone(**backbone))
     assert config.feature_stride == stride
-    assert _patch_side(config.to_dict()) == stride
+    assert patch_side(config.to_dict()) == stride
     embeddings = ViTHybridPatchEmbeddings(config).eval()
     with torch.no_grad():
         features = embeddings.backbone(torch.randn(1, 3, 64, 96)).feature_maps[-1]

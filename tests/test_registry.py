@@ -18,7 +18,6 @@ from tests import tiny
 from vitdemo.errors import CheckpointError, UnknownModelError
 from vitdemo.nn.hybrid import ViTHybridConfig
 from vitdemo.registry import (
-    _patch_side,
     count_parameters,
     default_models,
     get_spec,
@@ -26,6 +25,7 @@ from vitdemo.registry import (
     ready_models,
     spec_from_folder,
 )
+from vitdemo.registry.configs import patch_side
 from vitdemo.settings import ASSETS, Settings
 
 NAMES = ["vit-mini", "deit-mini", "beit-mini", "dino-mini", "hybrid-mini"]
@@ -273,10 +273,10 @@ def test_equal_processors_are_one_key(folder: Path) -> None:
 def test_the_side_of_a_hybrid_patch_is_that_of_its_own_config(stage: int, output_stride: int, patch: int) -> None:
     backbone = tiny.backbone(4, out_features=[f"stage{stage}"], output_stride=output_stride)
     config = ViTHybridConfig(patch_size=patch, backbone_config=backbone)
-    assert _patch_side(config.to_dict()) == patch * config.feature_stride
+    assert patch_side(config.to_dict()) == patch * config.feature_stride
 
 
 def test_the_side_of_a_hybrid_patch_is_right_without_the_fields_that_have_defaults() -> None:
     config = {"model_type": "vit-hybrid", "patch_size": 1}
-    assert _patch_side(config) == ViTHybridConfig().feature_stride == 16
+    assert patch_side(config) == ViTHybridConfig().feature_stride == 16
     assert isinstance(ViTHybridConfig(), transformers.PreTrainedConfig)

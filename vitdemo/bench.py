@@ -26,6 +26,7 @@ from vitdemo.engine.attribute import attribute
 from vitdemo.engine.devices import DTYPES
 from vitdemo.errors import EngineError, OptionError
 from vitdemo.loading import Classifier, load_model
+from vitdemo.methods import METHODS
 from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.registry import OFFICIAL, spec_from_folder, write_json
@@ -206,9 +207,8 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
 
     patches = math.prod(spec.grid_of(pixels.shape[2], pixels.shape[3]))
     runs: dict[str, Callable[[], Any]] = {PLAIN: plain, TAPPED: tapped, EAGER: eager}
-    costly = ("grad-rollout", "relevance", "legrad", "grad-cam")
     for name in variants_of(spec):
-        if name not in runs and (name not in costly or patches <= GRADIENT_TOKENS):
+        if name not in runs and (METHODS[name].needs != "gradients" or patches <= GRADIENT_TOKENS):
             runs[name] = method(name)
     return runs if spec.readouts else {name: run for name, run in runs.items() if name not in (TAPPED, EAGER)}
 

@@ -17,36 +17,17 @@ from vitdemo.errors import CheckpointError
 from vitdemo.nn.hybrid import ViTHybridForImageClassification
 from vitdemo.nn.mae import reconstruct, take_masks
 from vitdemo.nn.positions import take_any_grid
-from vitdemo.registry import PROBE_FILE, read_json, remove_damaged
+from vitdemo.registry import ARCHITECTURES, PROBE_FILE, read_json, remove_damaged
 from vitdemo.types import ModelSpec
 
 _LOAD_LOCK = threading.Lock()
 """`from_pretrained` patches module globals while it runs, so that two of them must never overlap."""
 
 _CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
-    name: getattr(transformers, name)
-    for name in (
-        "BeitForImageClassification",
-        "BeitModel",
-        "DeiTForImageClassification",
-        "DeiTForImageClassificationWithTeacher",
-        "DeiTModel",
-        "DINOv3ViTModel",
-        "Dinov2ForImageClassification",
-        "Dinov2Model",
-        "Dinov2WithRegistersForImageClassification",
-        "Dinov2WithRegistersModel",
-        "IJepaForImageClassification",
-        "IJepaModel",
-        "ResNetForImageClassification",
-        "ResNetModel",
-        "ViTForImageClassification",
-        "ViTMAEForPreTraining",
-        "ViTMSNForImageClassification",
-        "ViTMSNModel",
-        "ViTModel",
-    )
-} | {"ViTHybridForImageClassification": ViTHybridForImageClassification}
+    # transformers 5 no longer has the hybrid.
+    name: ViTHybridForImageClassification if name.startswith("ViTHybrid") else getattr(transformers, name)
+    for name in ARCHITECTURES
+}
 
 _WITH_POOLER = ("ViTModel", "DeiTModel", "BeitModel", "IJepaModel")
 """Encoders that come with a pooler, which checkpoints need not have, and which nothing here reads."""

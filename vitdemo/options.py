@@ -50,6 +50,21 @@ def share_of(discard: float) -> float:
     return float(discard)
 
 
+def parse_point(text: str | None) -> tuple[float, float] | None:
+    """A place of the photo, from "X,Y"; None from nothing.
+
+    Raises:
+        OptionError: that is not two numbers.
+    """
+    if not text or not text.strip():
+        return None
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"The point {text!r} is not X,Y.") from None
+    return x, y
+
+
 def patch_at(point: tuple[float, float] | None, photo: Photo, spec: ModelSpec, processor: Processor) -> int:
     """The number of the patch at a place of the photo, row by row from 0.
 

@@ -54,14 +54,6 @@ def positive(text: str) -> int:
     return value
 
 
-def point(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y") from None
-    return x, y
-
-
 def specs_of(options: argparse.Namespace, every: bool) -> list[ModelSpec]:
     names = [part for value in options.model or [] for part in value.split(",") if part]
     if names:

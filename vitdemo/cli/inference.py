@@ -15,7 +15,6 @@ from vitdemo.cli.common import (
     add_display,
     add_inference,
     pipeline_of,
-    point,
     positive,
     print_json,
     specs_of,
@@ -44,7 +43,7 @@ def add_commands(commands: Any) -> None:
     explain.add_argument(
         "--discard", type=float, default=0.0, help="for rollout: share of the smallest attention left out"
     )
-    explain.add_argument("--point", type=point, metavar="X,Y", help="for similarity: pixels of the upright photo")
+    explain.add_argument("--point", metavar="X,Y", help="for similarity: pixels of the upright photo")
     explain.add_argument(
         "--faithfulness", action="store_true", help="deletion and insertion of patches, with a baseline"
     )
@@ -97,6 +96,7 @@ def run_classify(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
+    from vitdemo.options import parse_point
     from vitdemo.rendering import overlay
     from vitdemo.serialise import explanation_json, save_npz
 
@@ -106,7 +106,8 @@ def run_explain(options: argparse.Namespace) -> int:
     photo = _open_or_report(pipeline, options)
     if photo is None:
         return SOME_FAILED
-    chosen = {name: getattr(options, name) for name in ("method", "readout", "target", "discard", "point")}
+    chosen = {name: getattr(options, name) for name in ("method", "readout", "target", "discard")}
+    chosen["point"] = parse_point(options.point)
     explanation = pipeline.explain(photo, specs[0], **chosen, **_shown(options))
     entry = {"image": options.image, **explanation_json(explanation)}
     if options.faithfulness:

@@ -1,9 +1,8 @@
 """What models there are: embedded ones, the official ones of the Hub, and any other that is here. Never imports torch."""
 
 from vitdemo.registry.cache import is_hub_name, remove, remove_damaged
-from vitdemo.registry.checkpoints import PROBE_FILE, WEIGHTS, count_parameters, read_json, spec_from_folder, write_json
-from vitdemo.registry.configs import FAMILIES, processor_from_config
-from vitdemo.registry.configs import patch_side as _patch_side  # noqa: F401
+from vitdemo.registry.checkpoints import PROBE_FILE, count_parameters, read_json, spec_from_folder, write_json
+from vitdemo.registry.configs import ARCHITECTURES, FAMILIES, processor_from_config
 from vitdemo.registry.console import on_console
 from vitdemo.registry.download import Progress, download, obtain
 from vitdemo.registry.models import (
@@ -18,10 +17,10 @@ from vitdemo.registry.models import (
 from vitdemo.registry.official import OFFICIAL
 
 __all__ = [
+    "ARCHITECTURES",
     "FAMILIES",
     "OFFICIAL",
     "PROBE_FILE",
-    "WEIGHTS",
     "Progress",
     "add_folder",
     "available_models",

@@ -223,7 +223,7 @@ def _check_room(name: str, folder: Path, files: list[_File]) -> None:
     if needed + RESERVE > free:
         raise DownloadError(
             f"{name} needs {(needed + RESERVE) / 1e6:.0f} MB on the disk, and {free / 1e6:.0f} MB are free. "
-            "Unload models in the Models tab, or set HF_HOME to a larger disk."
+            "Remove models in the Models tab, or set HF_HOME to a larger disk."
         )
 
 

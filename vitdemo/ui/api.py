@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.errors import ImageError, OptionError
+from vitdemo.errors import ImageError
 from vitdemo.faithfulness import faithfulness as measured
+from vitdemo.options import parse_point
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models
 from vitdemo.rendering import comparison_figure, overlay, reconstruction_figure
@@ -90,7 +91,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
                 "target": target or None,
                 "resolution": int(resolution) if resolution else None,
                 "discard": discard or 0.0,
-                "point": _point(point),
+                "point": parse_point(point),
             }
             explanation = pipeline.explain(photo, spec, **options)
             entry = {"image": photo.name, **explanation_json(explanation)}
@@ -212,13 +213,3 @@ def _required(photo: Photo | None) -> Photo:
     if photo is None:
         raise ImageError("No picture was given.")
     return photo
-
-
-def _point(text: str | None) -> tuple[float, float] | None:
-    if not text or not text.strip():
-        return None
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"The point {text!r} is not X,Y.") from None
-    return x, y
