@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import attention_map, describe, fuse, rank_correlation, resolve_head, resolve_layer
+from vitdemo.attribution import attention_map, describe, fuse, overlap, rank_correlation, resolve_head, resolve_layer
 from vitdemo.errors import OptionError
 from vitdemo.methods import METHODS
 from vitdemo.types import AttributionMap, Box, Fusion, View
@@ -152,6 +152,52 @@ def test_a_flat_map_agrees_with_nothing() -> None:
 def test_maps_without_a_common_part_agree_in_nothing(other: Box) -> None:
     values = np.random.default_rng(6).random((4, 4))
     assert rank_correlation(_map(values), View((0, 0, 100, 100)), _map(values), View(other)) is None
+    assert overlap(_map(values), View((0, 0, 100, 100)), _map(values), View(other)) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (
+            [[2, 1, 1], [1, 5, 0]],
+            [[0, 9, 1], [0, 9, 1]],
+            0 / 2,
+        ),  # 2 of 10 is 20%, but the 5 comes first: {4}; ties: {1}
+        ([[2, 1, 1], [1, 5, 0]], [[0, 1, 1], [0, 9, 1]], 1 / 1),
+        ([[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 0]], 1 / 1),  # one of five equal ones reaches 20%
+        ([[1, 1, 1], [1, 1, 0]], [[0, 1, 1], [1, 1, 1]], 0 / 2),  # the first one each
+        ([[1, 1, 1], [1, 1, 1]], [[0, 1, 0], [0, 0, 0]], None),  # flat
+        ([[3, 2, 2], [2, 2, 9]], [[3, 2, 2], [2, 2, 1]], 0 / 2),  # {5} and {0}
+        (
+            [[0.19, 0.18, 0.17], [0.16, 0.15, 0.15]],
+            [[0.18, 0.19, 0.17], [0.16, 0.15, 0.15]],
+            1 / 1,
+        ),  # two each, the same
+        (
+            [[0.19, 0.18, 0.17], [0.16, 0.15, 0.15]],
+            [[0.19, 0.17, 0.18], [0.16, 0.15, 0.15]],
+            1 / 3,
+        ),  # two each, one shared
+        ([[-9, 1, 3], [-9, 0, 0]], [[0, 1, 3], [0, 0, 0]], 1 / 1),  # what is below 0 takes nothing away from the total
+        ([[-1, -2, -3], [-1, -2, -3]], [[0, 1, 3], [0, 0, 0]], None),
+    ],
+)
+def test_the_overlap_is_that_of_the_fewest_patches_with_a_fifth_of_the_mass(
+    first: list[list[float]], second: list[list[float]], expected: float | None
+) -> None:
+    for one, other in ((first, second), (second, first)):
+        assert overlap(_map(one), View(ALL), _map(other), View(ALL)) == expected
+
+
+def test_the_overlap_is_taken_on_the_grid_and_the_part_of_the_photo_that_both_have() -> None:
+    left = _map(_spot(4, 6))
+    assert overlap(left, View((0, 0, 90, 90)), _map(_spot(4, 3)), View((30, 0, 120, 90))) == 1
+    assert overlap(left, View((0, 0, 90, 90)), _map(_spot(4, 5)), View((30, 0, 120, 90))) == 0
+    assert overlap(left, View((0, 0, 90, 90)), _map(_spot(4, 8)), View((30, 0, 120, 90))) is None  # flat where both saw
+    fine = np.zeros((18, 18), np.float32)
+    fine[8:10, 12:14] = 1
+    # A quarter of its mass is in one patch; the coarser map, sampled, needs two: 14% each.
+    assert overlap(left, View(ALL), _map(fine), View(ALL)) == overlap(_map(fine), View(ALL), left, View(ALL)) == 1 / 2
 
 
 def _spot(row: int, column: int, size: int = 9) -> NDArray[np.float32]:

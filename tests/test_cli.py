@@ -103,7 +103,7 @@ def test_compare_reports_every_model_and_every_pair(tmp_path: Path) -> None:
     entry = run_json("compare", CUP, "--out", str(png))
     assert [result["model"] for result in entry["results"]] == NAMES
     assert len(entry["agreement"]) == len(NAMES) * (len(NAMES) - 1) // 2
-    assert all(-1 <= pair["rank_correlation"] <= 1 for pair in entry["agreement"])
+    assert all(-1 <= pair["rank_correlation"] <= 1 and 0 <= pair["iou"] <= 1 for pair in entry["agreement"])
     with Image.open(png) as figure:
         assert figure.width > figure.height
 
@@ -124,7 +124,7 @@ def test_people_get_words_instead_of_json() -> None:
         (["explain", CUP, "--head", "6"], "0 to 5"),
         (["explain", CUP, "--head", "median"], "mean, max, min"),
         (["explain", CUP, "--method", "magic"], "Choose from: attention, "),
-        (["explain", CUP, "--readout", "distillation"], "Choose from: class."),
+        (["explain", CUP, "--readout", "distillation"], "Choose from: class, patch."),
         (["explain", CUP, "--target", "unicorn"], "has no class 'unicorn'"),
         (["explain", CUP, "--models", "vit-mini,beit-mini"], "use compare"),
         (["explain", CUP, "--resolution", "8"], "16 pixels"),

@@ -23,7 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
 from vitdemo import attribution, capture
-from vitdemo.attribution import LayerQueries, streamed_rollout
+from vitdemo.attribution import streamed_rollout
 from vitdemo.capture import TAP, AttentionRecord, record_attention
 from vitdemo.engine.attribute import attribute, read_out
 from vitdemo.errors import OptionError
@@ -31,7 +31,7 @@ from vitdemo.loading import Classifier, load_model
 from vitdemo.methods import METHODS, applicable, obstacle
 from vitdemo.nn.heads import blocks, final_norm, head_of, norms, watching
 from vitdemo.registry import spec_from_folder
-from vitdemo.types import Attribution, Capture, Fusion, ModelSpec
+from vitdemo.types import Attribution, Capture, Fusion, LayerQueries, ModelSpec
 
 CPU = torch.device("cpu")
 TARGET = 3

@@ -17,6 +17,7 @@ import vitdemo
 from tests import tiny
 from vitdemo import images
 from vitdemo import pipeline as pipeline_module
+from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
 from vitdemo.loading import load_model
@@ -25,7 +26,7 @@ from vitdemo.preprocess import preprocess
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.serialise import explanation_json, prediction_json
 from vitdemo.settings import ASSETS, Settings
-from vitdemo.types import ModelSpec, Photo, Processor
+from vitdemo.types import Capture, ModelSpec, Photo, Processor
 
 SETTINGS = Settings(device="cpu")
 CUP = ASSETS / "examples" / "cup.jpg"
@@ -124,10 +125,17 @@ def test_what_changes_the_numbers_is_part_of_the_key(
     assert not fresh.explain(photo(), replace(tiny_spec("vit"), revision="newer")).prediction.from_cache
 
 
+def _size_of_one(backend: LocalBackend, spec: ModelSpec, photo: Photo) -> int:
+    pipeline = Pipeline(SETTINGS, backend)
+    pipeline.explain(photo, spec)
+    return pipeline._cache._used
+
+
 def test_the_cache_forgets_what_was_longest_unused(
     backend: LocalBackend, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> None:
-    small = Pipeline(replace(SETTINGS, cache_entries=2), backend)
+    size = _size_of_one(backend, tiny_spec("vit"), photo())
+    small = Pipeline(replace(SETTINGS, cache_mb=2.5 * size / 1e6), backend)
 
     def cached(seed: int) -> bool:
         return small.explain(photo(seed=seed), tiny_spec("vit")).prediction.from_cache
@@ -137,6 +145,7 @@ def test_the_cache_forgets_what_was_longest_unused(
     assert [cached(1), cached(3)] == [True, True]
     assert not cached(2)
     assert len(small._cache._values) == 2
+    assert small._cache._used <= 2.5 * size
 
 
 def test_no_caller_can_change_the_answers_of_others(
@@ -239,7 +248,7 @@ def test_prefix_tokens_are_no_part_of_the_map(
     ("options", "words"),
     [
         ({"method": "guess"}, r"Unknown method 'guess'.*attention"),
-        ({"readout": "distillation"}, r"no read-out 'distillation'\. Choose from: class\."),
+        ({"readout": "distillation"}, r"no read-out 'distillation'\. Choose from: class, patch\."),
         ({"readout": "mean"}, "Choose from: class"),
         ({"layer": 3}, "layers 0 to 2"),
         ({"layer": "last"}, "There is no layer last"),
@@ -262,8 +271,9 @@ def test_an_option_that_the_model_does_not_have_is_refused_with_those_that_it_ha
 ) -> None:
     with pytest.raises(OptionError, match=words):
         fresh.explain(photo(), tiny_spec("vit"), **options)
-    with pytest.raises(OptionError, match=words):
-        fresh.compare(photo(), [tiny_spec("vit")], **options)
+    if "readout" not in options:  # there, a model that has none shows its own
+        with pytest.raises(OptionError, match=words):
+            fresh.compare(photo(), [tiny_spec("vit")], **options)
 
 
 @pytest.mark.parametrize(("target", "index"), [("apple", 0), (6, 6), ("3", 3), ("bird", 4)])
@@ -356,7 +366,7 @@ def test_a_convolutional_network_classifies_and_has_no_attention(
     with pytest.raises(OptionError, match=r"no read-out 'class'.*none, it has no attention"):
         fresh.explain(photo(), spec, readout="class")
     comparison = fresh.compare(photo(), [tiny_spec("vit"), spec])
-    assert comparison.agreement[0].rank_correlation is None
+    assert (comparison.agreement[0].rank_correlation, comparison.agreement[0].overlap) == (None, None)
 
 
 def test_a_best_score_below_the_threshold_says_that_the_photo_is_of_no_class(
@@ -442,3 +452,64 @@ def test_a_network_can_be_had_for_itself() -> None:
     with torch.no_grad():
         logits = model(torch.zeros(2, 3, 224, 224, dtype=torch.bfloat16))
     assert logits.shape == (2, 100)
+
+
+# The attention of a patch
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "beit", "dinov2-registers", "dinov3", "hybrid"])
+def test_the_attention_of_a_patch_is_its_row_of_the_whole_matrix(
+    fresh: Pipeline,
+    backend: LocalBackend,
+    tiny_spec: Callable[[str], ModelSpec],
+    photo: Callable[..., Photo],
+    kind: str,
+) -> None:
+    spec, picture = tiny_spec(kind), photo()
+    (output,) = backend.run(spec, preprocess([picture], spec.processor).pixel_values, Capture(layer=1))
+    assert output.full is not None
+    patches = output.full[:, spec.num_prefix_tokens :, spec.num_prefix_tokens :]
+    left, top, right, bottom = fresh.explain(picture, spec).view.crop
+    rows, columns = spec.patch_grid
+    for row, column in ((0, 0), (rows - 1, 0), (rows - 1, columns - 1)):
+        point = (left + (column + 0.5) * (right - left) / columns, top + (row + 0.5) * (bottom - top) / rows)
+        for head in ("mean", "max", 1):
+            found = fresh.explain(picture, spec, readout="patch", point=point, layer=1, head=head)
+            assert found.map is not None
+            assert (found.map.query, found.map.readout, found.map.layer) == ((row, column), "patch", 1)
+            heads = patches[:, row * columns + column].reshape(-1, rows, columns).numpy()
+            expected = heads[head] if isinstance(head, int) else getattr(heads, head)(axis=0)
+            np.testing.assert_allclose(found.map.values, expected, atol=1e-6)
+            assert f"patch in row {row}, column {column}" in found.description
+
+
+def test_queries_are_kept_only_where_they_are_wanted(
+    fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
+) -> None:
+    spec, picture = tiny_spec("vit"), photo()
+    assert fresh.explain(picture, spec).queries == ()
+    # What is remembered has none: the model runs once more, and never again after that.
+    kept = fresh.explain(picture, spec, keep=True)
+    assert not kept.prediction.from_cache
+    assert len(kept.queries) == spec.num_layers
+    again = fresh.explain(picture, spec, keep=True)
+    assert again.prediction.from_cache
+    assert len(again.queries) == spec.num_layers
+    assert fresh.explain(picture, spec).prediction.from_cache
+    assert fresh.explain(picture, spec, method="rollout", keep=True).queries == ()
+    assert fresh.explain(picture, spec, method="rollout", keep=True).prediction.from_cache
+
+
+def test_pictures_of_one_batch_have_each_their_own_queries(
+    backend: LocalBackend, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
+) -> None:
+    for kind in ("vit", "beit"):
+        spec = tiny_spec(kind)
+        pixels = preprocess([photo(seed=1), photo(seed=2)], spec.processor).pixel_values
+        together = backend.run(spec, pixels, Capture(queries=True))
+        for index, output in enumerate(together):
+            (alone,) = backend.run(spec, pixels[index : index + 1], Capture(queries=True))
+            for one, other in zip(output.queries, alone.queries, strict=True):
+                np.testing.assert_allclose(
+                    patch_attention(one, spec.patch_grid), patch_attention(other, spec.patch_grid), atol=1e-5
+                )

@@ -183,8 +183,9 @@ def test_a_comparison_has_a_result_a_model_and_an_agreement_a_pair(
     assert words[("tiny-vit", "vit-mini")] == "different vocabularies"
     assert words[("tiny-vit", "tiny-dino")] == words[("tiny-dino", "vit-mini")] == "no classifier"
     for pair in entry["agreement"]:
-        assert set(pair) == {"models", "prediction", "rank_correlation"}
+        assert set(pair) == {"models", "prediction", "rank_correlation", "iou"}
         assert -1 <= pair["rank_correlation"] <= 1
+        assert 0 <= pair["iou"] <= 1
 
 
 def test_equal_and_different_labels_are_told_apart(
@@ -193,10 +194,15 @@ def test_equal_and_different_labels_are_told_apart(
     comparison = runs.compare(photo(96, 64), [tiny_spec("vit"), replace(tiny_spec("vit"), name="twin")])
     (pair,) = comparison.agreement
     assert comparison_json(comparison)["agreement"][0]["prediction"] == "same label"
-    assert pair.rank_correlation == pytest.approx(1)
-    apart = replace(comparison, agreement=(replace(pair, same_label=False, rank_correlation=None),))
+    assert (pair.rank_correlation, pair.overlap) == (pytest.approx(1), 1)
+    apart = replace(comparison, agreement=(replace(pair, same_label=False, rank_correlation=None, overlap=0.25),))
     (entry,) = comparison_json(apart)["agreement"]
-    assert entry == {"models": ["tiny-vit", "twin"], "prediction": "different labels", "rank_correlation": None}
+    assert entry == {
+        "models": ["tiny-vit", "twin"],
+        "prediction": "different labels",
+        "rank_correlation": None,
+        "iou": 0.25,
+    }
 
 
 def test_the_npz_has_raw_numbers_of_the_contracts_types_and_shapes(

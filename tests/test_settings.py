@@ -34,8 +34,9 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_MAX_BATCH": " 3 ",
         "VITDEMO_MEMORY_GB": "1.5",
         "VITDEMO_ADD_MODELS": "listed",
-        "VITDEMO_CACHE_ENTRIES": "5",
+        "VITDEMO_CACHE_MB": "5",
         "VITDEMO_MAX_QUEUE": "7",
+        "VITDEMO_MAX_PHOTOS": "12",
         "VITDEMO_DATA": "/data",
     }
     assert {f"VITDEMO_{field.name.upper()}" for field in fields(Settings)} == set(environment)
@@ -52,8 +53,9 @@ def test_every_setting_can_be_set() -> None:
         max_batch=3,
         memory_gb=1.5,
         add_models="listed",
-        cache_entries=5,
+        cache_mb=5.0,
         max_queue=7,
+        max_photos=12,
         data=Path("/data"),
     )
 

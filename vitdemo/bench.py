@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ def variants_of(spec: ModelSpec) -> list[str]:
 
 def compare_dtypes(spec: ModelSpec, settings: Settings, pairs: int) -> dict[str, Any]:
     """bf16 against fp32 on the example photos: time, how often the best class is the same, and how alike the maps are."""
-    pipeline = Pipeline(replace(settings, cache_entries=1))
+    pipeline = Pipeline(settings)
     photos = [pipeline.open(path) for path in sorted((ASSETS / "examples").glob("*.jpg"))]
     same, correlations = [], []
     for photo in photos:

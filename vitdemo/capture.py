@@ -19,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from vitdemo.attribution import LayerQueries, attention_rows, mean_row
-from vitdemo.types import Capture
+from vitdemo.attribution import attention_rows, mean_row
+from vitdemo.types import Capture, LayerQueries
 
 TAP = "vitdemo_tap"
 """The name to give to `set_attn_implementation`."""

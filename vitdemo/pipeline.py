@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo import images
-from vitdemo.attribution import attention_map, describe, rank_correlation
+from vitdemo.attribution import attention_map, describe, overlap, patch_attention, rank_correlation, resolve_layer
 from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
@@ -22,6 +20,7 @@ from vitdemo.masking import hidden_patches, picture_of, with_grey
 from vitdemo.methods import METHODS, obstacle
 from vitdemo.options import fusion_of, method_for, patch_at, share_of
 from vitdemo.preprocess import at_resolution, preprocess
+from vitdemo.remembered import Remembered, bytes_of
 from vitdemo.settings import Settings, get_settings
 from vitdemo.targets import parse_target, resolve_target
 from vitdemo.types import (
@@ -58,7 +57,7 @@ class Pipeline:
     def __init__(self, settings: Settings | None = None, backend: Backend | None = None) -> None:
         self.settings = settings or get_settings()
         self.backend = backend or LocalBackend(self.settings)
-        self._cache = _Cache(self.settings.cache_entries)
+        self._cache = Remembered(int(self.settings.cache_mb * 1e6))
 
     def open(self, source: str | Path | bytes | PIL.Image.Image | NDArray[Any] | Photo) -> Photo:
         """Let a picture in through the image door.
@@ -93,17 +92,21 @@ class Pipeline:
         dtype: str = "auto",
         shared: dict[Processor, PixelBatch] | None = None,
         remember: bool = True,
+        keep: bool = False,
     ) -> Explanation:
         """A prediction, and one map of where the model looked.
 
         Args:
             method: a name of `vitdemo.methods.METHODS`.
-            layer, readout: for `attention`; whose attention is the model's own default if not given.
+            layer, readout: for `attention`; whose attention is the model's own default if not given; "patch" is that of the
+                patch at `point`.
             head: for `attention`; `rollout` takes a fusion.
             target: a label, its index, or "top:K", for methods that explain a class; the predicted one if not given.
             resolution: long side in pixels to enlarge the photo to, keeping its shape; the model's own input if not given.
             discard: for `rollout`: share of the smallest attention of each row that is left out, from 0, below 1.
-            point: for `similarity`: `(x, y)` in pixels of the upright photo; the middle of what the model sees if not given.
+            point: for `similarity`, and for the read-out "patch": `(x, y)` in pixels of the upright photo; the middle of what
+                the model sees if not given.
+            keep: whether `queries` are wanted, from which the attention of any patch follows.
             remember: whether the result is kept for the next time; not worth it for frames of a camera.
             shared: pixel tensors of this photo, filled here, for models that agree on how to make them.
 
@@ -111,8 +114,9 @@ class Pipeline:
             OptionError: a method, layer, head, read-out, target or point that this model or photo does not have.
         """
         chosen = method_for(method, spec)
-        if readout is not None and readout not in spec.readouts:
-            choices = ", ".join(spec.readouts) or "none, it has no attention"
+        own = (*spec.readouts, *(("patch",) if spec.readouts else ()))
+        if readout is not None and readout not in own:
+            choices = ", ".join(own) or "none, it has no attention"
             raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {choices}.")
         index, rank = parse_target(target, spec)
         limit = MAX_TOKENS
@@ -125,18 +129,23 @@ class Pipeline:
             fusion = fusion_of(head) if method == "rollout" else "mean"
             request = Attribution(method, index, rank, fusion, share_of(discard), query)
         pixels = {} if shared is None else shared
-        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request, remember)
+        keep = keep or readout == "patch"
+        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request, remember, keep)
         prediction = replace(_prediction(spec, output, top_k), from_cache=from_cache)
         rows = {name: _on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
         attribution, description = None, "no attention: a convolutional network"
         if output.values is not None:
             values: NDArray[np.float32] = output.values.numpy()
             values.flags.writeable = False
-            attribution = AttributionMap(values, method, None, None, None, output.target)
+            place = divmod(request.query, values.shape[1]) if request is not None and method == "similarity" else None
+            attribution = AttributionMap(values, method, None, None, None, output.target, place)
             description = describe(attribution, "" if output.target is None else spec.labels[output.target])
         elif spec.readouts:
             shown = readout or spec.readouts[0]
-            attribution = attention_map(rows[shown], layer, head, shown)
+            if shown == "patch":
+                attribution = _patch_map(output, layer, head, patch_at(point, photo, spec, processor))
+            else:
+                attribution = attention_map(rows[shown], layer, head, shown)
             description = describe(attribution)
             if target is not None:
                 attribution = replace(attribution, target=resolve_target(target, spec, output))
@@ -144,7 +153,8 @@ class Pipeline:
         if spec.note:
             notes += (spec.note,)
         notes = (*photo.notes, *notes, *output.notes)
-        return Explanation(prediction, attribution, rows, view, description, notes, output.patch_grid)
+        queries = output.queries if keep else ()
+        return Explanation(prediction, attribution, rows, view, description, notes, output.patch_grid, queries)
 
     def compare(
         self,
@@ -152,25 +162,39 @@ class Pipeline:
         specs: Sequence[ModelSpec],
         *,
         method: str = "attention",
+        readout: str | None = None,
         **options: Any,
     ) -> Comparison:
         """Several models on one photo: one decode, and one preprocess for all that agree on it.
 
         Args:
-            method: a model to which it does not apply has no map; its description and notes say why.
+            method: a model to which it does not apply has no map; its description and notes say why. So has one that does not
+                have the class that is to be explained, as long as another one has it.
+            readout: a model that has no such read-out shows its own default.
             options: of `explain`.
         """
         if not specs:
             raise OptionError("Choose at least one model.")
+        if readout and readout not in get_args(Readout):
+            raise OptionError(f"There is no read-out {readout!r}. Choose from: {', '.join(get_args(Readout))}.")
         shared: dict[Processor, PixelBatch] = {}
-        explanations = tuple(self._compared(photo, spec, method, shared=shared, **options) for spec in specs)
+        missing = {spec: _missing_target(spec, method, options.get("target")) for spec in specs}
+        if all(missing.values()):
+            raise OptionError(missing[specs[0]])
+        explanations = tuple(
+            self._compared(photo, spec, method, readout, missing[spec], shared=shared, **options) for spec in specs
+        )
         return Comparison(explanations, tuple(_agreement(*pair) for pair in combinations(explanations, 2)))
 
-    def _compared(self, photo: Photo, spec: ModelSpec, method: str, **options: Any) -> Explanation:
+    def _compared(
+        self, photo: Photo, spec: ModelSpec, method: str, readout: str | None, missing: str, **options: Any
+    ) -> Explanation:
         known = METHODS.get(method)
-        reason = obstacle(known, bool(spec.readouts), bool(spec.labels)) if known else ""
+        reason = (obstacle(known, bool(spec.readouts), bool(spec.labels)) or missing) if known else ""
         if known is None or not reason or method == "attention":
-            return self.explain(photo, spec, method=method, **options)
+            own = (*spec.readouts, "patch") if spec.readouts else ()
+            shown = next((name for name in own if name == readout), None)
+            return self.explain(photo, spec, method=method, readout=shown, **options)
         kept = {name: value for name, value in options.items() if name in ("resolution", "top_k", "dtype", "shared")}
         found = self.explain(photo, spec, **kept)
         return replace(
@@ -178,7 +202,7 @@ class Pipeline:
             map=None,
             rows={},
             description=f"no {known.title}: {reason}",
-            notes=(*found.notes, f"{known.title} does not apply to {spec.name}: {reason}."),
+            notes=(*found.notes, missing or f"{known.title} does not apply to {spec.name}: {reason}."),
         )
 
     def reconstruct(
@@ -221,10 +245,13 @@ class Pipeline:
         shared: dict[Processor, PixelBatch],
         request: Attribution | None,
         remember: bool,
+        keep: bool,
     ) -> tuple[ModelOutput, Any, bool]:
         key = (photo.digest, spec.checkpoint, spec.revision, processor, dtype, request)
         found = self._cache.get(key)
-        if found is not None:
+        # A method's own map has no rows of patches beside it.
+        keep = keep and request is None
+        if found is not None and (found[0].queries or not (keep and spec.readouts)):
             return (*found, True)
         if processor not in shared:
             shared[processor] = preprocess([photo], processor)
@@ -235,33 +262,12 @@ class Pipeline:
             capture = Capture(
                 tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
                 mean="mean" in spec.readouts,
+                queries=keep,
             )
             (output,) = self.backend.run(spec, batch.pixel_values, capture, dtype)
         if remember:
-            self._cache.put(key, (output, batch.views[0]))
+            self._cache.put(key, (output, batch.views[0]), bytes_of(output))
         return output, batch.views[0], False
-
-
-class _Cache:
-    """The newest results: what a model answered, never a photo."""
-
-    def __init__(self, entries: int) -> None:
-        self._entries = entries
-        self._values: OrderedDict[Any, Any] = OrderedDict()
-        self._guard = threading.Lock()
-
-    def get(self, key: Any) -> Any:
-        with self._guard:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: Any, value: Any) -> None:
-        with self._guard:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._entries:
-                self._values.popitem(last=False)
 
 
 def _prediction(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
@@ -273,6 +279,25 @@ def _prediction(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
             for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
         )
     return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=output.notes)
+
+
+def _missing_target(spec: ModelSpec, method: str, target: Any) -> str:
+    """Why a method cannot explain this class of this model; "" where it can, or has no class to explain."""
+    known = METHODS.get(method)
+    if known is None or obstacle(known, bool(spec.readouts), bool(spec.labels)) or (not known.class_specific):
+        return ""
+    try:
+        parse_target(target, spec)
+    except OptionError as error:
+        return str(error)
+    return ""
+
+
+def _patch_map(output: ModelOutput, layer: int | str, head: int | str, patch: int) -> AttributionMap:
+    number = resolve_layer(layer, len(output.queries))
+    heads = patch_attention(output.queries[number], output.patch_grid, patch, patch + 1)
+    found = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
+    return replace(found, layer=number, query=divmod(patch, output.patch_grid[1]))
 
 
 def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:
@@ -289,7 +314,8 @@ def _agreement(first: Explanation, second: Explanation) -> Agreement:
     same_label = None
     if a.labels and b.labels and a.spec.labels == b.spec.labels:
         same_label = a.labels[0].index == b.labels[0].index
-    correlation = None
+    correlation = shared = None
     if first.map is not None and second.map is not None:
         correlation = rank_correlation(first.map, first.view, second.map, second.view)
-    return Agreement((a.spec.name, b.spec.name), same_label, correlation)
+        shared = overlap(first.map, first.view, second.map, second.view)
+    return Agreement((a.spec.name, b.spec.name), same_label, correlation, shared)

@@ -79,6 +79,8 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     }
     if attribution is not None and attribution.target is not None:
         result["target"] = {"index": attribution.target, "label": spec.labels[attribution.target]}
+    if attribution is not None and attribution.query is not None:
+        result["patch"] = list(attribution.query)
     if explanation.notes:
         result["note"] = " ".join(explanation.notes)
     return result
@@ -132,7 +134,12 @@ def _agreement_json(pair: Agreement, comparison: Comparison) -> dict[str, Any]:
         named = {item.prediction.spec.name: item.prediction for item in comparison.explanations}
         labelled = all(named[name].labels for name in pair.models)
         prediction = "different vocabularies" if labelled else "no classifier"
-    return {"models": list(pair.models), "prediction": prediction, "rank_correlation": pair.rank_correlation}
+    return {
+        "models": list(pair.models),
+        "prediction": prediction,
+        "rank_correlation": pair.rank_correlation,
+        "iou": pair.overlap,
+    }
 
 
 def save_npz(path: Path, explanation: Explanation, meta: dict[str, Any]) -> None:

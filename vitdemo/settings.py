@@ -40,10 +40,12 @@ class Settings:
     add_models: str = ""
     """Which models users of the page may fetch or add: `any`, `listed` (those of the table) or `none`; empty means `any`, and
     on a Hugging Face Space `listed`."""
-    cache_entries: int = 64
-    """How many results (captured attention, no pictures) are remembered in memory."""
+    cache_mb: float = 256.0
+    """What remembered results (captured attention, no pictures) may take in memory, in 10^6 bytes."""
     max_queue: int = 32
     """How many jobs may wait before the page says that it is busy."""
+    max_photos: int = 50
+    """How many photos one user may compare at once in the gallery of several photos."""
     data: Path | None = None
     """Folder with the labelled photos that evaluation and some tests use."""
 

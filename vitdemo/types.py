@@ -18,8 +18,8 @@ Box = tuple[int, int, int, int]
 Fusion = Literal["mean", "max", "min"]
 """How the heads of a layer become one map."""
 
-Readout = Literal["class", "distillation", "mean"]
-"""Whose attention is shown: the class token's row, the distillation token's, or the mean over all query tokens."""
+Readout = Literal["class", "distillation", "mean", "patch"]
+"""Whose attention is shown: the class token's row, the distillation token's, the mean over all query tokens, or one patch's."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,17 @@ class Capture:
 
 
 @dataclass(frozen=True)
+class LayerQueries:
+    """What the attention of one layer follows from: `query` and `key` are `[B, H, N, D]`."""
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    """Additive or boolean; broadcasts to `[B, H, N, N]`."""
+    scaling: float
+
+
+@dataclass(frozen=True)
 class Attribution:
     """Which map is to be made beside the scores."""
 
@@ -191,6 +202,8 @@ class ModelOutput:
     """`[h, w]` float32 on the CPU: the map that was asked for."""
     target: int | None = None
     """The class that the map explains."""
+    queries: tuple[LayerQueries, ...] = ()
+    """A layer each, on the CPU, in the dtype of the forward, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,8 @@ class AttributionMap:
     head: int | Fusion | None
     readout: Readout | None
     target: int | None = None
+    query: tuple[int, int] | None = None
+    """Row and column, from 0, of the patch whose attention or similarity this is."""
 
     @property
     def low(self) -> float:
@@ -264,6 +279,8 @@ class Explanation:
     description: str
     notes: tuple[str, ...]
     patch_grid: tuple[int, int]
+    queries: tuple[LayerQueries, ...] = ()
+    """From which the attention of any patch follows, where they were asked for: see `vitdemo.attribution.patch_attention`."""
 
 
 @dataclass(frozen=True)
@@ -302,3 +319,5 @@ class Agreement:
     """None for models of different vocabularies, or without one."""
     rank_correlation: float | None
     """Spearman's, of the two maps on the common grid; None where one is flat or absent."""
+    overlap: float | None
+    """Intersection over union, on the same grid, of the patches that hold the top 20% of each map's mass."""

@@ -8,6 +8,9 @@ from scipy.stats import rankdata
 
 from vitdemo.types import AttributionMap, Box, View
 
+TOP_MASS = 0.2
+"""Share of a map's mass that its brightest patches hold."""
+
 
 def rank_correlation(
     first: AttributionMap, first_view: View, second: AttributionMap, second_view: View
@@ -19,18 +22,54 @@ def rank_correlation(
     Returns:
         None where a map is flat, or the models saw no common part.
     """
+    samples = _on_common_grid(first, first_view, second, second_view)
+    if samples is None:
+        return None
+    ranks = [rankdata(values) for values in samples]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def overlap(first: AttributionMap, first_view: View, second: AttributionMap, second_view: View) -> float | None:
+    """Intersection over union of the patches that hold the top 20% of each map's mass, 0 to 1, on the same common grid.
+
+    Rank correlation weighs every patch alike, also the many dim ones; this asks only whether the bright ones are the same.
+
+    Returns:
+        None where a map is flat or nowhere above 0, or the models saw no common part.
+    """
+    samples = _on_common_grid(first, first_view, second, second_view)
+    if samples is None:
+        return None
+    one, other = (_brightest(values) for values in samples)
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if one.any() and other.any() else None
+
+
+def _brightest(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The fewest patches, brightest first, whose sum reaches `TOP_MASS` of all; of equal ones the first. None below 0 counts."""
+    mass = np.maximum(values.astype(np.float64), 0.0)
+    order = np.argsort(-mass, kind="stable")
+    # A sum that is short by its last bit has reached it.
+    count = int(np.searchsorted(mass[order].cumsum(), TOP_MASS * mass.sum() * (1 - 1e-9))) + 1
+    chosen = np.zeros(len(mass), np.bool_)
+    chosen[order[:count]] = mass.any()
+    return chosen
+
+
+def _on_common_grid(
+    first: AttributionMap, first_view: View, second: AttributionMap, second_view: View
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Both maps on the finer grid of the two, over the part of the photo that both models saw, flattened."""
     a, b = first_view.crop, second_view.crop
     common = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
     if common[0] >= common[2] or common[1] >= common[3]:
         return None
     shape = max(first.values.shape, second.values.shape)
-    ranks = [
-        rankdata(_sample(attribution.values, view.crop, common, (shape[0], shape[1])))
-        for attribution, view in ((first, first_view), (second, second_view))
-    ]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    one, other = (
+        _sample(attribution.values, crop, common, (shape[0], shape[1]))
+        for attribution, crop in ((first, a), (second, b))
+    )
+    return None if np.ptp(one) == 0 or np.ptp(other) == 0 else (one, other)
 
 
 def _sample(values: NDArray[np.float32], crop: Box, common: Box, shape: tuple[int, int]) -> NDArray[np.float32]:

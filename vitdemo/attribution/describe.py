@@ -39,4 +39,6 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
         return f"{title}: {share:.0%} of it on {area:.0%} of the picture, {place}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
     who = READOUT_WORDS.get(attribution.readout or "", "")
+    if attribution.query is not None:
+        who = f"patch in row {attribution.query[0]}, column {attribution.query[1]}"
     return f"layer {attribution.layer}, {head}, {who}: {share:.0%} of attention on {area:.0%} of the picture, {place}"

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vitdemo.attribution.rows import attention_rows
-from vitdemo.types import Fusion
+from vitdemo.types import Fusion, LayerQueries
 
 BLOCK = 64
 """Rows of a layer that are made at once."""
-
-
-@dataclass(frozen=True)
-class LayerQueries:
-    """What the attention of one layer follows from: `query` and `key` are `[B, H, N, D]`."""
-
-    query: Tensor
-    key: Tensor
-    mask: Tensor | None
-    scaling: float
 
 
 def rollout(

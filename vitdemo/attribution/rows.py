@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from vitdemo.types import LayerQueries
 
 
 def attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, start: int, stop: int) -> Tensor:
@@ -27,3 +31,21 @@ def mean_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, bl
     for start in range(0, tokens, block):
         total += attention_rows(query, key, mask, scaling, start, min(start + block, tokens)).sum(dim=2)
     return total / tokens
+
+
+def patch_attention(
+    layer: LayerQueries, grid: tuple[int, int], start: int = 0, stop: int | None = None
+) -> NDArray[np.float32]:
+    """The attention of patches to all patches, of one picture: `[H, n, h, w]`, not renormalised.
+
+    Args:
+        layer: of a batch of one.
+        grid: rows and columns of patches; tokens before them are prefix tokens.
+        start, stop: patches whose attention is wanted, row by row from 0.
+    """
+    patches = grid[0] * grid[1]
+    prefix = layer.query.shape[2] - patches
+    last = prefix + (patches if stop is None else stop)
+    rows = attention_rows(layer.query, layer.key, layer.mask, layer.scaling, prefix + start, last)[0, :, :, prefix:]
+    result: NDArray[np.float32] = rows.reshape(*rows.shape[:2], *grid).numpy()
+    return result

@@ -20,7 +20,7 @@ from vitdemo.engine.memory import Residents
 from vitdemo.errors import InvalidScoresError, TooLargeError
 from vitdemo.loading import Classifier, load_model
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, LayerQueries, ModelOutput, ModelSpec
 
 _Key = tuple[str, str, torch.dtype]
 Result = TypeVar("Result")
@@ -277,6 +277,18 @@ def _split(
             device=str(lane.device),
             dtype=short(lane.dtype),
             full=None if full is None else full[index].clone(),
+            queries=tuple(_one(layer, index) for layer in record.queries),
         )
         for index in range(len(pixels))
     ]
+
+
+def _one(layer: LayerQueries, index: int) -> LayerQueries:
+    """One picture's part of a batch, in memory of its own."""
+
+    def part(values: Tensor) -> Tensor:
+        chosen = values[index : index + 1] if len(values) > 1 else values
+        return chosen.to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+    mask = None if layer.mask is None else part(layer.mask)
+    return LayerQueries(part(layer.query), part(layer.key), mask, layer.scaling)

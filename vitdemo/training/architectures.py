@@ -100,7 +100,8 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
                 decoder_num_hidden_layers=4,
                 decoder_num_attention_heads=chosen.heads,
                 decoder_intermediate_size=4 * max(96, chosen.width // 2),
-                norm_pix_loss=True,
+                # What is told is drawn, and must not need the hidden patch's own mean and deviation.
+                norm_pix_loss=False,
             )
         ),
         "hybrid": lambda: ViTHybridForImageClassification(
