@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 
 from vitdemo.errors import VitDemoError
 from vitdemo.pipeline import Pipeline
@@ -20,7 +21,12 @@ def main() -> None:
         page = build(pipeline)
     except VitDemoError as error:
         sys.exit(f"vitdemo: {error}")
-    page.launch(**launch_options(pipeline))
+    page.launch(**launch_options(pipeline), prevent_thread_lock=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        # Gradio's own wait would leave open pages connected, and then not get to the photos.
+        page.close()
 
 
 if __name__ == "__main__":

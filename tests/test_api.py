@@ -216,6 +216,16 @@ def test_an_upload_over_the_limit_is_refused(app: App) -> None:
     assert answer.status_code == 413
 
 
+def test_several_photos_in_one_upload_are_each_measured_for_themselves(app: App) -> None:
+    files = [("files", (f"{index}.jpg", bytes(9_000_000))) for index in range(3)]
+    answer = httpx.post(f"{app.url}gradio_api/upload", files=files)
+    assert answer.status_code == 200
+    for path in answer.json():
+        Path(path).unlink()
+    files[1] = ("files", ("large.jpg", bytes(10_500_000)))
+    assert httpx.post(f"{app.url}gradio_api/upload", files=files).status_code == 413
+
+
 @pytest.mark.parametrize("route", ["gradio_api/file=http://example.com/a.png", "gradio_api/proxy=http://example.com/"])
 def test_routes_that_fetch_for_strangers_are_closed(app: App, route: str) -> None:
     assert httpx.get(f"{app.url}{route}").status_code == 403

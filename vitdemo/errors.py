@@ -7,7 +7,8 @@
     │   │   └── UrlError        an address was refused, or did not deliver a picture
     │   ├── UnknownModelError   no model of that name
     │   ├── NotDownloadedError  a model of the Hub whose weights are not here yet
-    │   └── OptionError         a layer, head, method or target out of range
+    │   ├── OptionError         a layer, head, method or target out of range
+    │   └── ForgottenError      a result that is no longer in memory
     ├── EngineError             the model could not give an answer
     │   ├── CheckpointError     files missing, damaged, or without what is needed
     │   ├── DownloadError       the Hub was not reached, refused, or the files could not be kept
@@ -51,6 +52,10 @@ class NotDownloadedError(InputError):
 
 class OptionError(InputError):
     """A layer, head, method or target that the model does not have."""
+
+
+class ForgottenError(InputError):
+    """What is asked for belongs to a result that is no longer in memory."""
 
 
 class EngineError(VitDemoError):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo import images
-from vitdemo.attribution import attention_map, describe, overlap, patch_attention, rank_correlation, resolve_layer
+from vitdemo.attribution import agreement_of, attention_map, describe, patch_map
 from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
@@ -24,7 +24,6 @@ from vitdemo.remembered import Remembered, bytes_of
 from vitdemo.settings import Settings, get_settings
 from vitdemo.targets import parse_target, resolve_target
 from vitdemo.types import (
-    Agreement,
     Attribution,
     AttributionMap,
     Capture,
@@ -143,7 +142,9 @@ class Pipeline:
         elif spec.readouts:
             shown = readout or spec.readouts[0]
             if shown == "patch":
-                attribution = _patch_map(output, layer, head, patch_at(point, photo, spec, processor))
+                attribution = patch_map(
+                    output.queries, output.patch_grid, patch_at(point, photo, spec, processor), layer, head
+                )
             else:
                 attribution = attention_map(rows[shown], layer, head, shown)
             description = describe(attribution)
@@ -184,7 +185,7 @@ class Pipeline:
         explanations = tuple(
             self._compared(photo, spec, method, readout, missing[spec], shared=shared, **options) for spec in specs
         )
-        return Comparison(explanations, tuple(_agreement(*pair) for pair in combinations(explanations, 2)))
+        return Comparison(explanations, tuple(agreement_of(*pair) for pair in combinations(explanations, 2)))
 
     def _compared(
         self, photo: Photo, spec: ModelSpec, method: str, readout: str | None, missing: str, **options: Any
@@ -293,13 +294,6 @@ def _missing_target(spec: ModelSpec, method: str, target: Any) -> str:
     return ""
 
 
-def _patch_map(output: ModelOutput, layer: int | str, head: int | str, patch: int) -> AttributionMap:
-    number = resolve_layer(layer, len(output.queries))
-    heads = patch_attention(output.queries[number], output.patch_grid, patch, patch + 1)
-    found = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
-    return replace(found, layer=number, query=divmod(patch, output.patch_grid[1]))
-
-
 def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:
     """`[L, H, N]` to `[L, H, h, w]`: the prefix tokens are left out, what remains is not renormalised."""
     patches = rows[:, :, spec.num_prefix_tokens :]
@@ -307,15 +301,3 @@ def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.fl
     # It is the cache's own memory: who wrote to it would change the answers of others.
     result.flags.writeable = False
     return result
-
-
-def _agreement(first: Explanation, second: Explanation) -> Agreement:
-    a, b = first.prediction, second.prediction
-    same_label = None
-    if a.labels and b.labels and a.spec.labels == b.spec.labels:
-        same_label = a.labels[0].index == b.labels[0].index
-    correlation = shared = None
-    if first.map is not None and second.map is not None:
-        correlation = rank_correlation(first.map, first.view, second.map, second.view)
-        shared = overlap(first.map, first.view, second.map, second.view)
-    return Agreement((a.spec.name, b.spec.name), same_label, correlation, shared)

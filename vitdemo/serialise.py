@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,12 +143,18 @@ def _agreement_json(pair: Agreement, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def save_npz(path: Path, explanation: Explanation, meta: dict[str, Any]) -> None:
+def npz(explanation: Explanation, meta: dict[str, Any]) -> bytes:
     """Raw numbers: `map` `[h, w]`, `rows` `[L, H, h, w]` of the class token, `crop` in pixels, `meta` as a JSON string."""
     arrays: dict[str, Any] = {"crop": np.asarray(explanation.view.crop), "meta": np.asarray(json.dumps(meta))}
     if explanation.map is not None:
         arrays["map"] = explanation.map.values.astype(np.float32)
     if "class" in explanation.rows:
         arrays["rows"] = explanation.rows["class"].astype(np.float32)
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def save_npz(path: Path, explanation: Explanation, meta: dict[str, Any]) -> None:
+    """Write what `npz` gives."""
+    path.write_bytes(npz(explanation, meta))

@@ -50,6 +50,7 @@ class Watched:
         with self.page.expect_response(lambda response: "/queue/data" in response.url):
             self.page.goto(self.app.url)
         self.page.wait_for_selector("#compared .vd-panel canvas")
+        self.page.wait_for_function("window.vitdemoOpened")
         return self
 
     def reload(self) -> None:
@@ -57,16 +58,25 @@ class Watched:
         before = list(self.complaints)
         with self.page.expect_response(lambda response: "/queue/data" in response.url):
             self.page.reload()
-        self.page.wait_for_selector("#compared .vd-panel canvas")
+        self.page.wait_for_selector(".vd-panel canvas")
+        self.page.wait_for_function("window.vitdemoOpened")
         self.complaints[:] = before
+
+    def settle(self) -> None:
+        """Until the page has asked for nothing for a while: what a tab asks for as it opens comes in several steps."""
+        count = -1
+        while count != len(self.requests):
+            count = len(self.requests)
+            self.page.wait_for_timeout(400)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.complaints.append(message.text)
 
     def _request(self, request: Request) -> None:
-        # The heartbeat is the page's own pulse, not the answer to anything that a person does.
-        if request.url.startswith("http") and "/heartbeat/" not in request.url:
+        # The heartbeat is the page's own pulse, and answers come on a line that may be opened later than the question.
+        own = ("/heartbeat/", "/queue/data")
+        if request.url.startswith("http") and not any(part in request.url for part in own):
             self.requests.append(request.url)
 
 

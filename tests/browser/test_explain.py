@@ -175,7 +175,7 @@ def test_a_display_control_of_a_method_asks_the_server_for_nothing(page: Page, w
 def test_a_click_and_the_arrow_keys_move_the_patch_and_ask_once_each(page: Page, watched: Watched) -> None:
     choose_and_wait(page, "method", "Similarity")
     expect(page.locator("#explained .vd-caution")).to_contain_text("Click on the picture")
-    canvas = page.locator("#explained canvas[role=img]")
+    canvas = page.locator("#explained .vd-picture canvas")
     box = canvas.bounding_box()
     assert box
     seen = pictures(page, TAB)
@@ -208,7 +208,7 @@ def test_a_click_and_the_arrow_keys_move_the_patch_and_ask_once_each(page: Page,
 def test_only_similarity_takes_clicks(page: Page, watched: Watched) -> None:
     choose_and_wait(page, "method", "Attention rollout")
     watched.requests.clear()
-    page.locator("#explained canvas[role=img]").click()
+    page.locator("#explained .vd-picture canvas").click()
     page.wait_for_timeout(300)
     assert watched.requests == []
 
@@ -251,7 +251,7 @@ def test_a_curve_goes_away_with_the_map_that_it_was_of(page: Page, change: str) 
         "method": lambda: choose(page, "method", "Attention"),
         "class": lambda: choose(page, "target", "number 2 of the scores"),
         "resolution": lambda: page.locator("#resolution input[type=number]").fill("256"),
-        "patch": lambda: page.locator("#explained canvas[role=img]").click(position={"x": 200, "y": 150}),
+        "patch": lambda: page.locator("#explained .vd-picture canvas").click(position={"x": 200, "y": 150}),
     }
     acts[change]()
     expect(page.locator(CURVES)).to_have_count(0)

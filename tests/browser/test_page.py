@@ -240,14 +240,20 @@ def test_a_bad_file_gets_its_message_and_costs_nothing(watched: Watched, case: C
     page.locator("#photo input[type=file]").set_input_files(
         {"name": case.file, "mimeType": "image/jpeg", "buffer": case.data}
     )
-    expect(page.locator(".toast-body")).to_contain_text(case.refusal or "")
+    # In its place, above the last good result, which stays and is greyed.
+    hint = page.locator("#compared .vd-hint")
+    expect(hint).to_contain_text(case.refusal or "")
+    expect(hint).to_contain_text("Below is the last result.")
+    expect(page.locator("#compared .vd-explorer")).to_have_class(re.compile("vd-stale"))
+    assert page.locator("#compared .vd-panel").count() == COUNT
     assert watched.app.forwards == forwards
-    assert "null" not in page.locator(".toast-body").inner_text()
+    assert page.locator(".toast-body").count() == 0
     # A browser cannot show the file either, and says so in its console.
     watched.complaints.clear()
+    assert result_id(page) == before
     wait_for_new_result(page, lambda: page.locator("#examples").get_by_role("button").nth(1).click())
-    assert page.locator("#compared .vd-panel").count() == COUNT
-    assert before
+    expect(page.locator("#compared .vd-explorer")).not_to_have_class(re.compile("vd-stale"))
+    expect(hint).to_be_hidden()
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.file)
@@ -298,9 +304,15 @@ def test_a_photo_of_no_class_is_doubted_and_the_classes_are_listed(watched: Watc
     expect(first.locator("p")).to_contain_text(", ".join(get_spec(expected[0]).labels))
 
 
-def test_without_a_photo_the_page_says_what_to_do(watched: Watched) -> None:
-    watched.page.get_by_label("Remove Image").click()
-    expect(watched.page.locator("#compared .vd-hint")).to_be_visible()
+def test_without_a_photo_the_page_says_what_to_do_and_greys_the_last_result(watched: Watched) -> None:
+    page = watched.page
+    before = pictures(page)
+    page.get_by_label("Remove Image").click()
+    expect(page.locator("#compared .vd-hint")).to_have_text(
+        "Drop a photo, or choose an example. Below is the last result."
+    )
+    assert float(page.locator("#compared .vd-panels").evaluate("(one) => getComputedStyle(one).opacity")) < 0.6
+    assert pictures(page) == before
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,7 +1,7 @@
 """Where a model looked: tensors in, one number a patch out. Nothing here runs a network."""
 
-from vitdemo.attribution.agreement import overlap, rank_correlation
-from vitdemo.attribution.attention import FUSIONS, attention_map, fuse, resolve_head, resolve_layer
+from vitdemo.attribution.agreement import agreement_of, overlap, rank_correlation
+from vitdemo.attribution.attention import FUSIONS, attention_map, fuse, patch_map, resolve_head, resolve_layer
 from vitdemo.attribution.describe import describe
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
 from vitdemo.attribution.rollout import rollout, streamed_rollout
@@ -10,6 +10,7 @@ from vitdemo.attribution.similarity import similarity
 
 __all__ = [
     "FUSIONS",
+    "agreement_of",
     "attention_map",
     "attention_rows",
     "describe",
@@ -20,6 +21,7 @@ __all__ = [
     "mean_row",
     "overlap",
     "patch_attention",
+    "patch_map",
     "rank_correlation",
     "relevance",
     "resolve_head",

@@ -6,10 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from vitdemo.types import AttributionMap, Box, View
+from vitdemo.types import Agreement, AttributionMap, Box, Explanation, View
 
 TOP_MASS = 0.2
 """Share of a map's mass that its brightest patches hold."""
+
+
+def agreement_of(first: Explanation, second: Explanation) -> Agreement:
+    """How far two models agree on the same photo."""
+    a, b = first.prediction, second.prediction
+    same_label = None
+    if a.labels and b.labels and a.spec.labels == b.spec.labels:
+        same_label = a.labels[0].index == b.labels[0].index
+    correlation = shared = None
+    if first.map is not None and second.map is not None:
+        correlation = rank_correlation(first.map, first.view, second.map, second.view)
+        shared = overlap(first.map, first.view, second.map, second.view)
+    return Agreement((a.spec.name, b.spec.name), same_label, correlation, shared)
 
 
 def rank_correlation(

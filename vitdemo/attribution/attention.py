@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from vitdemo.attribution.rows import patch_attention
 from vitdemo.errors import OptionError
-from vitdemo.types import AttributionMap, Fusion, Readout
+from vitdemo.types import AttributionMap, Fusion, LayerQueries, Readout
 
 FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
 
@@ -29,6 +33,16 @@ def attention_map(
     layer, chosen = resolve_layer(layer, layers), resolve_head(head, heads)
     values = rows[layer, chosen] if isinstance(chosen, int) else fuse(rows[layer], chosen)
     return AttributionMap(values=values, method="attention", layer=layer, head=chosen, readout=readout)
+
+
+def patch_map(
+    queries: Sequence[LayerQueries], grid: tuple[int, int], patch: int, layer: int | str = -1, head: int | str = "mean"
+) -> AttributionMap:
+    """As `attention_map`, of one patch, numbered row by row from 0."""
+    number = resolve_layer(layer, len(queries))
+    heads = patch_attention(queries[number], grid, patch, patch + 1)
+    found = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
+    return replace(found, layer=number, query=divmod(patch, grid[1]))
 
 
 def fuse(heads: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:

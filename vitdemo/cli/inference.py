@@ -37,17 +37,11 @@ def add_commands(commands: Any) -> None:
 
     explain = add_command(commands, "explain", run_explain, "show where one model looked")
     explain.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
-    explain.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
     add_display(explain)
-    explain.add_argument("--readout", help="whose attention: class, distillation or mean (default: the model's own)")
-    explain.add_argument(
-        "--discard", type=float, default=0.0, help="for rollout: share of the smallest attention left out"
-    )
-    explain.add_argument("--point", metavar="X,Y", help="for similarity: pixels of the upright photo")
+    add_map(explain)
     explain.add_argument(
         "--faithfulness", action="store_true", help="deletion and insertion of patches, with a baseline"
     )
-    explain.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
     explain.add_argument("--raw", type=Path, metavar="NPZ", help="write the numbers to this file")
     add_inference(explain)
 
@@ -63,11 +57,26 @@ def add_commands(commands: Any) -> None:
     add_inference(reconstruct)
 
     compare = add_command(commands, "compare", run_compare, "several models side by side")
-    compare.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
-    compare.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
+    compare.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write a line a picture and model to this file")
     add_display(compare)
-    compare.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
+    add_map(compare)
     add_inference(compare)
+
+
+def add_map(parser: argparse.ArgumentParser) -> None:
+    """Options of `Pipeline.explain` beside those of the display."""
+    parser.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
+    parser.add_argument(
+        "--readout", help="whose attention: class, distillation, mean or patch (default: the model's own)"
+    )
+    parser.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
+    parser.add_argument(
+        "--discard", type=float, default=0.0, help="for rollout: share of the smallest attention left out"
+    )
+    parser.add_argument(
+        "--point", metavar="X,Y", help="for similarity and --readout patch: pixels of the upright photo"
+    )
 
 
 def run_classify(options: argparse.Namespace) -> int:
@@ -96,7 +105,6 @@ def run_classify(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    from vitdemo.options import parse_point
     from vitdemo.rendering import overlay
     from vitdemo.serialise import explanation_json, save_npz
 
@@ -106,15 +114,14 @@ def run_explain(options: argparse.Namespace) -> int:
     photo = _open_or_report(pipeline, options)
     if photo is None:
         return SOME_FAILED
-    chosen = {name: getattr(options, name) for name in ("method", "readout", "target", "discard")}
-    chosen["point"] = parse_point(options.point)
-    explanation = pipeline.explain(photo, specs[0], **chosen, **_shown(options))
+    chosen = _asked(options)
+    explanation = pipeline.explain(photo, specs[0], **chosen)
     entry = {"image": options.image, **explanation_json(explanation)}
     if options.faithfulness:
         from vitdemo.faithfulness import faithfulness
         from vitdemo.serialise import faithfulness_json
 
-        measured = faithfulness(pipeline, photo, specs[0], **chosen, **_shown(options))
+        measured = faithfulness(pipeline, photo, specs[0], **chosen)
         entry["faithfulness"] = faithfulness_json(measured)
     if options.out and explanation.map is not None:
         picture = overlay(photo, explanation.view, explanation.map)
@@ -133,22 +140,53 @@ def run_explain(options: argparse.Namespace) -> int:
 def run_compare(options: argparse.Namespace) -> int:
     from vitdemo.rendering import comparison_figure
     from vitdemo.serialise import comparison_json
+    from vitdemo.survey import in_words, ranked, survey, survey_csv
 
+    several = len(options.images) > 1
+    if several and options.out:
+        raise OptionError("--out draws one picture: give one IMAGE with it. --csv takes several.")
     specs, pipeline = specs_of(options, every=True), pipeline_of(options)
-    photo = _open_or_report(pipeline, options)
-    if photo is None:
-        return SOME_FAILED
-    comparison = pipeline.compare(photo, specs, method=options.method, target=options.target, **_shown(options))
-    if options.out:
-        figure = comparison_figure(photo, comparison.explanations)
-        _write(options.out, lambda: figure.save(options.out, format="PNG"))
-    entry = {"image": options.image, **comparison_json(comparison)}
-    _report(options, entry, comparison.explanations)
-    if not options.json:
-        for pair in entry["agreement"]:
-            correlation = "-" if pair["rank_correlation"] is None else f"{pair['rank_correlation']:+.2f}"
-            print(f"  {' / '.join(pair['models']):30} {pair['prediction']}, maps {correlation}")
-    return FINE
+    photos = ((name, _source(pipeline, name)) for name in options.images)
+    entries: list[dict[str, Any]] = []
+    rows, failures = [], []
+    for done in survey(pipeline, photos, specs, **_asked(options)):
+        rows.append(done.row)
+        name = done.row.image
+        if done.failure is not None:
+            if not several and not isinstance(done.failure, ImageError):
+                raise done.failure
+            failures.append(done.failure)
+            entries.append({"image": name, "error": done.row.error})
+            print(f"{name}: {done.row.error}", file=sys.stderr)
+        if done.photo is None or done.comparison is None:
+            continue
+        if options.out:
+            figure = comparison_figure(done.photo, done.comparison.explanations)
+            _write(options.out, lambda figure=figure: figure.save(options.out, format="PNG"))  # type: ignore[misc]
+        entry = {"image": name, **comparison_json(done.comparison)}
+        entries.append(entry)
+        if not options.json:
+            _report(options, entry, done.comparison.explanations)
+            _print_agreement(entry["agreement"])
+    if len(failures) == len(rows) and isinstance(failures[0], OptionError):
+        raise failures[0]
+    if options.csv:
+        _write(options.csv, lambda: options.csv.write_text(survey_csv(rows), encoding="utf-8", newline=""))
+    if options.json:
+        print_json(entries if several else entries[0])
+    elif several:
+        print("Most disagreement first")
+        for index in ranked(rows):
+            number = "-" if rows[index].disagreement is None else f"{rows[index].disagreement:.2f}"
+            print(f"  {number:>4}  {rows[index].image}: {in_words(rows[index])}")
+    return SOME_FAILED if failures else FINE
+
+
+def _print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
+    for pair in pairs:
+        maps = "-" if pair["rank_correlation"] is None else f"{pair['rank_correlation']:+.2f}"
+        shared = "" if pair["iou"] is None else f", brightest patches {pair['iou']:.0%} the same"
+        print(f"  {' / '.join(pair['models']):30} {pair['prediction']}, maps {maps}{shared}")
 
 
 def run_reconstruct(options: argparse.Namespace) -> int:
@@ -178,16 +216,23 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     return FINE
 
 
-def _shown(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("layer", "head", "resolution", "dtype")}
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """As `Pipeline.explain` wants them."""
+    from vitdemo.options import parse_point
+
+    names = ("method", "layer", "head", "readout", "target", "resolution", "discard", "dtype")
+    return {**{name: getattr(options, name) for name in names}, "point": parse_point(options.point)}
+
+
+def _source(pipeline: Pipeline, name: str) -> str | bytes:
+    if name == "-":
+        # One byte more than the limit is enough to be refused.
+        return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
+    return name
 
 
 def _open(pipeline: Pipeline, name: str) -> Photo:
-    if name == "-":
-        # One byte more than the limit is enough to be refused.
-        limit = int(pipeline.settings.max_image_mb * 1e6)
-        return pipeline.open(sys.stdin.buffer.read(limit + 1))
-    return pipeline.open(name)
+    return pipeline.open(_source(pipeline, name))
 
 
 def _open_or_report(pipeline: Pipeline, options: argparse.Namespace) -> Photo | None:
@@ -211,7 +256,7 @@ def _report(options: argparse.Namespace, entry: dict[str, Any], explanations: Se
     if options.json:
         print_json(entry)
         return
-    print(options.image)
+    print(entry["image"])
     for explanation in explanations:
         _print_prediction(explanation.prediction)
         print(f"    {explanation.description}")

@@ -73,26 +73,17 @@ def add_endpoints(pipeline: Pipeline) -> None:
             method: "attention", "rollout", "grad-rollout", "relevance", "legrad", "grad-cam" or "similarity".
             layer: for attention, from 0, or -1 for the last.
             head: for attention, "mean", "max", "min", or a number from 0; for rollout, how heads are fused.
-            readout: for attention, "class", "distillation" or "mean"; empty means the model's own.
+            readout: for attention, "class", "distillation", "mean" or "patch"; empty means the model's own.
             target: a label, an index or "top:K", for methods that explain a class; empty means the predicted one.
             resolution: long side in pixels to enlarge the photo to; empty means the model's own input.
             discard: for rollout, share of the smallest attention that is left out, from 0, below 1.
-            point: for similarity, "X,Y" in pixels of the upright photo; empty means the middle of what the model sees.
+            point: for similarity and the read-out "patch", "X,Y" in pixels of the upright photo; empty means the middle.
             faithfulness: also measure how the score falls and rises with the patches that the map names.
         """
         with user_errors():
             photo = _required(image)
             spec = get_spec(model) if model else ready_models()[0]
-            options: dict[str, Any] = {
-                "method": method or "attention",
-                "layer": layer,
-                "head": head or "mean",
-                "readout": readout or None,
-                "target": target or None,
-                "resolution": int(resolution) if resolution else None,
-                "discard": discard or 0.0,
-                "point": parse_point(point),
-            }
+            options = _options(method, layer, head, readout, target, resolution, discard, point)
             explanation = pipeline.explain(photo, spec, **options)
             entry = {"image": photo.name, **explanation_json(explanation)}
             if faithfulness:
@@ -112,6 +103,10 @@ def add_endpoints(pipeline: Pipeline) -> None:
         head: str = "mean",
         method: str = "attention",
         target: str | None = None,
+        readout: str | None = None,
+        resolution: int | None = None,
+        discard: float | None = 0.0,
+        point: str | None = None,
     ) -> tuple[dict[str, Any], str]:
         """Several models on one picture: each one's labels and map, how far they agree, and a figure as PNG.
 
@@ -122,13 +117,16 @@ def add_endpoints(pipeline: Pipeline) -> None:
             head: for attention, "mean", "max", "min", or a number from 0; for rollout, how heads are fused.
             method: as for /explain; a model to which it does not apply has no map, and says why.
             target: a label, an index or "top:K", for methods that explain a class; empty means each model's predicted one.
+            readout: as for /explain; a model that has no such read-out shows its own.
+            resolution: as for /explain.
+            discard: as for /explain.
+            point: as for /explain.
         """
         with user_errors():
             photo = _required(image)
             specs = _specs(models) or list(default_models(pipeline.settings))
-            comparison = pipeline.compare(
-                photo, specs, method=method or "attention", layer=layer, head=head or "mean", target=target or None
-            )
+            options = _options(method, layer, head, readout, target, resolution, discard, point)
+            comparison = pipeline.compare(photo, specs, **options)
             png = _folder() / "comparison.png"
             comparison_figure(photo, comparison.explanations).save(png)
             return {"image": photo.name, **comparison_json(comparison)}, str(png)
@@ -190,11 +188,34 @@ def add_endpoints(pipeline: Pipeline) -> None:
         trigger.click(reconstruct, [photo, model, ratio, seed], [result, picture], api_name="reconstruct", **INFERENCE)
         trigger.click(
             compare,
-            [photo, names, layer, head, method, target],
+            [photo, names, layer, head, method, target, readout, resolution, discard, point],
             [result, picture],
             api_name="compare",
             **INFERENCE,
         )
+
+
+def _options(
+    method: str,
+    layer: int,
+    head: str,
+    readout: str | None,
+    target: str | None,
+    resolution: int | None,
+    discard: float | None,
+    point: str | None,
+) -> dict[str, Any]:
+    """As `Pipeline.explain` wants them; clients send nothing, or an empty text, for what they leave open."""
+    return {
+        "method": method or "attention",
+        "layer": layer,
+        "head": head or "mean",
+        "readout": readout or None,
+        "target": target or None,
+        "resolution": int(resolution) if resolution else None,
+        "discard": discard or 0.0,
+        "point": parse_point(point),
+    }
 
 
 def _names(multiselect: bool = False) -> gr.Dropdown:

@@ -7,23 +7,28 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import default_models, get_spec
+from vitdemo.registry import default_models
 from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
+from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
-from vitdemo.ui.components.explorer import explorer, explorer_value
-from vitdemo.ui.components.photo import PhotoInput, fetch_to_cache
+from vitdemo.ui.components.photo import PagePhoto, Refused, fetch_to_cache
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.examples import examples
+from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.limits import middleware
-from vitdemo.ui.models import ModelsTab, choices
+from vitdemo.ui.live import LiveTab
+from vitdemo.ui.models import ModelsTab
+from vitdemo.ui.opening import Opening
+from vitdemo.ui.several import SeveralPhotos
+from vitdemo.ui.shown import Results
 
 TITLE = "vitdemo: what Vision Transformers see"
-COMPARE, EXPLAIN, MODELS = "compare", "explain", "models"
+COMPARE, EXPLAIN, LIVE, MODELS = "compare", "explain", "live", "models"
 
-Value = dict[str, Any] | None
+Shared = Photo | Refused | None
+"""What the page's photo gives to handlers."""
 
 
 def build(pipeline: Pipeline | None = None) -> gr.Blocks:
@@ -31,43 +36,38 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     pipeline = pipeline or Pipeline()
     settings = pipeline.settings
     default = [spec.name for spec in default_models(settings)]
+    results = Results()
 
-    def on_compare(photo: Photo | None, models: list[str]) -> Value:
-        with user_errors():
-            if photo is None:
-                return None
-            comparison = pipeline.compare(photo, [get_spec(name) for name in models])
-            return explorer_value(photo, comparison.explanations, comparison)
-
-    def on_photo(photo: Photo | None, tab: str, models: list[str], *asked: Any) -> tuple[Any, Any, str]:
+    def on_photo(photo: Shared, tab: str, *controls: Any) -> tuple[Any, Any, str]:
         """Only the tab that is open runs its models; the other one is stale, and catches up when it is opened."""
-        if tab == COMPARE:
-            return on_compare(photo, models), gr.skip(), EXPLAIN
-        return gr.skip(), explain.explain(photo, *asked), COMPARE
+        if tab == EXPLAIN:
+            return gr.skip(), explain.explain(photo, *controls[split:]), COMPARE
+        return compare.compare(photo, *controls[:split]), gr.skip(), EXPLAIN
 
-    def on_compare_tab(photo: Photo | None, models: list[str], stale: str) -> tuple[str, Any, Any]:
-        return (COMPARE, on_compare(photo, models), "") if stale == COMPARE else (COMPARE, gr.skip(), gr.skip())
+    def on_compare_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
+        return (COMPARE, compare.compare(photo, *controls), "") if stale == COMPARE else (COMPARE, gr.skip(), gr.skip())
 
-    def on_explain_tab(photo: Photo | None, stale: str, *asked: Any) -> tuple[str, Any, Any]:
-        return (EXPLAIN, explain.explain(photo, *asked), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
+    def on_explain_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
+        return (EXPLAIN, explain.explain(photo, *controls), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
 
-    def on_address(url: str) -> str:
+    def on_address(url: str, addresses: dict[str, str]) -> tuple[str, dict[str, str]]:
         with user_errors():
-            return fetch_to_cache(url.strip(), photo.GRADIO_CACHE)
+            path = fetch_to_cache(url.strip(), photo.GRADIO_CACHE)
+            return path, {**addresses, pipeline.open(path).digest: url.strip()}
 
     def on_example(event: gr.EventData) -> str:
         with user_errors():
             return str(examples()[event.index].path)
 
-    first = pipeline.open(examples()[0].path)
+    first = opened(pipeline, examples()[0])
     with gr.Blocks(
         title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)
     ) as page:
-        tab, stale = gr.State(COMPARE), gr.State("")
+        tab, stale, addresses = gr.State(COMPARE), gr.State(""), gr.State({})
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280, elem_id="source"):
-                photo = PhotoInput(
+                photo = PagePhoto(
                     str(examples()[0].path),
                     label="Photo",
                     height=250,
@@ -84,18 +84,14 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     elem_id="address",
                 )
                 gallery = example_buttons(examples(), elem_id="examples")
-            with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE):
+            with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE) as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
-                    models = gr.Dropdown(
-                        choices(),
-                        value=default,
-                        multiselect=True,
-                        label="Models",
-                        elem_id="models",
-                    )
-                    compared = explorer(on_compare(first, default), elem_id="compared")
+                    compare = CompareTab(pipeline, results, first, default, addresses)
+                    several = SeveralPhotos(pipeline, target="compared")
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
-                    explain = ExplainTab(pipeline, first, default[0])
+                    explain = ExplainTab(pipeline, results, first, default[0], addresses)
+                with gr.Tab("Live", id=LIVE) as live_tab:
+                    live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline)
         gr.HTML(_footer(), elem_id="footer")
@@ -103,26 +99,39 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
 
         private: dict[str, Any] = {"api_visibility": "private"}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
-        outputs = [compared, explain.explained, stale]
-        changed = photo.change(on_photo, [photo, tab, models, *explain.inputs], outputs, **running)
-        # Not only what a person chooses: a model that is removed leaves the choice, too.
-        models.change(on_compare, [photo, models], compared, **running)
-        compare_tab.select(on_compare_tab, [photo, models, stale], [tab, compared, stale], **running)
-        opened = explain_tab.select(
+        split = len(compare.inputs)
+        outputs = [compare.compared, explain.explained, stale]
+        changed = photo.change(on_photo, [photo, tab, *compare.inputs, *explain.inputs], outputs, **running)
+        compare_tab.select(on_compare_tab, [photo, stale, *compare.inputs], [tab, compare.compared, stale], **running)
+        explained = explain_tab.select(
             on_explain_tab, [photo, stale, *explain.inputs], [tab, explain.explained, stale], **running
         )
+        compare.connect(photo, running)
         explain.connect(photo, tab, running)
-        for event in (changed, opened):
+        for event in (changed, explained):
             event.success(
                 explain.on_rebuild,
                 [photo, tab, explain.model, explain.share, explain.seed],
                 [explain.masked, explain.rebuilt],
                 **{**running, "show_progress": "hidden"},
             )
-        listed.connect(page, models_tab, models, explain.model)
+        listed.connect(page, models_tab, compare.models, explain.model)
+        several.connect(compare.models, photo)
+        live.connect(live_tab, photo, explain.model, [tabs, tab, stale], [gr.update(selected=EXPLAIN), EXPLAIN, ""])
         # A slow address must not keep the others waiting.
-        address.submit(on_address, address, photo, show_progress_on=address, concurrency_limit=8, **private)
+        address.submit(
+            on_address,
+            [address, addresses],
+            [photo, addresses],
+            show_progress_on=address,
+            concurrency_limit=8,
+            **private,
+        )
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
+        opening = Opening(pipeline, compare, explain, photo.GRADIO_CACHE)
+        page.load(opening.on_load, None, [tabs, tab, stale, photo, addresses, *opening.outputs], **running).then(
+            None, None, None, js="() => { window.vitdemoOpened = true; }", **private
+        )
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page
@@ -143,7 +152,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "footer_links": ["api", "gradio", "settings"],
-        "app_kwargs": {"middleware": middleware(int(limit * 1e6))},
+        "app_kwargs": {"middleware": middleware(int(limit * 1e6), pipeline.settings.max_photos)},
     }
 
 

@@ -6,8 +6,10 @@ import html
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
+from gradio.exceptions import InvalidPathError
 
 from vitdemo.errors import VitDemoError
 
@@ -26,6 +28,22 @@ def user_errors() -> Iterator[None]:
     except Exception:
         logger.exception("A handler failed")
         raise worded("Something went wrong on the server. It was logged; please try again.") from None
+
+
+class Page(gr.Blocks):
+    """`gr.Blocks` whose answer to values that a component cannot take is worded, too: they fail before any handler runs."""
+
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+        with user_errors():
+            try:
+                return await super().preprocess_data(*arguments, **options)
+            except gr.Error:
+                raise
+            except InvalidPathError:
+                raise worded("That file was not uploaded to this server. Upload it, and try again.") from None
+            except (TypeError, ValueError) as error:
+                logger.warning("A value of the wrong form: %s", error)
+                raise worded("A value is not of the form that is expected here.") from None
 
 
 def worded(message: str) -> gr.Error:

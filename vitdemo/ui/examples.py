@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from vitdemo.pipeline import Pipeline
 from vitdemo.settings import ASSETS
+from vitdemo.types import Photo
 
 FOLDER = ASSETS / "examples"
 
@@ -20,6 +22,11 @@ class Example:
     title: str
     label: str | None
     """One of the embedded models' classes, or None for a photo of none of them."""
+
+
+def opened(pipeline: Pipeline, example: Example) -> Photo:
+    """The photo itself, under its file's name."""
+    return replace(pipeline.open(example.path), name=example.path.name)
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -11,28 +11,38 @@ from vitdemo.methods import METHODS, obstacle
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import view_of
 from vitdemo.registry import get_spec
+from vitdemo.reproduce import reproduce_explain
 from vitdemo.types import ModelSpec, Photo
+from vitdemo.ui.compare import HOST, OFFERED, PREDICTED, nothing
 from vitdemo.ui.components.curve import curve_html
 from vitdemo.ui.components.explorer import explorer, explorer_value
+from vitdemo.ui.components.photo import Refused
 from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_html
 from vitdemo.ui.errors import user_errors
+from vitdemo.ui.links import Addresses, image_of, typed
 from vitdemo.ui.models import choices
-
-PREDICTED = ""
-"""The target that means the class that the model predicts."""
-
-MANY = 2000
-"""Classes above which the list offers only the first ones, and any other is typed."""
+from vitdemo.ui.shown import Results
 
 Point = tuple[float, float] | None
 """Shares of the photo's width and height."""
 
 
+class Asked(NamedTuple):
+    """What the controls of the tab ask for."""
+
+    model: str
+    method: str
+    target: str
+    resolution: float
+    point: Point
+    addresses: Addresses
+
+
 class ExplainTab:
     """Built inside an open `gr.Tab`; `connect` wires what concerns this tab alone."""
 
-    def __init__(self, pipeline: Pipeline, photo: Photo, model: str) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, results: Results, photo: Photo, model: str, addresses: gr.State) -> None:
+        self.pipeline, self.results, self.default = pipeline, results, model
         spec = get_spec(model)
         first = _kept("attention", spec)
         with gr.Row(equal_height=True):
@@ -55,7 +65,9 @@ class ExplainTab:
                 elem_id="resolution",
             )
         self.point = gr.State(None)
-        self.explained = explorer(self.explain(photo, model, first, PREDICTED, 0, None), elem_id="explained")
+        self.explained = explorer(
+            self.explain(photo, *Asked(model, first, PREDICTED, 0, None, {})), results.functions(), elem_id="explained"
+        )
         with gr.Row():
             self.measure = gr.Button(
                 "How faithful is this map?",
@@ -72,7 +84,7 @@ class ExplainTab:
                 self.again = gr.Button("Hide others", scale=1, min_width=120)
             self.rebuilt = reconstruction(elem_id="rebuilt")
         self.seed = gr.State(0)
-        self.inputs = [self.model, self.method, self.target, self.resolution, self.point]
+        self.inputs = [self.model, self.method, self.target, self.resolution, self.point, addresses]
 
     def connect(self, photo: gr.Image, tab: gr.State, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
@@ -94,98 +106,108 @@ class ExplainTab:
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         for control in (photo, self.model, self.method, self.target, self.resolution):
             control.change(lambda: "", None, self.curve, cancels=[measured], **quick)
-        shown = [self.explained, self.point, self.curve]
+        shown = [self.explained, self.point, self.curve, self.target]
         self.explained.select(self.on_point, [photo, *self.inputs], shown, cancels=[measured], **options)
 
     def explain(
-        self, photo: Photo | None, model: str, method: str, target: str, resolution: float, point: Point
+        self, photo: Photo | Refused | None, *controls: Any, start: dict[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """What the explorer shows."""
+        asked = Asked(*controls)
         with user_errors():
-            if photo is None:
-                return None
-            explanation = self.pipeline.explain(
-                photo, get_spec(model), **self._options(photo, model, method, target, resolution, point)
-            )
-            return explorer_value(photo, [explanation])
+            if not isinstance(photo, Photo):
+                return nothing(photo)
+            options = _options(photo, asked)
+            explanation = self.pipeline.explain(photo, get_spec(asked.model), **options, keep=True)
+            link = {
+                "tab": "explain",
+                "model": asked.model,
+                "method": "" if asked.method == "attention" else asked.method,
+                "target": str(options.get("target") or ""),
+                "resolution": str(options["resolution"] or ""),
+                "patch": ",".join(f"{share:.3f}" for share in asked.point or ()) if "point" in options else "",
+                "image": image_of(photo, asked.addresses),
+            }
+            name = typed(photo, asked.addresses)
+            calls = {
+                "rows": reproduce_explain(name, asked.model, options, HOST),
+                "patch": reproduce_explain(name, asked.model, {**options, "readout": "patch"}, HOST),
+            }
+            key = self.results.keep(photo, [explanation])
+            return explorer_value(key, photo, [explanation], link, calls, start)
 
-    def on_model(
-        self, photo: Photo | None, model: str, method: str, target: str, resolution: float, point: Point
-    ) -> tuple[Any, ...]:
+    def controls(self, spec: ModelSpec, method: str, target: str) -> tuple[Any, Any]:
+        """The lists of methods and of classes, set."""
+        classes = {**_targets(spec), "value": target}
+        return gr.update(**_methods(spec, method)), gr.update(**classes, visible=METHODS[method].class_specific)
+
+    def on_model(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
         """The new model may have other methods, and other classes."""
+        asked = Asked(*controls)
         with user_errors():
-            spec = get_spec(model)
-        kept = _kept(method, spec)
-        shown = METHODS[kept].class_specific
-        value = self.explain(photo, model, kept, PREDICTED, resolution, point)
-        return (
-            value,
-            gr.update(**_methods(spec, kept)),
-            gr.update(**_targets(spec), visible=shown),
-            gr.update(visible=bool(spec.labels)),
-        )
+            spec = get_spec(asked.model)
+        kept = _kept(asked.method, spec)
+        value = self.explain(photo, *asked._replace(method=kept, target=PREDICTED))
+        return (value, *self.controls(spec, kept, PREDICTED), gr.update(visible=bool(spec.labels)))
 
-    def on_method(
-        self, photo: Photo | None, model: str, method: str, target: str, resolution: float, point: Point
-    ) -> tuple[Any, Any, Any]:
-        value = self.explain(photo, model, method, target, resolution, point)
-        info = _methods(get_spec(model), method)["info"]
-        return value, gr.update(visible=METHODS[method].class_specific), gr.update(info=info)
+    def on_method(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, Any, Any]:
+        asked = Asked(*controls)
+        value = self.explain(photo, *controls)
+        info = _methods(get_spec(asked.model), asked.method)["info"]
+        return value, gr.update(visible=METHODS[asked.method].class_specific), gr.update(info=info)
 
-    def on_point(
-        self,
-        photo: Photo | None,
-        model: str,
-        method: str,
-        target: str,
-        resolution: float,
-        point: Point,
-        event: gr.EventData,
-    ) -> tuple[Any, Point, str]:
-        """A click on the picture: the patch that `similarity` compares with. It makes another map, without a curve yet."""
+    def on_point(self, event: gr.EventData, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, Any, Any, Any]:
+        """A click on the picture: the patch that `similarity` compares with. It makes another map, without a curve yet.
+
+        A click on a label: the class that is explained from then on, as if it were chosen in the list.
+        """
+        if hasattr(event, "label"):
+            return gr.skip(), gr.skip(), gr.skip(), str(event.index)
         with user_errors():
             chosen = (min(max(float(event.x), 0.0), 1.0), min(max(float(event.y), 0.0), 1.0))
-        return self.explain(photo, model, method, target, resolution, chosen), chosen, ""
+        return self.explain(photo, *Asked(*controls)._replace(point=chosen)), chosen, "", gr.skip()
 
-    def on_measure(
-        self, photo: Photo | None, model: str, method: str, target: str, resolution: float, point: Point
-    ) -> str:
+    def on_measure(self, photo: Photo | Refused | None, *controls: Any) -> str:
+        asked = Asked(*controls)
         with user_errors():
-            if photo is None:
+            if not isinstance(photo, Photo):
                 return ""
-            spec = get_spec(model)
-            options = self._options(photo, model, method, target, resolution, point)
-            found = faithfulness(self.pipeline, photo, spec, **options)
+            spec = get_spec(asked.model)
+            found = faithfulness(self.pipeline, photo, spec, **_options(photo, asked))
             # The display controls of attention are the browser's: they do not reach this.
-            which = " of the last layer, mean of heads" if method == "attention" else ""
-            return curve_html(found, spec.labels[found.target], METHODS[method].title + which)
+            which = " of the last layer, mean of heads" if asked.method == "attention" else ""
+            return curve_html(found, spec.labels[found.target], METHODS[asked.method].title + which)
 
-    def on_rebuild(self, photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any]:
+    def on_rebuild(
+        self, photo: Photo | Refused | None, tab: str, model: str, share: float, seed: int
+    ) -> tuple[Any, Any]:
         """Only a masked autoencoder fills in patches; for others there is nothing to show."""
         with user_errors():
             spec = get_spec(model)
-            if tab != "explain" or photo is None or not spec.reconstructs:
+            if tab != "explain" or not isinstance(photo, Photo) or not spec.reconstructs:
                 return gr.update(visible=False), gr.skip()
             found = self.pipeline.reconstruct(photo, spec, ratio=share, seed=seed)
             return gr.update(visible=True), reconstruction_html(photo, found)
 
-    def on_again(self, photo: Photo | None, tab: str, model: str, share: float, seed: int) -> tuple[Any, Any, int]:
+    def on_again(
+        self, photo: Photo | Refused | None, tab: str, model: str, share: float, seed: int
+    ) -> tuple[Any, Any, int]:
         return (*self.on_rebuild(photo, tab, model, share, seed + 1), seed + 1)
 
-    def _options(
-        self, photo: Photo, model: str, method: str, target: str, resolution: float, point: Point
-    ) -> dict[str, Any]:
-        """As `Pipeline.explain` wants them."""
-        spec = get_spec(model)
-        found: dict[str, Any] = {"method": method, "resolution": int(resolution) or None}
-        if METHODS.get(method) and METHODS[method].class_specific:
-            found["target"] = target or None
-        if method == "similarity" and point is not None:
-            width, height = photo.size
-            left, top, right, bottom = (0, 0, width, height) if resolution else view_of(photo.size, spec.processor).crop
-            x, y = point[0] * width, point[1] * height
-            found["point"] = (min(max(x, left), right - 0.01), min(max(y, top), bottom - 0.01))
-        return found
+
+def _options(photo: Photo, asked: Asked) -> dict[str, Any]:
+    """As `Pipeline.explain` wants them."""
+    spec = get_spec(asked.model)
+    found: dict[str, Any] = {"method": asked.method, "resolution": int(asked.resolution) or None}
+    if METHODS.get(asked.method) and METHODS[asked.method].class_specific:
+        found["target"] = asked.target or None
+    if asked.method == "similarity" and asked.point is not None:
+        width, height = photo.size
+        whole = (0, 0, width, height)
+        left, top, right, bottom = whole if asked.resolution else view_of(photo.size, spec.processor).crop
+        x, y = asked.point[0] * width, asked.point[1] * height
+        found["point"] = (min(max(x, left), right - 0.01), min(max(y, top), bottom - 0.01))
+    return found
 
 
 def _kept(method: str, spec: ModelSpec) -> str:
@@ -209,5 +231,5 @@ def _methods(spec: ModelSpec, value: str) -> dict[str, Any]:
 def _targets(spec: ModelSpec) -> dict[str, Any]:
     """The predicted class, the next best ones, then all by name."""
     ranks = [(f"number {rank} of the scores", f"top:{rank}") for rank in range(2, min(5, len(spec.labels)) + 1)]
-    named = [(label, str(index)) for index, label in enumerate(spec.labels[:MANY])]
+    named = [(label, str(index)) for index, label in enumerate(spec.labels[:OFFERED])]
     return {"choices": [("the predicted one", PREDICTED), *ranks, *named], "value": PREDICTED}

@@ -12,18 +12,21 @@ REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
 """Routes that fetch addresses or start encoders for anyone who asks."""
 
 
-def middleware(max_image_bytes: int) -> list[Middleware]:
+def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     """For `launch(app_kwargs={"middleware": ...})`."""
-    # A data URL is a third longer than its picture; the rest is room for the other fields.
-    return [Middleware(BodyLimit, limit=max_image_bytes * 4 // 3 + 1_000_000)]
+    # A data URL is a third longer than its picture; the rest is room for the other fields. Several photos are uploaded in one
+    # body, of which Gradio measures each file for itself.
+    uploads = max_image_bytes * max_photos + 1_000_000
+    return [Middleware(BodyLimit, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads)]
 
 
 class BodyLimit:
     """Answers 413 to a body over the limit, as soon as that is known, and 403 to refused routes."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, uploads: int) -> None:
         self.app = app
         self.limit = limit
+        self.uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,9 +35,10 @@ class BodyLimit:
         if any(route in scope["path"] for route in REFUSED):
             await PlainTextResponse("This route is not available.", 403)(scope, receive, send)
             return
+        limit = self.uploads if scope["path"].endswith("/upload") else self.limit
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit:
-            await self._too_large()(scope, receive, send)
+        if declared.isdigit() and int(declared) > limit:
+            await self._too_large(limit)(scope, receive, send)
             return
         received, answered = 0, False
 
@@ -42,27 +46,27 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.limit:
+            if received > limit:
                 raise _TooLargeError
             return message
 
         async def corrected(message: Message) -> None:
             # Whatever the app makes of the broken-off body, the answer is ours.
             nonlocal answered
-            if received <= self.limit:
+            if received <= limit:
                 await send(message)
             elif not answered:
                 answered = True
-                await self._too_large()(scope, receive, send)
+                await self._too_large(limit)(scope, receive, send)
 
         try:
             await self.app(scope, counted, corrected)
         except _TooLargeError:
             if not answered:
-                await self._too_large()(scope, receive, send)
+                await self._too_large(limit)(scope, receive, send)
 
-    def _too_large(self) -> Any:
-        return PlainTextResponse(f"The request is too large: {self.limit / 1e6:.0f} MB are the limit.", 413)
+    def _too_large(self, limit: int) -> Any:
+        return PlainTextResponse(f"The request is too large: {limit / 1e6:.0f} MB are the limit.", 413)
 
 
 class _TooLargeError(Exception):

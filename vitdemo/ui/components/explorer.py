@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
@@ -16,39 +17,62 @@ from PIL import Image
 from vitdemo.attribution.describe import READOUT_WORDS
 from vitdemo.methods import METHODS
 from vitdemo.rendering import COLOUR_MAPS, colour_table
-from vitdemo.serialise import comparison_json
 from vitdemo.settings import ASSETS
-from vitdemo.types import Comparison, Explanation, Photo
+from vitdemo.types import Explanation, Photo
 
 PHOTO_SIDE = 800
 """Long side, in pixels, of the photo that is sent to the browser."""
 
-_ids = itertools.count(1)
+FOLDER = ASSETS / "explorer"
+SCRIPTS = ("head", "maps", "draw", "query", "heads", "board", "take", "panels", "page")
+"""In the order in which they are joined: what begins the page comes last."""
 
 
-def explorer(value: dict[str, Any] | None, elem_id: str) -> gr.HTML:
-    """The component; its values are results of `explorer_value`, or None for an empty page."""
+def explorer(
+    value: dict[str, Any] | None, functions: list[Callable[[dict[str, Any]], dict[str, Any]]], elem_id: str
+) -> gr.HTML:
+    """The component; its values are results of `explorer_value`, None without a photo, or `{"refused": why}`.
+
+    Args:
+        functions: what its script may ask the server for, by name: see `vitdemo.ui.shown`.
+    """
     return gr.HTML(
         value,
-        html_template=(ASSETS / "explorer.html").read_text(encoding="utf-8"),
-        css_template=(ASSETS / "explorer.css").read_text(encoding="utf-8"),
-        js_on_load=(ASSETS / "explorer.js").read_text(encoding="utf-8"),
+        html_template=(FOLDER / "explorer.html").read_text(encoding="utf-8"),
+        css_template=(FOLDER / "explorer.css").read_text(encoding="utf-8"),
+        js_on_load="\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
+        server_functions=functions,
         apply_default_css=False,
         elem_id=elem_id,
     )
 
 
 def explorer_value(
-    photo: Photo, explanations: Sequence[Explanation], comparison: Comparison | None = None
+    identity: str,
+    photo: Photo,
+    explanations: Sequence[Explanation],
+    link: dict[str, str],
+    calls: dict[str, dict[str, str]],
+    start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything the browser needs to draw any layer and head of these explanations of one photo."""
+    """Everything the browser needs to draw any layer and head of these explanations of one photo.
+
+    Args:
+        identity: by which the server finds the result again.
+        link: what the page's address says of it, without what the browser knows better.
+        calls: by "rows" and "patch": texts of the calls that give the same.
+        start: layer, head, read-out and patch to begin with, where a link asks for them.
+    """
     width, height = photo.size
     return {
-        "id": str(next(_ids)),
+        "id": identity,
+        "name": photo.name,
         "photo": {"src": _data_url(photo.image), "width": width, "height": height},
         "panels": [_panel(explanation, width, height) for explanation in explanations],
-        "tables": {name: _base64(colour_table(name)) for name in COLOUR_MAPS},
-        "agreement": comparison_json(comparison)["agreement"] if comparison else [],
+        "tables": _tables(),
+        "link": link,
+        "calls": calls,
+        "start": start,
     }
 
 
@@ -59,30 +83,34 @@ def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
     method = METHODS[attribution.method] if attribution is not None and attribution.method != "attention" else None
     # The read-out that is shown by default comes first.
     readouts = [
-        {"name": name, "label": READOUT_WORDS[name], **_quantised(explanation.rows[name])}
+        {"name": name, "label": READOUT_WORDS[name], **quantised(explanation.rows[name])}
         for name in spec.readouts
         if name in explanation.rows
     ]
     if method is not None and attribution is not None:
         # One map of all layers and heads.
-        readouts = [{"name": method.name, "label": method.title, **_quantised(attribution.values[None, None])}]
+        readouts = [{"name": method.name, "label": method.title, **quantised(attribution.values[None, None])}]
     return {
         "model": spec.name,
         "family": spec.family,
         "layers": spec.num_layers if method is None else 1,
         "heads": spec.num_heads if method is None else 1,
         "method": None
-        if method is None
+        if method is None or attribution is None
         else {
             "title": method.title,
             "description": explanation.description,
             "says": f"{method.title}: {method.says} {method.paper}.",
             "pick": method.name == "similarity",
+            "aims": method.class_specific,
+            "target": "" if attribution.target is None else spec.labels[attribution.target],
         },
+        "absent": "" if readouts else explanation.description,
         "grid": list(explanation.patch_grid),
         "crop": [left / width, top / height, right / width, bottom / height],
         "readouts": readouts,
-        "labels": [{"label": label.label, "score": label.score} for label in prediction.labels],
+        "labels": [{"label": label.label, "score": label.score, "index": label.index} for label in prediction.labels],
+        "vocabulary": _vocabulary(spec.labels),
         "uncovered": prediction.uncovered,
         "classes": list(spec.labels) if prediction.uncovered else [],
         "notes": [*explanation.notes],
@@ -95,15 +123,29 @@ def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
     }
 
 
-def _quantised(rows: NDArray[np.float32]) -> dict[str, Any]:
-    """`[L, H, h, w]` as bytes from 0, or a lowest value below that, to each map's own peak: at most 0.2% wrong."""
+def quantised(rows: NDArray[np.float32]) -> dict[str, Any]:
+    """`[L, H, h, w]` as bytes: square roots of the share of the way from 0, or a lowest value below that, to each map's peak.
+
+    At most 0.4% of the peak wrong, and least where values are small, so that patches keep their order.
+    """
     peaks, floor = rows.max(axis=(2, 3)), float(min(0.0, rows.min()))
-    scaled = np.rint((rows - floor) / np.maximum(peaks - floor, 1e-12)[:, :, None, None] * 255)
+    shares = (rows - floor) / np.maximum(peaks - floor, 1e-12)[:, :, None, None]
     return {
-        "data": _base64(scaled.astype(np.uint8)),
+        "data": _base64(np.rint(np.sqrt(shares) * 255).astype(np.uint8)),
         "peaks": [float(f"{peak:.6g}") for peak in peaks.ravel()],
         "floor": float(f"{floor:.6g}"),
     }
+
+
+@lru_cache(maxsize=256)
+def _vocabulary(labels: tuple[str, ...]) -> str:
+    """Models of the same classes have the same one."""
+    return hashlib.sha256("\n".join(labels).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=1)
+def _tables() -> dict[str, str]:
+    return {name: _base64(colour_table(name)) for name in COLOUR_MAPS}
 
 
 def _data_url(image: Image.Image) -> str:

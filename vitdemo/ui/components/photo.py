@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import html
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -16,6 +17,10 @@ from vitdemo.images import open_image
 from vitdemo.settings import get_settings
 from vitdemo.types import Photo
 from vitdemo.ui.errors import user_errors, worded
+
+GONE = (
+    "The photo is no longer on the server, which keeps photos for two hours and not when it restarts. Choose it again."
+)
 
 
 class PhotoInput(gr.Image):
@@ -31,6 +36,8 @@ class PhotoInput(gr.Image):
                 return open_image(payload.url)
             if not payload.path:
                 return None
+            if not Path(payload.path).is_file():
+                raise worded(GONE)
             return replace(open_image(Path(payload.path)), name=payload.orig_name or "")
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
@@ -40,7 +47,33 @@ class PhotoInput(gr.Image):
             path = await anyio.to_thread.run_sync(fetch_to_cache, text, self.GRADIO_CACHE)
             self.temp_files.add(path)
             return path
+        # `preprocess` has words for what is no file; a folder among the temporary files would end Gradio's deleting of them.
+        if url_or_file_path and not Path(text).is_file():
+            return text
         return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A picture that did not pass the image door."""
+
+    message: str
+
+
+class PagePhoto(PhotoInput):
+    """The page's own: a refusal is a value, so that handlers can show it in its place beside the last good result."""
+
+    is_template = True
+
+    def get_block_name(self) -> str:
+        # Gradio looks for the part of the page under the parent's name: that of `gr.Image`, not of `PhotoInput`.
+        return "image"
+
+    def preprocess(self, payload: ImageData | None) -> Photo | Refused | None:  # type: ignore[override]
+        try:
+            return super().preprocess(payload)
+        except gr.Error as error:
+            return Refused(html.unescape(error.message))
 
 
 def fetch_to_cache(url: str, cache: str) -> str:

@@ -1,0 +1,165 @@
+/* What a control does, and what a new result changes. */
+
+function draw() {
+  frame = 0;
+  if (!photo) return;
+  const maps = panels.map(currentMap);
+  const range = rangeOf(maps);
+  panels.forEach((panel, index) => {
+    const [low, high] = range(maps[index]);
+    paint(panel, maps[index], low, high);
+    caption(panel, maps[index], low, high);
+    drawHeads(panel);
+  });
+  if (!single()) {
+    drawMatrix(maps);
+    drawSwipe(maps, range);
+  }
+  drawCalls();
+  root.dataset.draws = String(Number(root.dataset.draws || 0) + 1);
+}
+
+function redraw() {
+  if (!frame) frame = requestAnimationFrame(draw);
+}
+
+/* Lowest and highest value that the colours stand for: of all maps, or of each its own. */
+function rangeOf(maps) {
+  const drawn = maps.filter((map) => map && map.values);
+  const common = state.common && drawn.length > 1;
+  const low = Math.min(...drawn.map((map) => map.low)), high = Math.max(...drawn.map((map) => map.high));
+  return (map) => (common ? [low, high] : map && map.values ? [map.low, map.high] : [0, 1]);
+}
+
+function setLayer(number) {
+  const slider = $("[name=layer]");
+  state.layer = Number(slider.max) ? number / Number(slider.max) : 1;
+  showLayer();
+  redraw();
+}
+
+function showLayer() {
+  const layers = Math.max(1, ...panels.map((panel) => panel.layers));
+  const slider = $("[name=layer]");
+  slider.max = String(layers - 1);
+  slider.value = String(Math.round(state.layer * (layers - 1)));
+  $(".vd-layer-number").textContent = `${slider.value} of 0–${layers - 1}`;
+}
+
+function showControls() {
+  const method = panels.map((panel) => panel.method).find(Boolean);
+  const shaped = panels.filter((panel) => !panel.method && Object.keys(panel.readouts).length);
+  if (!method && shaped.length) {
+    const heads = Math.max(...shaped.map((panel) => panel.heads));
+    const numbers = Array.from({ length: heads }, (_, head) => [String(head), `head ${head}`]);
+    state.head = options($("[name=head]"), [["mean", "mean"], ["max", "max"], ["min", "min"], ...numbers], state.head);
+    const named = new Map(single() ? [] : [["", "each model's own"]]);
+    for (const panel of shaped) for (const [name, entry] of Object.entries(panel.readouts)) named.set(name, entry.label);
+    named.set("patch", "a patch of the picture");
+    state.readout = options($("[name=readout]"), [...named], state.readout);
+  }
+  for (const name of ["layer", "head", "readout"]) $(`[name=${name}]`).closest("label").hidden = Boolean(method) || !shaped.length;
+  $(".vd-play").hidden = Boolean(method) || !shaped.length;
+  for (const name of ["common", "sort"]) $(`[name=${name}]`).closest("label").hidden = single();
+  for (const part of [".vd-agreement", ".vd-swipe", ".vd-verdict", ".vd-board"]) $(part).hidden = single();
+  state.colourMap = options($("[name=colourMap]"), Object.keys(tables).map((name) => [name, name]), state.colourMap);
+  state.sort = options($("[name=sort]"), Object.keys(ORDERS).map((name) => [name, name]), state.sort);
+  const aims = method && method.aims ? " Press a label to see the map for it." : "";
+  const picks = method && method.pick ? " Click on the picture, or move with the arrow keys, to choose the patch." : "";
+  $(".vd-caution").textContent = method
+    ? `${method.says} It shows what this method makes of the model, not why the class was chosen.${picks}${aims}`
+    : CAUTION;
+  showLayer();
+}
+
+/* A result, or null where there is no photo, or `{refused}`: then the last result stays, greyed, with the reason above it. */
+function show() {
+  const value = props.value;
+  const result = value && value.panels ? value : null;
+  const message = $(".vd-hint");
+  root.classList.toggle("vd-empty", !result && !shown);
+  root.classList.toggle("vd-stale", !result && Boolean(shown));
+  message.classList.toggle("vd-refused", Boolean(value && value.refused));
+  message.textContent = value && value.refused ? value.refused : HINT;
+  if (shown && !result) message.textContent += value && value.refused ? " Below is the last result." : " Below is the last result.";
+  if (!result) return;
+  if (!shown && result.start) begin(result.start);
+  shown = result;
+  tables = Object.fromEntries(Object.entries(result.tables).map(([name, text]) => [name, tableOf(text)]));
+  photo = new Image(result.photo.width, result.photo.height);
+  photo.onload = redraw;
+  panels = result.panels.map((panel, index) => ({ ...decodePanel(panel), index, agreement: -2 }));
+  const grid = $(".vd-panels");
+  // Rows of at most six, as equal as can be.
+  grid.style.setProperty("--columns", Math.ceil(panels.length / Math.ceil(panels.length / 6)));
+  root.classList.toggle("vd-single", single());
+  const focused = document.activeElement && document.activeElement.tagName === "CANVAS" && grid.contains(document.activeElement);
+  const built = panels.map(buildPanel);
+  showControls();
+  for (const panel of panels) ramp(panel.nodes.gradient);
+  grid.replaceChildren(...built);
+  if (focused) panels[0].nodes.canvas.focus({ preventScroll: true });
+  showDisagreement();
+  if (!single()) {
+    buildMatrix();
+    buildSwipe();
+    sortPanels();
+  }
+  say("");
+  photo.src = result.photo.src;
+  root.dataset.result = result.id;
+  keepLink();
+  redraw();
+}
+
+/* Settings that a link brought. */
+function begin(start) {
+  const layers = Math.max(1, ...props.value.panels.map((panel) => panel.layers));
+  if (start.layer !== null) state.layer = layers > 1 ? Math.min(Math.max((start.layer + layers) % layers, 0), layers - 1) / (layers - 1) : 1;
+  if (start.head) state.head = start.head;
+  if (start.readout) state.readout = start.readout;
+  if (start.patch) Object.assign(state, { patch: start.patch, pinned: true });
+}
+
+root.addEventListener("input", (event) => {
+  const control = event.target;
+  if (!(control.name in state)) return;
+  if (control.name === "layer") setLayer(Number(control.value));
+  else if (control.type === "checkbox") state[control.name] = control.checked;
+  else if (control.type === "range") {
+    state[control.name] = Number(control.value) / 100;
+    const output = control.closest("label").querySelector("output");
+    if (output) output.textContent = control.name === "mass" && control.value === "100" ? "all" : `${control.value}%`;
+  } else {
+    if (control.name === "readout" && control.value === "patch") before = state.readout;
+    if (control.name === "readout") state.pinned = false;
+    state[control.name] = control.value;
+  }
+  if (control.name === "colourMap") for (const panel of panels) ramp(panel.nodes.gradient);
+  if (control.name === "sort") sortPanels();
+  redraw();
+});
+root.addEventListener("change", keepLink);
+root.addEventListener("click", () => setTimeout(keepLink));
+root.addEventListener("keyup", keepLink);
+for (const details of [$(".vd-swipe"), $(".vd-calls")]) details.addEventListener("toggle", redraw);
+const acts = { play, link: copyLink, figure: saveFigure, table: saveTable, report: () => saveReport(null), full: fullScreen };
+root.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act]");
+  if (button) acts[button.dataset.act]();
+  const call = event.target.closest("[data-copy]");
+  if (call) copy($(`[data-call=${call.dataset.copy}]`).textContent, "Copied.");
+});
+
+function fullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else root.requestFullscreen().catch(() => say("The browser does not allow full screen here."));
+}
+
+// The tab that is opened brings its own link.
+new IntersectionObserver((entries) => {
+  if (entries.some((entry) => entry.isIntersecting)) keepLink();
+}).observe(root);
+
+watch("value", show);
+show();

@@ -1,0 +1,130 @@
+/* The part of the page that belongs to one model. */
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "class") node.className = value;
+    else if (name in node && name !== "list") node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+function options(select, entries, wanted) {
+  select.replaceChildren(...entries.map(([value, label]) => make("option", { value }, label)));
+  select.value = entries.some(([value]) => value === wanted) ? wanted : entries[0][0];
+  return select.value;
+}
+
+/* A canvas of the photo's shape. */
+function size(canvas, side) {
+  const zoom = Math.min(1, side / Math.max(photo.width, photo.height));
+  canvas.width = Math.max(1, Math.round(photo.width * zoom));
+  canvas.height = Math.max(1, Math.round(photo.height * zoom));
+}
+
+/* A label and its score. Where the map explains a class, a click makes it explain this one. */
+function bar(panel, entry, rank) {
+  const fill = make("span", { class: "vd-fill" });
+  fill.style.width = percent(entry.score, 1);
+  const parts = [
+    make("span", { class: "vd-label", title: entry.label }, entry.label),
+    make("span", { class: "vd-score" }, percent(entry.score, 1)),
+    make("span", { class: "vd-track", "aria-hidden": "true" }, fill),
+  ];
+  const item = make("li", { class: rank === 0 ? "vd-best" : "" });
+  if (!panel.method || !panel.method.aims) {
+    item.append(...parts);
+    return item;
+  }
+  const chosen = panel.method.target === entry.label;
+  const button = make("button", { type: "button", title: `Show the map for ${entry.label}`, "aria-pressed": String(chosen) }, ...parts);
+  button.onclick = () => trigger("select", { label: entry.label, index: entry.index });
+  item.append(button);
+  return item;
+}
+
+function doubt(panel) {
+  if (!panel.uncovered) return null;
+  return make(
+    "details",
+    { class: "vd-doubt" },
+    make("summary", {}, `Probably not one of this model's ${panel.classes.length} classes`),
+    make("p", {}, panel.classes.join(", "))
+  );
+}
+
+function takeAway(panel) {
+  const entry = (text, title, act) => {
+    const button = make("button", { type: "button", title }, text);
+    button.setAttribute("aria-label", `${title}: ${panel.model}`);
+    button.onclick = () => act(panel);
+    return button;
+  };
+  const mapped = Object.keys(panel.readouts).length;
+  return make(
+    "div",
+    { class: "vd-take" },
+    mapped ? entry("PNG", "Save the picture as seen", savePicture) : null,
+    mapped ? entry("NPZ", "Save the raw numbers", saveNumbers) : null,
+    entry("JSON", "Save predictions and provenance", saveReport)
+  );
+}
+
+function buildPanel(panel) {
+  const canvas = make("canvas", { role: "img" });
+  size(canvas, 640);
+  const gradient = make("canvas", { class: "vd-gradient", width: 256, height: 1, "aria-hidden": "true" });
+  const low = make("span"), high = make("span"), unit = make("span", { class: "vd-unit" });
+  const legend = make("div", { class: "vd-legend" }, gradient, low, unit, high);
+  const text = make("p", { class: "vd-text" });
+  const labels = panel.labels.length
+    ? make("ol", { class: "vd-labels" }, ...panel.labels.map((entry, rank) => bar(panel, entry, rank)))
+    : make("p", { class: "vd-none" }, "No classifier: self-supervised");
+  const facts = [
+    `${panel.ms.toFixed(0)} ms${panel.cached ? " (from cache)" : ""}, ${panel.device}, ${panel.dtype}`,
+    `${(panel.parameters / 1e6).toFixed(1)} M parameters`,
+    `${panel.grid[0]} × ${panel.grid[1]} ${panel.layers ? "patches" : "cells"}`,
+    `revision ${/^[0-9a-f]{40}$/.test(panel.revision) ? panel.revision.slice(0, 12) : panel.revision}`,
+  ];
+  const differs = make("span", { class: "vd-tag", hidden: true }, "≠ differs");
+  const section = make(
+    "section",
+    { class: "vd-panel", "aria-label": panel.model },
+    make("h3", {}, make("span", {}, panel.family, differs), make("code", { title: panel.model }, panel.model)),
+    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend, text))
+  );
+  panel.nodes = { canvas, text, low, high, unit, legend, gradient, section, differs };
+  const heads = !panel.method && panel.heads > 1 && Object.keys(panel.readouts).length ? headGrid(panel) : null;
+  section.append(
+    make(
+      "div",
+      { class: "vd-right" },
+      make("div", { class: "vd-answer" }, labels, doubt(panel)),
+      make("div", { class: "vd-facts" }, ...[...facts, ...panel.notes].map((fact) => make("p", {}, fact)), takeAway(panel)),
+      heads
+    )
+  );
+  pointable(panel, canvas);
+  return section;
+}
+
+/* Words and scale under a picture. */
+function caption(panel, map, low, high) {
+  const { text, low: lowText, high: highText, unit, legend, canvas } = panel.nodes;
+  const values = map && map.values;
+  legend.style.visibility = values ? "visible" : "hidden";
+  text.textContent = values
+    ? panel.method ? panel.method.description : describe(map, panel.grid)
+    : map ? map.missing : panel.absent || "This model has no attention to show.";
+  canvas.setAttribute("aria-label", `${panel.model}: ${text.textContent}`);
+  if (!values) return;
+  const worded = panel.method ? (number) => String(Number(number.toPrecision(3))) : (number) => percent(number, 2);
+  lowText.textContent = worded(low);
+  highText.textContent = worded(high);
+  const [row, column] = patchAt(panel, hovered);
+  unit.textContent = hovered
+    ? `here ${worded(map.values[row * panel.grid[1] + column])}`
+    : panel.method ? panel.method.title.toLowerCase() : single() ? "of attention a patch" : "";
+}

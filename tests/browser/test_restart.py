@@ -1,0 +1,261 @@
+"""The server goes away and comes back, or another one does, while a page is open; and two pages at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser.conftest import Watched
+from tests.browser.test_page import COUNT, best_labels, expected_labels, pictures, upload, wait_for_new_result
+from tests.hostile import encode, photo
+from tests.served import App, serving
+from vitdemo.settings import ROOT
+from vitdemo.ui.components.photo import GONE
+from vitdemo.ui.examples import examples
+
+pytestmark = pytest.mark.browser
+
+LOST, BACK, RESTARTED, RELOADED = "was lost. Trying again", "Connected again", "was restarted", "was loaded anew"
+
+
+class Wire:
+    """An address whose connections go on to a server, until they are cut."""
+
+    def __init__(self, port: int) -> None:
+        self.target: int | None = port
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self.target = None
+        for end in list(self._open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self, port: int) -> None:
+        self.target = port
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if self.target is None:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self._open |= {near, far}
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open -= {source, sink}
+
+
+def port_of(url: str) -> int:
+    return httpx.URL(url).port or 80
+
+
+@pytest.fixture
+def wire(app: App) -> Iterator[Wire]:
+    wire = Wire(port_of(app.url))
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, wire: Wire) -> Page:
+    """A page with a photo of the user's own, that knows whether it was loaded anew."""
+    page = open_page(context.new_page(), wire.url)
+    wait_for_new_result(page, lambda: choose(page, "mine.png", encode(photo(300, 200), "PNG")))
+    page.evaluate("window.mark = 1")
+    return page
+
+
+def open_page(page: Page, url: str) -> Page:
+    with page.expect_response(lambda response: "/queue/data" in response.url):
+        page.goto(url)
+    page.wait_for_selector("#compared .vd-panel canvas")
+    return page
+
+
+def choose(page: Page, name: str, data: bytes) -> None:
+    """Take the old photo away, see that it is gone, and choose this one."""
+    page.get_by_label("Remove Image").click()
+    expect(page.locator("#compared .vd-hint")).to_be_visible(timeout=20_000)
+    upload(page, name, data)
+
+
+def says(page: Page, words: str) -> None:
+    expect(page.get_by_role("status").filter(has_text=words)).to_be_visible(timeout=60_000)
+
+
+def same_page(page: Page) -> bool:
+    return bool(page.evaluate("window.mark === 1"))
+
+
+def test_a_cut_connection_is_said_at_once_and_the_page_can_still_be_read(page: Page, wire: Wire) -> None:
+    assert page.locator("#vd-connection").inner_text() == ""
+    wire.cut()
+    says(page, LOST)
+    before = pictures(page)
+    page.locator("#compared [name=layer]").fill("2")
+    assert pictures(page) != before
+    assert same_page(page)
+
+
+def test_what_is_asked_for_meanwhile_is_answered_when_the_server_is_back(page: Page, wire: Wire, app: App) -> None:
+    wire.cut()
+    page.locator("#models .token-remove").first.click()
+    says(page, LOST)
+    assert page.locator("#compared .vd-panel").count() == COUNT
+    wire.mend(port_of(app.url))
+    says(page, BACK)
+    expect(page.locator("#compared .vd-panel")).to_have_count(COUNT - 1)
+    assert best_labels(page) == expected_labels(app, photo(300, 200))[1:]
+    assert same_page(page)
+    assert page.locator(".toast-body").count() == 0
+    # It notices the next time, too.
+    page.wait_for_timeout(2500)
+    wire.cut()
+    says(page, LOST)
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with serving(tmp_path_factory.mktemp("another")) as served:
+        yield served
+
+
+def test_of_another_server_the_page_is_loaded_when_something_is_asked_for(page: Page, wire: Wire, another: App) -> None:
+    wire.cut()
+    says(page, LOST)
+    wire.mend(port_of(another.url))
+    says(page, RESTARTED)
+    assert same_page(page)
+    page.locator("#examples").get_by_role("button", name=examples()[1].title).click()
+    says(page, RELOADED)
+    assert not same_page(page)
+    assert best_labels(page) == expected_labels(another, examples()[0].path)
+    wait_for_new_result(page, page.locator("#examples").get_by_role("button", name=examples()[1].title).click)
+    assert best_labels(page) == expected_labels(another, examples()[1].path)
+
+
+def test_what_was_asked_for_while_the_server_was_away_loads_the_page_of_another_one(
+    page: Page, wire: Wire, another: App
+) -> None:
+    wire.cut()
+    page.locator("#models .token-remove").first.click()
+    wire.mend(port_of(another.url))
+    says(page, RELOADED)
+    assert page.locator("#compared .vd-panel").count() == COUNT
+
+
+def test_the_page_can_be_loaded_anew_by_its_button(page: Page, wire: Wire, another: App) -> None:
+    wire.cut()
+    says(page, LOST)
+    expect(page.get_by_role("status").get_by_role("button")).to_be_hidden()
+    wire.mend(port_of(another.url))
+    page.get_by_role("status").get_by_role("button", name="Reload").click()
+    says(page, RELOADED)
+    assert not same_page(page)
+
+
+@contextlib.contextmanager
+def server(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`python app.py`, until it ends or the block does."""
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "GRADIO_SERVER_PORT": str(port)}
+    started = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/")
+                break
+            time.sleep(0.3)
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_is_told_to_end_deletes_the_photos_of_open_pages_and_the_page_outlives_it(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with server(port, tmp_path) as first:
+        page = open_page(context.new_page(), f"http://127.0.0.1:{port}/")
+        wait_for_new_result(page, lambda: choose(page, "mine.png", encode(photo(300, 200), "PNG")))
+        assert list(tmp_path.rglob("mine.png"))
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=30) == 0
+    assert not list(tmp_path.rglob("mine.png"))
+    says(page, LOST)
+    with server(port, tmp_path):
+        says(page, RESTARTED)
+        page.locator("#models .token-remove").first.click()
+        says(page, RELOADED)
+        wait_for_new_result(page, lambda: choose(page, "mine.png", encode(photo(240, 160), "PNG")))
+        assert page.locator("#compared .vd-panel").count() == COUNT
+
+
+def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(context: BrowserContext, tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        page = open_page(context.new_page(), served.url)
+        wait_for_new_result(page, lambda: choose(page, "mine.png", encode(photo(300, 200), "PNG")))
+        for stored in tmp_path.rglob("mine.png"):
+            stored.unlink()
+        page.locator("#models .token-remove").first.click()
+        expect(page.get_by_text(GONE)).to_be_visible()
+        wait_for_new_result(page, lambda: choose(page, "mine.png", encode(photo(300, 200), "PNG")))
+        assert best_labels(page) == expected_labels(served, photo(300, 200))[1:]
+        page.close()
+
+
+def test_two_pages_at_once_show_each_its_own(browser: Browser, app: App) -> None:
+    contexts = [browser.new_context(viewport={"width": 1440, "height": 1000}) for _ in range(2)]
+    pages = [Watched(context.new_page(), app).open().page for context in contexts]
+    wanted: dict[int, list[str]] = {}
+    models = [0, 0]
+    for turn in range(3):
+        before = [page.locator("#compared .vd-explorer").get_attribute("data-result") or "" for page in pages]
+        for which, page in enumerate(pages):
+            # Both ask before either is answered.
+            picture = photo(200 + 40 * turn + 100 * which, 200)
+            if turn == which:
+                models[which] += 1
+                page.locator("#models .token-remove").first.click()
+            upload(page, f"{turn}-{which}.png", encode(picture, "PNG"))
+            wanted[which] = expected_labels(app, picture)[models[which] :]
+        for which, page in enumerate(pages):
+            explorer = page.locator("#compared .vd-explorer")
+            expect(explorer).not_to_have_attribute("data-result", before[which], timeout=30_000)
+            expect(page.locator("#compared .vd-best .vd-label")).to_have_text(wanted[which], timeout=30_000)
+    assert models == [1, 1]
+    for context in contexts:
+        context.close()

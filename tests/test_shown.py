@@ -1,0 +1,186 @@
+"""What a page may ask for again: only what it was shown, never a model's work, and never with a traceback."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec
+from vitdemo.serialise import comparison_json, explanation_json, prediction_json
+from vitdemo.settings import ASSETS, Settings
+from vitdemo.types import Explanation, Photo
+from vitdemo.ui.components.explorer import quantised
+from vitdemo.ui.shown import Results
+
+MODELS = ("vit-mini", "deit-mini", "beit-mini")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(Settings(device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def cup(pipeline: Pipeline) -> Photo:
+    return pipeline.open(ASSETS / "examples" / "cup.jpg")
+
+
+@pytest.fixture(scope="module")
+def explanations(pipeline: Pipeline, cup: Photo) -> tuple[Explanation, ...]:
+    return pipeline.compare(cup, [get_spec(name) for name in MODELS], keep=True).explanations
+
+
+@pytest.fixture
+def shown(cup: Photo, explanations: tuple[Explanation, ...]) -> tuple[dict[str, Callable[[Any], Any]], str]:
+    """The functions that a browser may call, and the id of a result."""
+    results = Results()
+    return {function.__name__: function for function in results.functions()}, results.keep(cup, explanations)
+
+
+def restored(answer: dict[str, Any], patches: int, heads: int) -> np.ndarray[Any, Any]:
+    """As the browser does: `[n, H, P]`."""
+    data = np.frombuffer(base64.b64decode(answer["data"]), np.uint8).reshape(-1, heads, patches) / 255.0
+    peaks = np.array(answer["peaks"]).reshape(-1, heads, 1)
+    return answer["floor"] + data**2 * (peaks - answer["floor"])
+
+
+@pytest.mark.parametrize("panel", range(len(MODELS)), ids=MODELS)
+def test_a_layer_comes_whole_and_each_row_is_that_of_its_patch(
+    shown: Any, pipeline: Pipeline, cup: Photo, panel: int
+) -> None:
+    functions, key = shown
+    before = pipeline.backend.forwards
+    answer = functions["patch_rows"]({"id": key, "panel": panel, "layer": 5, "row": None})
+    assert json.loads(json.dumps(answer)) == answer
+    rows = restored(answer, 196, 6)
+    assert (answer["first"], rows.shape) == (0, (196, 6, 196))
+    assert pipeline.backend.forwards == before
+    left, top, right, bottom = pipeline.explain(cup, get_spec(MODELS[panel])).view.crop
+    for row, column in ((0, 0), (7, 3), (13, 13)):
+        point = (left + (column + 0.5) / 14 * (right - left), top + (row + 0.5) / 14 * (bottom - top))
+        for head in (0, 5):
+            found = pipeline.explain(cup, get_spec(MODELS[panel]), readout="patch", point=point, layer=5, head=head)
+            assert found.map is not None
+            error = np.abs(rows[row * 14 + column, head] - found.map.values.ravel()).max()
+            assert error <= 0.005 * found.map.high
+
+
+def test_one_row_can_be_asked_for(shown: Any) -> None:
+    functions, key = shown
+    whole = functions["patch_rows"]({"id": key, "panel": 0, "layer": 2, "row": None})
+    one = functions["patch_rows"]({"id": key, "panel": 0, "layer": 2, "row": 40})
+    assert one["first"] == 40
+    np.testing.assert_allclose(restored(one, 196, 6)[0], restored(whole, 196, 6)[40])
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it comes": {"layer": 7, "head": "mean", "readout": None, "patch": None},
+    "one head": {"layer": 2, "head": "3", "readout": "class", "patch": None},
+    "a patch": {"layer": 4, "head": "max", "readout": "patch", "patch": [0.4, 0.7]},
+}
+
+
+def options(asked: dict[str, Any], photo: Photo) -> dict[str, Any]:
+    found = {"layer": asked["layer"], "head": asked["head"], "readout": asked["readout"]}
+    if asked["patch"]:
+        found["point"] = (asked["patch"][0] * photo.size[0], asked["patch"][1] * photo.size[1])
+    return found
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_arrays_and_reports_are_those_of_the_pipeline(shown: Any, pipeline: Pipeline, cup: Photo, setting: str) -> None:
+    functions, key = shown
+    asked = {"id": key, **SETTINGS[setting]}
+    for panel, name in enumerate(MODELS):
+        expected = pipeline.explain(cup, get_spec(name), **options(SETTINGS[setting], cup))
+        assert expected.map is not None
+        answer = functions["arrays"]({**asked, "panel": panel})
+        with np.load(io.BytesIO(base64.b64decode(answer["data"]))) as arrays:
+            np.testing.assert_array_equal(arrays["map"], expected.map.values)
+            np.testing.assert_array_equal(arrays["rows"], expected.rows["class"])
+            assert tuple(arrays["crop"]) == expected.view.crop
+            meta = json.loads(str(arrays["meta"]))
+        report = functions["report"]({**asked, "panel": panel})["report"]
+        assert report == meta == {"image": cup.name, **explanation_json(expected)}
+
+
+def test_the_report_of_all_is_that_of_compare(shown: Any, pipeline: Pipeline, cup: Photo) -> None:
+    functions, key = shown
+    report = functions["report"]({"id": key, "panel": None, "layer": 3, "head": "max", "readout": None, "patch": None})
+    expected = pipeline.compare(cup, [get_spec(name) for name in MODELS], layer=3, head="max")
+    assert report["report"] == {"image": cup.name, **comparison_json(expected)}
+
+
+def test_a_methods_map_is_what_is_reported_whatever_the_controls_say(pipeline: Pipeline, cup: Photo) -> None:
+    results = Results()
+    found = pipeline.explain(cup, get_spec("vit-mini"), method="rollout", keep=True)
+    functions = {function.__name__: function for function in results.functions()}
+    asked = {"id": results.keep(cup, [found]), "panel": 0, "layer": None, "head": "4", "readout": "x", "patch": None}
+    assert functions["report"](asked)["report"]["method"] == "rollout"
+    assert functions["report"](asked)["report"]["results"] == [prediction_json(found.prediction)]
+    assert "no attention of single patches" in functions["patch_rows"]({**asked, "layer": 1})["error"]
+
+
+@pytest.mark.parametrize("name", ["patch_rows", "arrays", "report"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": "guessed"}, "no longer remembers"),
+        ({"panel": 9}, "0 to 2"),
+        ({"panel": -1}, "0 to 2"),
+        ({"panel": "first"}, "not understood"),
+        ({"layer": 99}, "no layer 99"),
+        ({"layer": [1]}, "no layer"),
+        (None, "not understood"),
+        ([], "not understood"),
+        ("text", "not understood"),
+        ({}, "not understood"),
+    ],
+    ids=str,
+)
+def test_a_bad_question_is_answered_in_words(shown: Any, name: str, change: Any, words: str) -> None:
+    functions, key = shown
+    asked = {"id": key, "panel": 0, "layer": 3, "row": None, "head": "mean", "readout": None, "patch": None}
+    question = {**asked, **change} if isinstance(change, dict) and change else change
+    answer = functions[name](question)
+    assert list(answer) == ["error"]
+    assert words in answer["error"]
+    assert "Traceback" not in answer["error"]
+
+
+def test_a_head_that_there_is_not_and_a_patch_of_nonsense_are_said(shown: Any) -> None:
+    functions, key = shown
+    asked = {"id": key, "panel": 0, "layer": 3, "head": "9", "readout": None, "patch": None}
+    assert "no head 9" in functions["arrays"](asked)["error"]
+    nonsense = {**asked, "head": "mean", "readout": "patch", "patch": ["a", None]}
+    assert "not understood" in functions["arrays"](nonsense)["error"]
+
+
+def test_the_oldest_result_is_forgotten_when_memory_is_needed(
+    cup: Photo, explanations: tuple[Explanation, ...]
+) -> None:
+    results = Results(budget=12_000_000)
+    (ask,) = (function for function in results.functions() if function.__name__ == "patch_rows")
+    keys = [results.keep(cup, explanations[:1]) for _ in range(8)]
+    assert len(set(keys)) == 8
+    answers = ["error" in ask({"id": key, "panel": 0, "layer": 0, "row": None}) for key in keys]
+    assert answers[0]
+    assert not answers[-1]
+    assert answers == sorted(answers, reverse=True)
+
+
+def test_bytes_keep_the_order_of_small_values_and_the_sign_of_negative_ones() -> None:
+    random = np.random.default_rng(0)
+    values = (random.random((2, 3, 5, 7)) ** 6).astype(np.float32)
+    back = restored(quantised(values), 35, 3).reshape(values.shape)
+    assert np.abs(back - values).max() <= 0.004 * values.max()
+    negative = (random.random((1, 1, 5, 7)) - 0.5).astype(np.float32)
+    back = restored(quantised(negative), 35, 1).reshape(negative.shape)
+    assert np.abs(back - negative).max() <= 0.004 * (negative.max() - negative.min())

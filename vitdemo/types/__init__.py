@@ -1,0 +1,27 @@
+"""Values that cross the borders between rooms. All are immutable; tensors in them are not to be written to."""
+
+from vitdemo.types.forward import Attribution, Box, Capture, LayerQueries, ModelOutput, PixelBatch, View
+from vitdemo.types.models import Fusion, ModelSpec, Photo, Processor, Readout
+from vitdemo.types.results import Agreement, AttributionMap, Comparison, Explanation, Label, Prediction, Reconstruction
+
+__all__ = [
+    "Agreement",
+    "Attribution",
+    "AttributionMap",
+    "Box",
+    "Capture",
+    "Comparison",
+    "Explanation",
+    "Fusion",
+    "Label",
+    "LayerQueries",
+    "ModelOutput",
+    "ModelSpec",
+    "Photo",
+    "PixelBatch",
+    "Prediction",
+    "Processor",
+    "Readout",
+    "Reconstruction",
+    "View",
+]

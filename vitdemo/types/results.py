@@ -1,0 +1,132 @@
+"""What a user is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vitdemo.types.forward import LayerQueries, View
+from vitdemo.types.models import Fusion, ModelSpec, Readout
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class AttributionMap:
+    """One number a patch."""
+
+    values: NDArray[np.float32]
+    """`[h, w]` raw, not normalised."""
+    method: str
+    layer: int | None
+    """From 0; None where the method has none."""
+    head: int | Fusion | None
+    readout: Readout | None
+    target: int | None = None
+    query: tuple[int, int] | None = None
+    """Row and column, from 0, of the patch whose attention or similarity this is."""
+
+    @property
+    def low(self) -> float:
+        return float(self.values.min())
+
+    @property
+    def high(self) -> float:
+        return float(self.values.max())
+
+    def scaled(self) -> NDArray[np.float32]:
+        """`[h, w]` in 0..1: the smallest value at 0, the largest at 1; all 0 for a flat map."""
+        spread = self.high - self.low
+        if spread <= 0:
+            return self.values * 0
+        return (self.values - self.low) / spread
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class and its softmax probability."""
+
+    label: str
+    score: float
+    index: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model says of one photo."""
+
+    spec: ModelSpec
+    labels: tuple[Label, ...]
+    """Most probable first; empty for a model without a classifier."""
+    milliseconds: float
+    device: str
+    dtype: str
+    from_cache: bool = False
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it ran."""
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether the photo is probably of none of the model's classes."""
+        return bool(self.labels) and self.labels[0].score < self.spec.threshold
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prediction, and where the model looked."""
+
+    prediction: Prediction
+    map: AttributionMap | None
+    """None for a model without attention."""
+    rows: Mapping[str, NDArray[np.float32]]
+    """By read-out: `[L, H, h, w]`, the rows over the patch columns, not renormalised."""
+    view: View
+    description: str
+    notes: tuple[str, ...]
+    patch_grid: tuple[int, int]
+    queries: tuple[LayerQueries, ...] = ()
+    """From which the attention of any patch follows, where they were asked for: see `vitdemo.attribution.patch_attention`."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A photo of which a masked autoencoder saw some patches, and made up the others."""
+
+    spec: ModelSpec
+    seen: PIL.Image.Image
+    """The crop, hidden patches in grey."""
+    filled: PIL.Image.Image
+    """The crop, hidden patches as the decoder made them."""
+    hidden: NDArray[np.bool_]
+    """`[h, w]`."""
+    view: View
+    milliseconds: float
+    device: str
+    dtype: str
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it ran."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two models agree on a photo."""
+
+    models: tuple[str, str]
+    same_label: bool | None
+    """None for models of different vocabularies, or without one."""
+    rank_correlation: float | None
+    """Spearman's, of the two maps on the common grid; None where one is flat or absent."""
+    overlap: float | None
+    """Intersection over union, on the same grid, of the patches that hold the top 20% of each map's mass."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One photo through several models."""
+
+    explanations: tuple[Explanation, ...]
+    agreement: tuple[Agreement, ...] = field(default=())

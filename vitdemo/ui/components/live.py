@@ -1,0 +1,83 @@
+"""A camera and what a model says of it: the browser takes frames, and lays the newest map over its own moving picture.
+
+Not `gr.Image(streaming=True)`: that one keeps the camera on when it is stopped, leaves a refused permission without a word,
+cannot change its camera, and sends 20 large frames a second whether or not anybody can answer them.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdemo.rendering import DEFAULT_COLOUR_MAP, colour_table
+from vitdemo.settings import ASSETS
+from vitdemo.types import Explanation, Photo, Processor
+
+
+def live_view(elem_id: str, every: float, limit: float) -> gr.HTML:
+    """The component. Its `stream` event carries one frame, its `freeze` event the present picture; its values are answers.
+
+    Args:
+        every: shortest time between two frames, in seconds.
+        limit: seconds after which a stream ends.
+    """
+    style = (ASSETS / "live.css").read_text(encoding="utf-8")
+    table = _base64(colour_table(DEFAULT_COLOUR_MAP))
+    script = (ASSETS / "live.js").read_text(encoding="utf-8")
+    return gr.HTML(
+        None,
+        # Not `css_template`: that one is written anew, and the whole page styled anew, at every answer.
+        html_template=f"<style>{style}</style>" + (ASSETS / "live.html").read_text(encoding="utf-8"),
+        js_on_load=f'const TABLE = "{table}", EVERY = {every * 1000:g}, LIMIT = {limit:g};\n{script}',
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
+def live_value(photo: Photo, explanation: Explanation) -> dict[str, Any]:
+    """One answer: labels, and the attention of all layers and heads; `data` is None for a model without attention."""
+    prediction, spec = explanation.prediction, explanation.prediction.spec
+    (width, height), (left, top, right, bottom) = photo.size, explanation.view.crop
+    rows = explanation.rows[spec.readouts[0]] if spec.readouts else None
+    return {
+        "model": spec.name,
+        "labels": [{"label": label.label, "score": label.score} for label in prediction.labels],
+        "uncovered": prediction.uncovered,
+        "classes": len(spec.labels),
+        "notes": [
+            *explanation.notes,
+            *([] if spec.readouts else ["A convolutional network: it has no attention to show."]),
+        ],
+        "layers": spec.num_layers,
+        "heads": spec.num_heads,
+        "grid": list(explanation.patch_grid),
+        "crop": [left / width, top / height, right / width, bottom / height],
+        **_quantised(rows),
+        "side": shorter_side(spec.processor, spec.image_size),
+        "ms": prediction.milliseconds,
+        "device": prediction.device,
+        "dtype": prediction.dtype,
+    }
+
+
+def shorter_side(processor: Processor, image_size: tuple[int, int]) -> int:
+    """Pixels that a frame's shorter side needs: with fewer the model sees less than it could, with more nothing is won."""
+    resize = processor.resize
+    return resize if isinstance(resize, int) else max(resize or processor.crop or image_size)
+
+
+def _quantised(rows: NDArray[np.float32] | None) -> dict[str, Any]:
+    """`[L, H, h, w]` as bytes from 0 to each map's own peak."""
+    if rows is None:
+        return {"data": None, "peaks": []}
+    peaks = rows.max(axis=(2, 3))
+    scaled = np.rint(rows * (255 / np.maximum(peaks, 1e-12))[:, :, None, None])
+    return {"data": _base64(scaled.astype(np.uint8)), "peaks": [float(f"{peak:.4g}") for peak in peaks.ravel()]}
+
+
+def _base64(values: NDArray[np.uint8]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

@@ -1,0 +1,91 @@
+"""What a link says: the page's settings in its query string, and the way back. No state: it survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from vitdemo.images import open_image
+from vitdemo.settings import ROOT
+from vitdemo.types import Photo
+from vitdemo.ui.examples import Example, examples
+
+Addresses = Mapping[str, str]
+"""Addresses that this page's photos came from, by the photos' digests."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a link asks for; None or "" where it says nothing."""
+
+    tab: str = ""
+    image: str = ""
+    models: tuple[str, ...] = ()
+    model: str = ""
+    method: str = ""
+    target: str = ""
+    resolution: int = 0
+    layer: int | None = None
+    head: str = ""
+    readout: str = ""
+    patch: tuple[float, float] | None = None
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """What the explorer begins with."""
+        return {"layer": self.layer, "head": self.head, "readout": self.readout, "patch": self.patch}
+
+
+def wanted(query: Mapping[str, str]) -> Wanted:
+    """From a query string. Whatever cannot be read is left out.
+
+    >>> found = wanted({"tab": "explain", "layer": "3", "patch": "0.5,0.25", "resolution": "large"})
+    >>> found.tab, found.layer, found.patch, found.resolution
+    ('explain', 3, (0.5, 0.25), 0)
+    """
+    patch = tuple(min(max(share, 0.0), 1.0) for share in _numbers(query.get("patch", "")))
+    return Wanted(
+        tab=query.get("tab", ""),
+        image=query.get("image", "").strip(),
+        models=tuple(name.strip() for name in query.get("models", "").split(",") if name.strip()),
+        model=query.get("model", "").strip(),
+        method=query.get("method", "").strip(),
+        target=query.get("target", "").strip(),
+        resolution=next((int(number) for number in _numbers(query.get("resolution", ""))), 0),
+        layer=next((int(number) for number in _numbers(query.get("layer", ""))), None),
+        head=query.get("head", "").strip(),
+        readout=query.get("readout", "").strip(),
+        patch=(patch[0], patch[1]) if len(patch) == 2 else None,
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        return ()
+    return found if all(abs(number) < 1e6 for number in found) else ()
+
+
+def image_of(photo: Photo, addresses: Addresses) -> str:
+    """What a link calls a photo: an example's id or an address; "" for one that its owner brought."""
+    example = _by_digest().get(photo.digest)
+    return example.path.stem if example else addresses.get(photo.digest, "")
+
+
+def typed(photo: Photo, addresses: Addresses) -> str:
+    """What one would type to name a photo in a command."""
+    example = _by_digest().get(photo.digest)
+    return str(example.path.relative_to(ROOT)) if example else addresses.get(photo.digest, "") or photo.name
+
+
+def example_called(name: str) -> Example | None:
+    """The example of that id."""
+    return next((example for example in examples() if example.path.stem == name), None)
+
+
+@lru_cache(maxsize=1)
+def _by_digest() -> dict[str, Example]:
+    return {open_image(example.path).digest: example for example in examples()}

@@ -1,0 +1,109 @@
+"""The Live tab: labels and attention on the moving picture of a camera."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import gradio as gr
+from gradio import processing_utils
+
+from vitdemo.errors import ImageError, VitDemoError
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec
+from vitdemo.types import Photo
+from vitdemo.ui.components.live import live_value, live_view
+from vitdemo.ui.components.photo import PhotoInput
+from vitdemo.ui.errors import user_errors
+from vitdemo.ui.models import choices
+
+logger = logging.getLogger("vitdemo")
+
+EVERY = 0.05
+"""Shortest time between two frames, in seconds: more than 20 a second nobody sees."""
+
+LIMIT = 300.0
+"""Seconds after which the page ends a stream: a forgotten one must not hold its place for ever."""
+
+GRACE = 5.0
+"""Seconds after that at which the server ends it, should the page not have done so."""
+
+PLACES = 4
+"""Cameras that are answered at the same time. A stream keeps its place in the queue for its whole life."""
+
+
+class LiveTab:
+    """Built inside an open `gr.Tab`; `connect` wires it when the rest of the page is there."""
+
+    def __init__(self, pipeline: Pipeline, model: str) -> None:
+        self.pipeline = pipeline
+        self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="live-model")
+        self.view = live_view("live", EVERY, LIMIT)
+
+    def connect(
+        self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, opening: list[Any], opened: list[Any]
+    ) -> None:
+        """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model.
+
+        Args:
+            opening: components that are set to `opened` to show the Explain tab.
+        """
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        # The model is asked for with every frame: another one takes effect while the stream goes on.
+        streamed = self.view.stream(
+            self.on_frame,
+            self.model,
+            self.view,
+            stream_every=EVERY,
+            time_limit=LIMIT + GRACE,
+            concurrency_id="live",
+            concurrency_limit=PLACES,
+            **private,
+        )
+        streamed.success(None, None, self.view, js="() => ({ ended: Date.now() })", **private)
+        streamed.failure(None, None, self.view, js="() => ({ failed: Date.now() })", **private)
+
+        def on_freeze(model: str, event: gr.EventData) -> tuple[Any, ...]:
+            with user_errors():
+                return (self.keep(getattr(event, "image", None), photo.GRADIO_CACHE), model, *opened)
+
+        self.view.freeze(on_freeze, self.model, [photo, explained, *opening], **private)
+        tab.select(self.on_open, self.model, self.model, queue=False, **private)
+
+    def on_frame(self, model: str, event: gr.EventData) -> dict[str, Any]:
+        """What is wrong with a frame is part of the answer: an error that is raised would end the stream."""
+        start = time.perf_counter()
+        number = getattr(event, "number", None)
+        try:
+            frame = self.picture(getattr(event, "image", None))
+            # Every frame is another picture: it would only push out what is worth remembering.
+            value = live_value(frame, self.pipeline.explain(frame, get_spec(model), remember=False))
+            return {"number": number, **value, "served": (time.perf_counter() - start) * 1e3}
+        except VitDemoError as error:
+            return {"number": number, "error": str(error)}
+        except Exception:
+            logger.exception("A frame failed")
+            return {"number": number, "error": "Something went wrong on the server. It was logged; please try again."}
+
+    def on_open(self, model: str) -> Any:
+        """Models may have come and gone since."""
+        offered = choices()
+        names = [name for _, name in offered]
+        kept: dict[str, Any] = {} if model in names else {"value": names[0]}
+        return gr.update(choices=offered, **kept)
+
+    def picture(self, source: object) -> Photo:
+        """Let a frame in through the image door.
+
+        Raises:
+            ImageError: see `vitdemo.images`; or it is no data URL, and must not be taken for a path of the server.
+        """
+        if not isinstance(source, str) or not source.startswith("data:image/"):
+            raise ImageError("The camera's frame is not a picture.")
+        return self.pipeline.open(source)
+
+    def keep(self, source: object, cache: str) -> str:
+        """A frame as a file, where Gradio keeps uploads and deletes them again."""
+        self.picture(source)
+        return str(processing_utils.save_base64_to_cache(str(source), cache_dir=cache, file_name="camera.jpg"))

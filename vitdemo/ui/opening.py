@@ -1,0 +1,80 @@
+"""What a link brings back when the page is opened with one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from vitdemo.methods import METHODS
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec
+from vitdemo.types import Photo
+from vitdemo.ui.compare import CompareTab
+from vitdemo.ui.components.photo import fetch_to_cache
+from vitdemo.ui.errors import user_errors
+from vitdemo.ui.examples import examples, opened
+from vitdemo.ui.explain import ExplainTab
+from vitdemo.ui.links import Wanted, example_called, wanted
+
+TABS = ("compare", "explain", "live", "models")
+
+
+class Opening:
+    """Reads the query string, and sets the controls that it names; what is not among the choices keeps its default."""
+
+    def __init__(self, pipeline: Pipeline, compare: CompareTab, explain: ExplainTab, cache: str) -> None:
+        self.pipeline, self.compare, self.explain, self.cache = pipeline, compare, explain, cache
+        self.outputs = [
+            *(compare.models, compare.last, compare.method, compare.target, compare.compared),
+            *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
+        ]
+        """After tabs, tab, stale, photo and addresses."""
+
+    def on_load(self, request: gr.Request) -> tuple[Any, ...]:
+        query = dict(request.query_params) if request else {}
+        asked = wanted({name: str(value) for name, value in query.items()})
+        skipped = tuple(gr.skip() for _ in range(5 + len(self.outputs)))
+        if asked == Wanted():
+            return skipped
+        try:
+            with user_errors():
+                photo, path, addresses = self._photo(asked.image)
+                tab = asked.tab if asked.tab in TABS else "compare"
+                compared, explained = skipped[:5], skipped[:6]
+                if tab == "explain":
+                    explained = self._explain(asked, photo, addresses)
+                else:
+                    compared = self._compare(asked, photo, addresses)
+        except gr.Error as error:
+            gr.Warning(f"This link cannot be followed: {error.message}")
+            return skipped
+        stale = "compare" if tab == "explain" else "explain"
+        return (gr.update(selected=tab), tab, stale, path, addresses, *compared, *explained)
+
+    def _photo(self, image: str) -> tuple[Photo, Any, dict[str, str]]:
+        """The photo, what the page's input is set to, and where it came from."""
+        example = example_called(image) or examples()[0]
+        if image.startswith(("http://", "https://")):
+            path = fetch_to_cache(image, self.cache)
+            photo = self.pipeline.open(path)
+            return photo, path, {photo.digest: image}
+        photo = opened(self.pipeline, example)
+        return photo, gr.skip() if example == examples()[0] else str(example.path), {}
+
+    def _compare(self, asked: Wanted, photo: Photo, addresses: dict[str, str]) -> tuple[Any, ...]:
+        names = list(asked.models) or list(self.compare.default)
+        specs = [get_spec(name) for name in names]
+        method = asked.method if asked.method in METHODS and asked.method != "similarity" else "attention"
+        controls = (names, method, asked.target, addresses)
+        value = self.compare.compare(photo, *controls, start=asked.start)
+        return (names, names, *self.compare.controls(specs, method, asked.target), value)
+
+    def _explain(self, asked: Wanted, photo: Photo, addresses: dict[str, str]) -> tuple[Any, ...]:
+        name = asked.model or self.explain.default
+        spec = get_spec(name)
+        method = asked.method if asked.method in spec.methods else "attention"
+        point = asked.patch if method == "similarity" else None
+        controls = (name, method, asked.target, asked.resolution, point, addresses)
+        value = self.explain.explain(photo, *controls, start=asked.start)
+        return (name, *self.explain.controls(spec, method, asked.target), asked.resolution, point, value)
