@@ -1,0 +1,200 @@
+"""What axe-core finds on every tab: nothing serious in what is ours, and in Gradio's own parts nothing that they do not bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import gradio as gr
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.test_page import upload
+from tests.hostile import REFUSED
+from tests.served import App
+from vitdemo.ui.app import theme
+from vitdemo.ui.examples import examples
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+OURS = ".vd-explorer, .vd-examples, .vd-live, .vd-gallery, .vd-models, .vd-curve, .vd-rebuilt, #heading, #footer, #vd-connection"
+
+RUN = """async (ours) => {
+    const found = await axe.run(document, { resultTypes: ["violations"] });
+    const serious = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
+    return serious.flatMap((one) => one.nodes.map((node) => {
+        const element = document.querySelector(node.target[0]);
+        const classes = [...element.classList].filter((name) => !name.startsWith("svelte-")).sort().join(".");
+        const why = [...node.any, ...node.all, ...node.none].map((check) => check.message).join("; ");
+        return {
+            rule: one.id,
+            kind: `${element.tagName.toLowerCase()}[${element.getAttribute("role") || element.type || ""}].${classes}`,
+            ours: Boolean(element.closest(ours)),
+            words: `${one.id} at ${node.target[0]}: ${why}`,
+        };
+    }));
+}"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One serious or critical finding."""
+
+    rule: str
+    kind: str
+    """Tag, role and classes of its element: what is the same for all components of a kind."""
+    ours: bool
+    words: str
+
+
+def faults(page: Page) -> list[Fault]:
+    if not page.evaluate("() => Boolean(window.axe)"):
+        page.evaluate(AXE_SCRIPT)
+    # Colours that are on their way to others have no contrast yet.
+    page.evaluate("() => Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
+    return [Fault(**found) for found in page.evaluate(RUN, OURS)]
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[1440, 390])
+def width(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def page(browser: Browser, scheme: str, width: int) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)  # type: ignore[arg-type]
+    context.set_default_timeout(30_000)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def stock() -> Iterator[str]:
+    """A page of the stock components that ours is made of, in our colours: its address."""
+    with gr.Blocks(title="Stock", analytics_enabled=False) as blocks, gr.Row(), gr.Column():
+        gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], buttons=["fullscreen"])
+        with gr.Tabs():
+            for name in "Compare", "Explain", "Live", "Models":
+                with gr.Tab(name):
+                    gr.Textbox(label="Text", info="Words", placeholder="https://…")
+                    gr.Dropdown(["a", "b"], value=["a"], multiselect=True, label="Several", info="Words")
+                    gr.Dropdown(["a", "b"], label="One", info="Words", allow_custom_value=True)
+                    gr.Slider(0, 1, label="Number", info="Words")
+                    gr.Checkbox(label="Checked")
+                    gr.File(label="Files", file_count="multiple")
+                    gr.Button("Go", size="sm")
+                    gr.Button("Go", variant="primary")
+                    with gr.Accordion("More", open=True):
+                        gr.Number(label="Number")
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, theme=theme(), ssr_mode=False)
+    yield url
+    blocks.close(verbose=False)
+
+
+def stock_faults(page: Page, url: str) -> set[tuple[str, str]]:
+    page.goto(url)
+    page.get_by_role("tab", name="Models").wait_for()
+    found = set()
+    for name in "Compare", "Explain", "Live", "Models":
+        page.get_by_role("tab", name=name).click()
+        found |= {(fault.rule, fault.kind) for fault in faults(page)}
+    return found
+
+
+def open_page(page: Page, url: str) -> None:
+    with page.expect_response(lambda response: "/queue/data" in response.url):
+        page.goto(url)
+    page.wait_for_selector("#compared .vd-panel canvas")
+
+
+def unfolded(page: Page, tab: str) -> None:
+    """All that can be opened is open."""
+    page.locator(f"#{tab} details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
+    page.wait_for_timeout(300)
+
+
+def doubted(page: Page) -> None:
+    """A photo of none of the classes."""
+    example = next(example for example in examples() if example.label is None)
+    before = page.locator("#compared .vd-explorer").get_attribute("data-result") or ""
+    page.locator("#examples").get_by_role("button", name=example.title).click()
+    expect(page.locator("#compared .vd-explorer")).not_to_have_attribute("data-result", before, timeout=30_000)
+    unfolded(page, "compared")
+
+
+def asked(page: Page) -> None:
+    """A patch that asks where it looks."""
+    page.locator("#compared .vd-picture canvas").first.click()
+    page.wait_for_timeout(500)
+
+
+def refused(page: Page) -> None:
+    upload(page, REFUSED[0].file, REFUSED[0].data)
+    expect(page.get_by_text(REFUSED[0].refusal or "").first).to_be_visible()
+
+
+def explained(page: Page) -> None:
+    page.get_by_role("tab", name="Explain").click()
+    expect(page.locator("#explained canvas").first).to_be_visible()
+    unfolded(page, "explained")
+
+
+def live(page: Page) -> None:
+    page.get_by_role("tab", name="Live").click()
+    expect(page.locator("#live .vd-start")).to_be_visible()
+
+
+def running(page: Page) -> None:
+    page.context.grant_permissions(["camera"])
+    page.locator("#live .vd-start").click()
+    page.locator("#live [data-model]").first.wait_for()
+
+
+def models(page: Page) -> None:
+    page.get_by_role("tab", name="Models").click()
+    expect(page.locator("#model-list h3").first).to_be_visible()
+
+
+WALK: list[Callable[[Page], object]] = [doubted, asked, refused, explained, live, running, models]
+"""Each goes on where the one before it left the page."""
+
+
+def test_nothing_serious_is_found_that_gradio_itself_does_not_bring(page: Page, app: App, stock: str) -> None:
+    brought = stock_faults(page, stock)
+    open_page(page, app.url)
+    found = [
+        f"as it opens: {fault.words}" for fault in faults(page) if fault.ours or (fault.rule, fault.kind) not in brought
+    ]
+    for step in WALK:
+        step(page)
+        left = [fault for fault in faults(page) if fault.ours or (fault.rule, fault.kind) not in brought]
+        found += [f"{step.__name__}: {fault.words}" for fault in left]
+    assert not found, "\n".join(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("#compared [name=layer]", "label"),
+        ("#examples button span", "button-name"),
+        ("#heading h1", "color-contrast"),
+    ],
+    ids=["a control without a name", "a button without a name", "pale words"],
+)
+@pytest.mark.parametrize("scheme", ["light"], indirect=True)
+@pytest.mark.parametrize("width", [1440], indirect=True)
+def test_a_fault_of_ours_is_found(page: Page, app: App, fault: str, rule: str) -> None:
+    open_page(page, app.url)
+    break_it = {
+        "label": "(one) => one.closest('label').replaceWith(one)",
+        "button-name": "(one) => one.remove()",
+        "color-contrast": "(one) => { one.style.color = '#bbb'; }",
+    }
+    page.locator(fault).first.evaluate(break_it[rule])
+    assert [found.rule for found in faults(page) if found.ours] == [rule]
