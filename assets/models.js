@@ -111,7 +111,7 @@ const message = make("p", { class: "vd-message", role: "status" });
 const sections = new Map();
 
 function section(family, nodes) {
-  if (!sections.has(family)) sections.set(family, make("section", { "aria-label": family }, make("h3", {}, family), make("ul")));
+  if (!sections.has(family)) sections.set(family, make("section", { "aria-label": family }, make("h2", {}, family), make("ul")));
   arrange(sections.get(family).lastChild, nodes);
   return sections.get(family);
 }

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from PIL import Image
 from tests.fakehub import FakeHub
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
-from vitdemo.registry import add_folder, available_models, forget_folder, ready_models
+from vitdemo.parameters import Parameters
+from vitdemo.registry import add_folder, available_models, forget_folder, get_spec, ready_models
+from vitdemo.segmenting import segment
 from vitdemo.settings import ROOT
 
 CUP = ROOT / "assets" / "examples" / "cup.jpg"
@@ -39,7 +42,7 @@ def client(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clien
 
 def test_only_the_documented_endpoints_are_public(client: Client) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/models", "/classify", "/explain", "/compare", "/reconstruct"}
+    assert set(named) == {"/models", "/classify", "/explain", "/compare", "/reconstruct", "/segment"}
     assert all(endpoint["description"] for endpoint in named.values())
     assert [parameter["parameter_name"] for parameter in named["/explain"]["parameters"]][:5] == [
         "image",
@@ -113,7 +116,7 @@ def test_wrong_options_are_answered_with_the_choices(client: Client, options: di
 
 
 @pytest.mark.parametrize("name", ["facebook/deit-tiny-patch16-224", "FOLDER", "../..", "someone/flowers", "/etc"])
-@pytest.mark.parametrize("endpoint", ["/classify", "/explain", "/compare", "/reconstruct"])
+@pytest.mark.parametrize("endpoint", ["/classify", "/explain", "/compare", "/reconstruct", "/segment"])
 def test_no_name_makes_the_server_download_or_read_a_folder(
     client: Client,
     endpoint: str,
@@ -124,7 +127,7 @@ def test_no_name_makes_the_server_download_or_read_a_folder(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     name = name.replace("FOLDER", str(tiny_folder("mae")))
-    named = name if endpoint in ("/explain", "/reconstruct") else [name]
+    named = name if endpoint in ("/explain", "/reconstruct", "/segment") else [name]
     words = "Fetch it in the Models tab" if "facebook" in name else "Unknown model"
     with FakeHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -157,6 +160,64 @@ def test_reconstruct_gives_json_and_a_figure(client: Client, tiny_folder: Callab
 def test_what_cannot_be_reconstructed_is_said(client: Client, options: dict[str, Any], words: str) -> None:
     with pytest.raises(AppError, match=words):
         client.predict(handle_file(CUP), api_name="/reconstruct", **options)
+
+
+def test_segment_gives_json_overlay_and_all_files(client: Client, app: App) -> None:
+    entry, overlay, zipped = client.predict(handle_file(CUP), refine=True, resolution=224, api_name="/segment")
+    spec = get_spec("dino-mini")
+    (expected,) = segment(app.pipeline, [app.pipeline.open(CUP)], spec, Parameters(refine=True, resolution=224))
+    assert (entry["image"], entry["model"], entry["method"]) == ("cup.jpg", "dino-mini", "foreground")
+    assert entry["parameters"] == dict(expected.parameters)
+    assert [mask["area"] for mask in entry["masks"]] == list(expected.areas)
+    with Image.open(overlay) as picture:
+        assert picture.size == (600, 400)
+    with zipfile.ZipFile(zipped) as archive:
+        assert {"cutout.png", "mask-01.png", "labels.png", "coco.json"} <= set(archive.namelist())
+        assert {"image": "cup.jpg", **json.loads(archive.read("segmentation.json"))} == entry
+        with Image.open(archive.open("mask-01.png")) as mask:
+            assert np.array_equal(np.asarray(mask), expected.masks[0] * 255)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"method": "attention", "head": "all", "threshold": 0.3}, {"head": "all", "threshold": 0.3}),
+        ({"method": "attention", "head": "2", "threshold": None}, {"head": 2, "threshold": 0.6}),
+        ({"method": "parts", "parts": 3, "within": False, "tau": 0.3}, {"parts": 3, "within": False, "tau": 0.3}),
+        ({"method": "pca", "clip": True}, {"clip": True}),
+        ({"method": "similarity", "point": "10,20", "matches": 2}, {"point": [10, 20], "matches": 2}),
+        ({"resolution": None}, {"resolution": None}),
+    ],
+)
+def test_segment_takes_every_parameter(client: Client, options: dict[str, Any], wanted: dict[str, Any]) -> None:
+    given = {"resolution": 96, **options}
+    entry, _, _ = client.predict(handle_file(CUP), model="vit-mini", api_name="/segment", **given)
+    assert entry["model"] == "vit-mini"
+    assert {name: entry["parameters"][name] for name in wanted} == wanted
+    assert entry["grid"] == ([14, 14] if given["resolution"] is None else [4, 6])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "magic"}, "Choose from: attention, foreground, parts, pca, similarity"),
+        ({"method": "attention", "threshold": 2}, "above 0 and at most 1"),
+        ({"objects": 0}, "The number of objects must be 1 to 10"),
+        ({"method": "similarity", "point": "9999,1"}, "is not on what dino-mini sees"),
+        ({"model": "resnet-9000"}, "Unknown model"),
+    ],
+)
+def test_what_cannot_be_segmented_is_said(client: Client, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(AppError, match=words):
+        client.predict(handle_file(CUP), api_name="/segment", **options)
+
+
+def test_a_hostile_name_stays_inside_the_zip(client: Client, tmp_path: Path) -> None:
+    name = "..%2f<b>\u202egnp.png"
+    photo().save(tmp_path / name)
+    _, _, zipped = client.predict(handle_file(tmp_path / name), resolution=96, api_name="/segment")
+    with zipfile.ZipFile(zipped) as archive:
+        assert not any("/" in inside or ".." in inside for inside in archive.namelist())
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.file)

@@ -38,9 +38,10 @@ def _command(*arguments: str) -> str:
         "import vitdemo; assert vitdemo.available_models()",
         _command("--help"),
         _command("explain", "--help"),
+        _command("segment", "--help"),
         _command("models", "--json"),
     ],
-    ids=["import", "available_models", "--help", "explain --help", "models --json"],
+    ids=["import", "available_models", "--help", "explain --help", "segment --help", "models --json"],
 )
 def test_nothing_heavy_is_loaded_by(code: str) -> None:
     assert _heavy_after(code) == []

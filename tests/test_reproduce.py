@@ -268,7 +268,8 @@ def test_no_name_breaks_out_of_its_quotes(tmp_path: Path, image: str, call: str)
     else:
         assert asked["image"]["path"] == image
     models: dict[str, Any] = {"model": "a/b"} if call == "explain" else {"models": ["a/b", "c"]}
-    assert {**asked, "image": None} == {"image": None, **models, **keywords}
+    del asked["image"]
+    assert asked == {**models, **keywords}
     assert "http://h/o.png" in (tmp_path / "fetched").read_text().splitlines()
 
     made = {path.name for path in tmp_path.iterdir()}

@@ -8,6 +8,8 @@
     >>> explanation.map.values.shape
     (14, 14)
     >>> comparison = vitdemo.compare("assets/examples/cup.jpg")
+    >>> vitdemo.segment("assets/examples/cup.jpg", resolution=None).names
+    ('object 1',)
 
 Importing the package is cheap: torch is loaded by the first call that needs it.
 """
@@ -16,18 +18,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from vitdemo.registry import available_models, default_models, obtain, on_console
+from vitdemo.registry import available_models, default_models, obtain, on_console, segmenting_model
 from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.loading import Classifier
     from vitdemo.pipeline import Pipeline
-    from vitdemo.types import Comparison, Explanation, Prediction, Reconstruction
+    from vitdemo.types import Comparison, Explanation, Prediction, Reconstruction, Segmentation
 
 __version__ = VERSION
-__all__ = ["available_models", "classify", "compare", "explain", "load", "reconstruct"]
+__all__ = ["available_models", "classify", "compare", "explain", "load", "reconstruct", "segment"]
 
 _guard = threading.Lock()
 _pipeline: Pipeline | None = None
@@ -63,6 +65,33 @@ def reconstruct(image: Any, model: str | None = None, **options: Any) -> Reconst
     pipeline = _shared()
     name = model or next((spec.name for spec in available_models() if spec.reconstructs), None)
     return pipeline.reconstruct(pipeline.open(image), _spec(name), **options)
+
+
+@overload
+def segment(image: list[Any] | tuple[Any, ...], model: str | None = ..., **parameters: Any) -> list[Segmentation]: ...
+
+
+@overload
+def segment(image: Any, model: str | None = ..., **parameters: Any) -> Segmentation: ...
+
+
+def segment(image: Any, model: str | None = None, **parameters: Any) -> Segmentation | list[Segmentation]:
+    """Masks of a picture, or of each of a list of them: see `vitdemo.parameters.Parameters` for what can be chosen.
+
+    Parts and principal components are shared over a list, and `similarity` looks in all of it for a patch of the first one.
+
+    Args:
+        image: as for `classify`, or a list or tuple of such.
+        model: as for `classify`; a DINO if not given.
+    """
+    from vitdemo.parameters import Parameters
+    from vitdemo.segmenting import segment as segment_photos
+
+    asked, pipeline = Parameters(**parameters), _shared()
+    several = isinstance(image, list | tuple)
+    photos = [pipeline.open(one) for one in (image if several else [image])]
+    found = segment_photos(pipeline, photos, _spec(model) if model else segmenting_model(), asked)
+    return found if several else found[0]
 
 
 def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:

@@ -105,7 +105,7 @@ def fill(texts: Texts, layer: int, head: int | str, readout: str = "", point: st
     >>> fill(texts, 7, "max", "class")["cli"].split("vit-mini")[1]
     ' --layer=7 --head=max --readout=class --raw=map.npz --out=overlay.png'
     """
-    shown = {LAYER: str(layer), HEAD: str(head), READOUT: readout, POINT: point}
+    shown: dict[str, str] = {LAYER: str(layer), HEAD: str(head), READOUT: readout, POINT: point}
     return {name: re.sub("|".join(shown), lambda found: shown[found[0]], text) for name, text in texts.items()}
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vitdemo.types import Agreement, Comparison, Explanation, ModelSpec, Prediction, Reconstruction
+from vitdemo.types import Agreement, Box, Comparison, Explanation, ModelSpec, Prediction, Reconstruction, Segmentation
 
 if TYPE_CHECKING:
     from vitdemo.faithfulness import Faithfulness
@@ -141,6 +142,50 @@ def _agreement_json(pair: Agreement, comparison: Comparison) -> dict[str, Any]:
         "rank_correlation": pair.rank_correlation,
         "iou": pair.overlap,
     }
+
+
+def segmentation_json(found: Segmentation) -> dict[str, Any]:
+    """What `segment` says. Areas are shares of the crop; boxes are in pixels of the upright photo."""
+    crop = found.view.crop
+    result: dict[str, Any] = {
+        "model": found.spec.name,
+        "method": found.method,
+        "parameters": dict(found.parameters),
+        "grid": list(found.patches.shape[1:]),
+        "crop": list(crop),
+        "masks": [
+            {"name": name, "area": area, "box": list(box) if (box := box_of(mask, crop)) else None}
+            for name, area, mask in zip(found.names, found.areas, found.masks, strict=True)
+        ],
+        "ms": found.milliseconds,
+        "device": found.device,
+        "dtype": found.dtype,
+        "revision": found.spec.revision,
+    }
+    if found.parameters.get("point") is not None:
+        result["parameters"]["point"] = list(found.parameters["point"])
+    if found.method == "similarity":
+        result["matches"] = [{"box": list(_moved(box, crop))} for box in found.boxes]
+    if found.notes:
+        result["note"] = " ".join(found.notes)
+    return result
+
+
+def box_of(mask: NDArray[np.bool_], crop: Box) -> Box | None:
+    """The smallest box around a mask of a crop, in pixels of the photo; None around nothing.
+
+    >>> box_of(np.array([[False, True], [False, True]]), crop=(10, 20, 12, 22))
+    (11, 20, 12, 22)
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return _moved((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), crop)
+
+
+def _moved(box: Box, crop: Box) -> Box:
+    left, top = crop[:2]
+    return box[0] + left, box[1] + top, box[2] + left, box[3] + top
 
 
 def npz(explanation: Explanation, meta: dict[str, Any]) -> bytes:

@@ -92,7 +92,7 @@ function buildPanel(panel) {
   const section = make(
     "section",
     { class: "vd-panel", "aria-label": panel.model },
-    make("h3", {}, make("span", {}, panel.family, differs), make("code", { title: panel.model }, panel.model)),
+    make("h2", {}, make("span", {}, panel.family, differs), make("code", { title: panel.model }, panel.model)),
     make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend, text))
   );
   panel.nodes = { canvas, text, low, high, unit, legend, gradient, section, differs };

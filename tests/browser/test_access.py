@@ -18,7 +18,21 @@ from vitdemo.ui.examples import examples
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-OURS = ".vd-explorer, .vd-examples, .vd-live, .vd-gallery, .vd-models, .vd-curve, .vd-rebuilt, #heading, #footer, #vd-connection"
+OURS = ", ".join(
+    [
+        ".vd-explorer",
+        ".vd-examples",
+        ".vd-live",
+        ".vd-gallery",
+        ".vd-models",
+        ".vd-curve",
+        ".vd-rebuilt",
+        ".vd-segments",
+        "#heading",
+        "#footer",
+        "#vd-connection",
+    ]
+)
 
 RUN = """async (ours) => {
     const found = await axe.run(document, { resultTypes: ["violations"] });
@@ -134,7 +148,8 @@ def asked(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
-def refused(page: Page) -> None:
+def refused_there(page: Page) -> None:
+    """The last good result stays, marked as such, beside the reason."""
     upload(page, REFUSED[0].file, REFUSED[0].data)
     expect(page.get_by_text(REFUSED[0].refusal or "").first).to_be_visible()
 
@@ -143,6 +158,18 @@ def explained(page: Page) -> None:
     page.get_by_role("tab", name="Explain").click()
     expect(page.locator("#explained canvas").first).to_be_visible()
     unfolded(page, "explained")
+
+
+def measured(page: Page) -> None:
+    if page.evaluate("innerWidth < 1000"):
+        return  # the same curves, and they take seconds
+    page.get_by_role("button", name="How faithful is this map?").click()
+    expect(page.locator("#curve .vd-curve svg").first).to_be_visible(timeout=90_000)
+
+
+def segmented(page: Page) -> None:
+    page.get_by_role("tab", name="Segment").click()
+    expect(page.locator("#segment-said .vd-segments")).to_contain_text("patches")
 
 
 def live(page: Page) -> None:
@@ -158,10 +185,20 @@ def running(page: Page) -> None:
 
 def models(page: Page) -> None:
     page.get_by_role("tab", name="Models").click()
-    expect(page.locator("#model-list h3").first).to_be_visible()
+    expect(page.locator("#model-list h2").first).to_be_visible()
 
 
-WALK: list[Callable[[Page], object]] = [doubted, asked, refused, explained, live, running, models]
+WALK: list[Callable[[Page], object]] = [
+    doubted,
+    asked,
+    explained,
+    measured,
+    segmented,
+    refused_there,
+    live,
+    running,
+    models,
+]
 """Each goes on where the one before it left the page."""
 
 

@@ -278,7 +278,7 @@ def test_another_model_keeps_the_method_and_forgets_the_class(page: Page, watche
     choose_and_wait(page, "model", "BEiT")
     expect(page.locator("#method input")).to_have_value("Relevance")
     expect(page.locator("#target input")).to_have_value("the predicted one")
-    expect(page.locator("#explained h3")).to_contain_text("beit-mini")
+    expect(page.locator("#explained h2")).to_contain_text("beit-mini")
     photo = watched.app.pipeline.open(examples()[0].path)
     expected = watched.app.pipeline.explain(photo, get_spec("beit-mini"), method="relevance")
     expect(page.locator("#explained .vd-text")).to_have_text(expected.description)

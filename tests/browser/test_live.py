@@ -308,7 +308,7 @@ def test_a_frozen_frame_becomes_the_photo_and_is_explained_by_the_same_model(wat
     live = page.locator("#live .vd-label").first.inner_text()
     page.get_by_role("button", name="Freeze into Explain").click()
     expect(page.get_by_role("tab", name="Explain")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#explained h3")).to_contain_text(OTHER)
+    expect(page.locator("#explained h2")).to_contain_text(OTHER)
     expect(page.locator("#explained .vd-best .vd-label")).to_have_text(live)
     assert OTHER in page.locator("#model input").input_value()
     image = page.locator("#photo img").first

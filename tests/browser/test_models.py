@@ -142,10 +142,10 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
     open_tab(models, "Compare")
     wait_for_new_result(models, lambda: choose(models, "models", LISTED))
     expect(models.locator("#compared .vd-panel")).to_have_count(6)
-    assert LISTED in models.locator("#compared h3").last.inner_text()
+    assert LISTED in models.locator("#compared h2").last.inner_text()
     open_tab(models, "Explain")
     wait_for_new_result(models, lambda: choose(models, "model", LISTED), "explained")
-    expect(models.locator("#explained h3")).to_contain_text(LISTED)
+    expect(models.locator("#explained h2")).to_contain_text(LISTED)
 
     # Let go: first the memory, then the disk, and with it every choice of it.
     open_tab(models, "Models")
@@ -346,7 +346,7 @@ def test_eight_models_stand_in_rows_of_at_most_six_whatever_they_lack(watched: W
     def panel(name: str) -> Locator:
         return page.locator(f'#compared .vd-panel[aria-label="{name}"]')
 
-    expect(panel(CNN).locator(".vd-text")).to_have_text("This model has no attention to show.")
+    expect(panel(CNN).locator(".vd-text")).to_have_text("no attention: a convolutional network")
     assert panel(CNN).locator(".vd-labels li").count() == 5
     for name in (DINO, MAE):
         expect(panel(name).locator(".vd-none")).to_have_text("No classifier: self-supervised")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitdemo.errors import OptionError
 from vitdemo.registry import default_models, obtain, on_console
 from vitdemo.settings import Settings, get_settings
 
@@ -76,6 +77,26 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
     from vitdemo.pipeline import Pipeline
 
     return Pipeline(settings_of(options))
+
+
+def source_of(pipeline: Pipeline, name: str) -> str | bytes:
+    """What the image door takes: a path or an address as it is, of `-` the bytes."""
+    if name == "-":
+        # One byte more than the limit is enough to be refused.
+        return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
+    return name
+
+
+def write(path: Path, write: Callable[[], Any]) -> None:
+    """Write a file or folder.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def print_json(value: Any) -> None:

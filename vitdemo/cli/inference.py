@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ from vitdemo.cli.common import (
     pipeline_of,
     positive,
     print_json,
+    source_of,
     specs_of,
+    write,
 )
 from vitdemo.errors import ImageError, OptionError
 from vitdemo.methods import METHODS
@@ -125,9 +127,9 @@ def run_explain(options: argparse.Namespace) -> int:
         entry["faithfulness"] = faithfulness_json(measured)
     if options.out and explanation.map is not None:
         picture = overlay(photo, explanation.view, explanation.map)
-        _write(options.out, lambda: picture.save(options.out, format="PNG"))
+        write(options.out, lambda: picture.save(options.out, format="PNG"))
     if options.raw:
-        _write(options.raw, lambda: save_npz(options.raw, explanation, entry))
+        write(options.raw, lambda: save_npz(options.raw, explanation, entry))
     _report(options, entry, [explanation])
     if options.faithfulness and not options.json:
         areas = entry["faithfulness"]
@@ -146,7 +148,7 @@ def run_compare(options: argparse.Namespace) -> int:
     if several and options.out:
         raise OptionError("--out draws one picture: give one IMAGE with it. --csv takes several.")
     specs, pipeline = specs_of(options, every=True), pipeline_of(options)
-    photos = ((name, _source(pipeline, name)) for name in options.images)
+    photos = ((name, source_of(pipeline, name)) for name in options.images)
     entries: list[dict[str, Any]] = []
     rows, failures = [], []
     for done in survey(pipeline, photos, specs, **_asked(options)):
@@ -162,7 +164,7 @@ def run_compare(options: argparse.Namespace) -> int:
             continue
         if options.out:
             figure = comparison_figure(done.photo, done.comparison.explanations)
-            _write(options.out, lambda figure=figure: figure.save(options.out, format="PNG"))  # type: ignore[misc]
+            write(options.out, lambda figure=figure: figure.save(options.out, format="PNG"))  # type: ignore[misc]
         entry = {"image": name, **comparison_json(done.comparison)}
         entries.append(entry)
         if not options.json:
@@ -171,7 +173,7 @@ def run_compare(options: argparse.Namespace) -> int:
     if len(failures) == len(rows) and isinstance(failures[0], OptionError):
         raise failures[0]
     if options.csv:
-        _write(options.csv, lambda: options.csv.write_text(survey_csv(rows), encoding="utf-8", newline=""))
+        write(options.csv, lambda: options.csv.write_text(survey_csv(rows), encoding="utf-8", newline=""))
     if options.json:
         print_json(entries if several else entries[0])
     elif several:
@@ -204,7 +206,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     found = pipeline.reconstruct(photo, specs[0], ratio=options.ratio, seed=options.seed, dtype=options.dtype)
     if options.out:
         figure = reconstruction_figure(photo, found)
-        _write(options.out, lambda: figure.save(options.out, format="PNG"))
+        write(options.out, lambda: figure.save(options.out, format="PNG"))
     entry = {"image": options.image, **reconstruction_json(found, options.ratio, options.seed)}
     if options.json:
         print_json(entry)
@@ -224,15 +226,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {**{name: getattr(options, name) for name in names}, "point": parse_point(options.point)}
 
 
-def _source(pipeline: Pipeline, name: str) -> str | bytes:
-    if name == "-":
-        # One byte more than the limit is enough to be refused.
-        return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
-    return name
-
-
 def _open(pipeline: Pipeline, name: str) -> Photo:
-    return pipeline.open(_source(pipeline, name))
+    return pipeline.open(source_of(pipeline, name))
 
 
 def _open_or_report(pipeline: Pipeline, options: argparse.Namespace) -> Photo | None:
@@ -243,13 +238,6 @@ def _open_or_report(pipeline: Pipeline, options: argparse.Namespace) -> Photo | 
             print_json({"image": options.image, "error": str(error)})
         print(f"{options.image}: {error}", file=sys.stderr)
         return None
-
-
-def _write(path: Path, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def _report(options: argparse.Namespace, entry: dict[str, Any], explanations: Sequence[Explanation]) -> None:

@@ -40,6 +40,11 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("--method", action="append", help="for --faithfulness: may be repeated, or a,b,c")
     evaluate.add_argument("--photos", type=positive, default=200, help="for --faithfulness (default: 200)")
     evaluate.add_argument("--steps", type=positive, default=20, help="for --faithfulness (default: 20)")
+    evaluate.add_argument(
+        "--segmentation",
+        action="store_true",
+        help="overlap of foreground masks with pasted objects instead of accuracy",
+    )
     add_inference(evaluate)
 
     sanity = add_command(commands, "sanity", run_sanity, "whether maps depend on what a model learnt")
@@ -64,6 +69,8 @@ def add_commands(commands: Any) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     if options.faithfulness:
         return run_faithfulness(options)
+    if options.segmentation:
+        return run_segmentation(options)
     from vitdemo.cards import write_card
     from vitdemo.evaluation import evaluate, fit_threshold, read_labelled
 
@@ -227,6 +234,42 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             print(f"  {'random':14} {figures[0].random:9.3f} {'':24} {figures[0].random:10.3f}")
     if options.json:
         print_json(results)
+    return FINE
+
+
+def run_segmentation(options: argparse.Namespace) -> int:
+    from vitdemo.composites import Overlap, centre_box, everything, mean_iou, reported
+    from vitdemo.segmenting import Parameters
+
+    if len(options.data) > 1:
+        raise OptionError("Composites are made of the photos of one archive.")
+    pipeline = _pipeline(options)
+    pairs = reported(options.data[0])
+    found: list[tuple[Overlap, bool | None]] = [(everything(pairs), None), (centre_box(pairs), None)]
+    for spec in specs_of(options, every=True):
+        if not spec.readouts:
+            continue  # it has no patches to tell apart
+        print(f"segmenting with {spec.name} ...", file=sys.stderr)
+        found += [(mean_iou(pipeline, spec, pairs, Parameters(refine=way)), way) for way in (False, True)]
+    figures = [
+        {
+            "name": one.name,
+            "refine": way,
+            "mean_iou": rounded(one.mean),
+            "interval": _rounded(one.interval),
+            "above_half": rounded(one.hits),
+        }
+        for one, way in found
+    ]
+    if options.json:
+        print_json({"composites": len(pairs), "figures": figures})
+        return FINE
+    print(f"{len(pairs)} composites; intersection over union of the foreground with the pasted object")
+    print(f"  {'':24} {'mean':>6} {'95% interval':>16} {'above 0.5':>10}")
+    for one, way in found:
+        low, high = one.interval
+        name = f"{one.name}, refined" if way else one.name
+        print(f"  {name:24} {one.mean:6.3f} {f'{low:.3f} to {high:.3f}':>16} {one.hits:10.0%}")
     return FINE
 
 

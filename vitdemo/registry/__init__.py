@@ -13,6 +13,7 @@ from vitdemo.registry.models import (
     forget_folder,
     get_spec,
     ready_models,
+    segmenting_model,
 )
 from vitdemo.registry.official import OFFICIAL
 
@@ -38,6 +39,7 @@ __all__ = [
     "ready_models",
     "remove",
     "remove_damaged",
+    "segmenting_model",
     "spec_from_folder",
     "write_json",
 ]

@@ -108,6 +108,12 @@ def default_models(settings: Settings) -> tuple[ModelSpec, ...]:
     return tuple(_embedded().values())
 
 
+def segmenting_model() -> ModelSpec:
+    """The model that segments where none is named: a DINO, in whose features objects stand out, else the first with attention."""
+    ready = [spec for spec in ready_models() if spec.readouts]
+    return next((spec for spec in ready if spec.family == "DINO"), ready[0])
+
+
 def hub_spec(name: str) -> ModelSpec | None:
     """What is known of a model of the Hub: from its files if they are here, else from the table; None if from neither."""
     repo, _ = cache.split(name)

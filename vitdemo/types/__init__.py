@@ -2,7 +2,16 @@
 
 from vitdemo.types.forward import Attribution, Box, Capture, LayerQueries, ModelOutput, PixelBatch, View
 from vitdemo.types.models import Fusion, ModelSpec, Photo, Processor, Readout
-from vitdemo.types.results import Agreement, AttributionMap, Comparison, Explanation, Label, Prediction, Reconstruction
+from vitdemo.types.results import (
+    Agreement,
+    AttributionMap,
+    Comparison,
+    Explanation,
+    Label,
+    Prediction,
+    Reconstruction,
+    Segmentation,
+)
 
 __all__ = [
     "Agreement",
@@ -23,5 +32,6 @@ __all__ = [
     "Processor",
     "Readout",
     "Reconstruction",
+    "Segmentation",
     "View",
 ]

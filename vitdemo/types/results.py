@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vitdemo.types.forward import LayerQueries, View
+from vitdemo.types.forward import Box, LayerQueries, View
 from vitdemo.types.models import Fusion, ModelSpec, Readout
 
 if TYPE_CHECKING:
@@ -130,3 +130,41 @@ class Comparison:
 
     explanations: tuple[Explanation, ...]
     agreement: tuple[Agreement, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A photo parted into masks."""
+
+    spec: ModelSpec
+    method: str
+    masks: NDArray[np.bool_]
+    """`[n, H, W]` in pixels of the crop; n is 0 where nothing was found."""
+    names: tuple[str, ...]
+    """One a mask."""
+    patches: NDArray[np.bool_]
+    """`[n, h, w]`: the same on the patch grid, before any refinement."""
+    values: NDArray[np.float32] | None
+    """`[h, w]`: what the masks were made of, or, of `similarity`, the cosine map."""
+    colours: NDArray[np.float32] | None
+    """`[h, w, 3]` RGB in 0..1, of `pca`."""
+    boxes: tuple[Box, ...]
+    """Of `similarity`: the best matches, best first, in pixels of the crop."""
+    view: View
+    parameters: Mapping[str, Any]
+    milliseconds: float
+    device: str
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def areas(self) -> tuple[float, ...]:
+        """Share of the crop that each mask covers."""
+        return tuple(float(mask.mean()) for mask in self.masks)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of each mask, from 1, by which it is coloured: a part has the same one in all photos."""
+        if self.method == "parts":
+            return tuple(int(name.split()[-1]) for name in self.names)
+        return tuple(range(1, len(self.names) + 1))

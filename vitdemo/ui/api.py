@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.errors import ImageError
 from vitdemo.faithfulness import faithfulness as measured
 from vitdemo.options import parse_point
 from vitdemo.pipeline import Pipeline
@@ -24,15 +23,16 @@ from vitdemo.serialise import (
     save_npz,
 )
 from vitdemo.types import ModelSpec, Photo
-from vitdemo.ui.components.photo import PhotoInput
+from vitdemo.ui.components.photo import PhotoInput, required
 from vitdemo.ui.errors import user_errors
+from vitdemo.ui.segment_api import add_segment
 
 INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 4}
 """Shared by everything that runs a model."""
 
 
 def add_endpoints(pipeline: Pipeline) -> None:
-    """Define `/models`, `/classify`, `/explain`, `/compare` and `/reconstruct` inside an open `gr.Blocks`."""
+    """Define `/models`, `/classify`, `/explain`, `/compare`, `/reconstruct` and `/segment` inside an open `gr.Blocks`."""
 
     def models() -> list[dict[str, Any]]:
         """Every model: name, family, source, parameters, image and patch size, classes, bytes, licence, whether it is here."""
@@ -47,7 +47,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             top_k: how many labels a model.
         """
         with user_errors():
-            photo = _required(image)
+            photo = required(image)
             specs = _specs(models) or [ready_models()[0]]
             found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
             return [{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}]
@@ -81,7 +81,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             faithfulness: also measure how the score falls and rises with the patches that the map names.
         """
         with user_errors():
-            photo = _required(image)
+            photo = required(image)
             spec = get_spec(model) if model else ready_models()[0]
             options = _options(method, layer, head, readout, target, resolution, discard, point)
             explanation = pipeline.explain(photo, spec, **options)
@@ -123,7 +123,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             point: as for /explain.
         """
         with user_errors():
-            photo = _required(image)
+            photo = required(image)
             specs = _specs(models) or list(default_models(pipeline.settings))
             options = _options(method, layer, head, readout, target, resolution, discard, point)
             comparison = pipeline.compare(photo, specs, **options)
@@ -143,7 +143,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             seed: which ones.
         """
         with user_errors():
-            photo = _required(image)
+            photo = required(image)
             name = model or next((spec.name for spec in ready_models() if spec.reconstructs), "facebook/vit-mae-base")
             found = pipeline.reconstruct(photo, get_spec(name), ratio=ratio, seed=int(seed))
             png = _folder() / "reconstruction.png"
@@ -193,6 +193,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
             api_name="compare",
             **INFERENCE,
         )
+        add_segment(pipeline, _folder, trigger, [photo, model], [result, picture, numbers], INFERENCE)
 
 
 def _options(
@@ -228,9 +229,3 @@ def _names(multiselect: bool = False) -> gr.Dropdown:
 
 def _specs(names: list[str] | None) -> list[ModelSpec]:
     return [get_spec(name) for name in names or []]
-
-
-def _required(photo: Photo | None) -> Photo:
-    if photo is None:
-        raise ImageError("No picture was given.")
-    return photo

@@ -7,25 +7,26 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import default_models
+from vitdemo.registry import default_models, ready_models
 from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.photo import PagePhoto, Refused, fetch_to_cache
-from vitdemo.ui.errors import user_errors
+from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.limits import middleware
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.opening import Opening
+from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.several import SeveralPhotos
 from vitdemo.ui.shown import Results
 
 TITLE = "vitdemo: what Vision Transformers see"
-COMPARE, EXPLAIN, LIVE, MODELS = "compare", "explain", "live", "models"
+COMPARE, EXPLAIN, SEGMENT, LIVE, MODELS = "compare", "explain", "segment", "live", "models"
 
 Shared = Photo | Refused | None
 """What the page's photo gives to handlers."""
@@ -39,16 +40,22 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     results = Results()
 
     def on_photo(photo: Shared, tab: str, *controls: Any) -> tuple[Any, Any, str]:
-        """Only the tab that is open runs its models; the other one is stale, and catches up when it is opened."""
+        """Only the tab that is open runs its models; the others are stale, and catch up when they are opened."""
         if tab == EXPLAIN:
             return gr.skip(), explain.explain(photo, *controls[split:]), COMPARE
+        if tab == SEGMENT:
+            return gr.skip(), gr.skip(), COMPARE + EXPLAIN
         return compare.compare(photo, *controls[:split]), gr.skip(), EXPLAIN
 
     def on_compare_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
-        return (COMPARE, compare.compare(photo, *controls), "") if stale == COMPARE else (COMPARE, gr.skip(), gr.skip())
+        if COMPARE not in stale:
+            return COMPARE, gr.skip(), gr.skip()
+        return COMPARE, compare.compare(photo, *controls), stale.replace(COMPARE, "")
 
     def on_explain_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
-        return (EXPLAIN, explain.explain(photo, *controls), "") if stale == EXPLAIN else (EXPLAIN, gr.skip(), gr.skip())
+        if EXPLAIN not in stale:
+            return EXPLAIN, gr.skip(), gr.skip()
+        return EXPLAIN, explain.explain(photo, *controls), stale.replace(EXPLAIN, "")
 
     def on_address(url: str, addresses: dict[str, str]) -> tuple[str, dict[str, str]]:
         with user_errors():
@@ -60,9 +67,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             return str(examples()[event.index].path)
 
     first = opened(pipeline, examples()[0])
-    with gr.Blocks(
-        title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)
-    ) as page:
+    with Page(title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)) as page:
         tab, stale, addresses = gr.State(COMPARE), gr.State(""), gr.State({})
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
@@ -84,12 +89,14 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     elem_id="address",
                 )
                 gallery = example_buttons(examples(), elem_id="examples")
-            with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE) as tabs:
+            with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     compare = CompareTab(pipeline, results, first, default, addresses)
                     several = SeveralPhotos(pipeline, target="compared")
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
                     explain = ExplainTab(pipeline, results, first, default[0], addresses)
+                with gr.Tab("Segment", id=SEGMENT) as segment_tab:
+                    segmented = SegmentTab(pipeline, _first_dino())
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
@@ -107,6 +114,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             on_explain_tab, [photo, stale, *explain.inputs], [tab, explain.explained, stale], **running
         )
         compare.connect(photo, running)
+        segmented.connect(photo, tab, segment_tab, running)
         explain.connect(photo, tab, running)
         for event in (changed, explained):
             event.success(
@@ -143,6 +151,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "page.css"],
+        "head": f"<script>{(ASSETS / 'reconnect.js').read_text(encoding='utf-8')}</script>",
         "favicon_path": str(ASSETS / "favicon.svg"),
         "allowed_paths": [str(ASSETS)],
         "max_file_size": int(limit * 1e6),
@@ -169,6 +178,11 @@ def theme() -> gr.themes.Base:
     return look.set(
         body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400", color_accent="*primary_600"
     )
+
+
+def _first_dino() -> str:
+    """What the Segment tab opens with."""
+    return next((spec.name for spec in ready_models() if spec.family == "DINO"), ready_models()[0].name)
 
 
 def _heading() -> str:

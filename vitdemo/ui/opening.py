@@ -17,7 +17,7 @@ from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.links import Wanted, example_called, wanted
 
-TABS = ("compare", "explain", "live", "models")
+TABS = ("compare", "explain", "segment", "live", "models")
 
 
 class Opening:

@@ -12,6 +12,7 @@ from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio_client import utils as client_utils
 
+from vitdemo.errors import ImageError
 from vitdemo.fetch import fetch_url
 from vitdemo.images import open_image
 from vitdemo.settings import get_settings
@@ -85,3 +86,14 @@ def fetch_to_cache(url: str, cache: str) -> str:
         data = fetch_url(url, settings)
         open_image(data, settings)
     return str(processing_utils.save_bytes_to_cache(data, "picture.jpg", cache_dir=cache))
+
+
+def required(photo: Photo | None) -> Photo:
+    """For endpoints.
+
+    Raises:
+        ImageError: there is none.
+    """
+    if photo is None:
+        raise ImageError("No picture was given.")
+    return photo

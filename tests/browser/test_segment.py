@@ -1,0 +1,153 @@
+"""The Segment tab: masks, parameters without a forward, a clicked patch, other photos, and the zip."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Watched
+from tests.browser.test_page import upload
+from tests.hostile import encode
+from vitdemo.registry import get_spec
+from vitdemo.segmenting import Parameters, segment
+from vitdemo.types import Segmentation
+from vitdemo.ui.examples import examples
+from vitdemo.ui.segment import TITLES
+
+pytestmark = pytest.mark.browser
+
+MODEL = "dino-mini"
+OPTION = "[role=listbox] [role=option]"
+
+
+@pytest.fixture
+def page(watched: Watched) -> Page:
+    """The open Segment tab."""
+    watched.page.get_by_role("tab", name="Segment").click()
+    expect(watched.page.locator("#segmented img").first).to_be_visible()
+    expect(said(watched.page)).to_contain_text(MODEL)
+    watched.settle()
+    return watched.page
+
+
+def said(page: Page) -> Any:
+    return page.locator("#segment-said .vd-segments")
+
+
+def expected(watched: Watched, **parameters: Any) -> Segmentation:
+    pipeline = watched.app.pipeline
+    found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(MODEL), Parameters(**parameters))
+    return found[0]
+
+
+def listed(found: Segmentation) -> list[str]:
+    return [f"{name}: {area:.1%} of the picture" for name, area in zip(found.names, found.areas, strict=True)]
+
+
+def choose(page: Page, elem: str, text: str) -> None:
+    page.locator(f"#{elem} input").click()
+    page.locator(OPTION).filter(has_text=re.compile(rf"^\W*{re.escape(text)}")).first.click()
+
+
+def test_the_foreground_is_there_when_the_tab_is_opened(page: Page, watched: Watched) -> None:
+    found = expected(watched, refine=True)
+    assert said(page).locator("li").all_inner_texts() == listed(found)
+    rows, columns = found.patches.shape[1:]
+    expect(said(page)).to_contain_text(f"{rows} \N{MULTIPLICATION SIGN} {columns} patches")
+
+
+def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watched) -> None:
+    forwards = watched.app.forwards
+    page.get_by_label("Follow the edges of the photo").uncheck()
+    expect(said(page).locator("li").first).to_have_text(listed(expected(watched))[0])
+    choose(page, "segment-method", TITLES["attention"])
+    found = expected(watched, method="attention")
+    expect(said(page).locator("li").first).to_have_text(listed(found)[0])
+    slider = page.locator("label:has-text('Share of attention'), div:has(> label:has-text('Share of attention'))")
+    expect(slider.first).to_be_visible()
+    number = page.get_by_label("number input for Share of attention")
+    number.fill("0.3")
+    number.press("Tab")
+    found = expected(watched, method="attention", threshold=0.3)
+    expect(said(page).locator("li").first).to_have_text(listed(found)[0])
+    page.get_by_role("button", name="Each head").click()
+    expect(page.locator("#segment-heads img")).to_have_count(get_spec(MODEL).num_heads)
+    choose(page, "segment-method", TITLES["parts"])
+    found = expected(watched, method="parts")
+    expect(said(page).locator("li")).to_have_text(listed(found))
+    assert watched.app.forwards == forwards
+
+
+def test_a_clicked_patch_is_looked_for(page: Page, watched: Watched) -> None:
+    choose(page, "segment-method", TITLES["similarity"])
+    picture = page.locator("#segment-picture img")
+    expect(picture).to_be_visible()
+    watched.settle()
+    before, forwards = picture.get_attribute("src"), watched.app.forwards
+    box = picture.bounding_box()
+    assert box
+    picture.click(position={"x": box["width"] * 0.3, "y": box["height"] * 0.6})
+    expect(picture).not_to_have_attribute("src", before or "")
+    assert watched.app.forwards == forwards
+    report = json.loads(taken(page)["segmentation.json"])
+    assert len(report["matches"]) == 5
+    width, height = watched.app.pipeline.open(examples()[0].path).size
+    x, y = report["parameters"]["point"]
+    # The picture may be letterboxed in its place: what counts is that another point was taken than the middle.
+    assert 0 <= x < width
+    assert 0 <= y < height
+    assert (round(x), round(y)) != (width // 2, height // 2)
+
+
+def taken(page: Page) -> dict[str, bytes]:
+    """The files of the zip."""
+    with page.expect_download() as download:
+        page.locator("#segment-zip").click()
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
+        assert archive.testzip() is None
+        return {Path(name).name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_zip_holds_what_is_shown(page: Page, watched: Watched) -> None:
+    found = expected(watched, refine=True)
+    files = taken(page)
+    with Image.open(io.BytesIO(files["mask-01.png"])) as mask:
+        np.testing.assert_array_equal(np.asarray(mask) > 0, found.masks[0])
+    with Image.open(io.BytesIO(files["cutout.png"])) as cutout:
+        assert cutout.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3] > 0, found.masks.any(axis=0))
+    coco = json.loads(files["coco.json"])
+    assert coco["annotations"][0]["area"] == int(found.masks[0].sum())
+
+
+def test_a_photo_of_nothing_has_no_foreground(page: Page, watched: Watched) -> None:
+    upload(page, "grey.png", encode(Image.new("RGB", (300, 200), (128, 128, 128)), "PNG"))
+    expect(said(page)).to_contain_text("No foreground found.")
+    assert said(page).locator("li").count() == 0
+
+
+def test_other_photos_share_the_parts(page: Page, watched: Watched) -> None:
+    choose(page, "segment-method", TITLES["parts"])
+    page.get_by_role("button", name="The same in other photos").click()
+    page.locator("#segment-others input[type=file]").set_input_files(
+        [
+            {"name": "croc.jpg", "mimeType": "image/jpeg", "buffer": examples()[1].path.read_bytes()},
+            {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"},
+        ]
+    )
+    expect(page.locator("#segment-shared img")).to_have_count(1, timeout=20_000)
+    expect(said(page)).to_contain_text("broken.jpg: Not a readable image")
+
+
+def test_without_a_photo_the_tab_says_what_to_do(page: Page) -> None:
+    page.get_by_label("Remove Image").click()
+    expect(said(page)).to_have_text("Drop a photo, or choose an example.")

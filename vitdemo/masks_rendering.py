@@ -1,0 +1,138 @@
+"""Masks, principal components and matches, drawn over the crop that the model saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from vitdemo.rendering import overlay, upsample
+from vitdemo.types import AttributionMap, Photo, Segmentation
+
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
+"""Of the masks, in their order, then from the start again: those of Okabe & Ito 2008, which colour-blind eyes tell apart."""
+
+DEFAULT_MASK_OPACITY = 0.6
+
+
+def colours_of(numbers: Sequence[int]) -> NDArray[np.uint8]:
+    """The colours of the masks of these numbers, `[n, 3]` RGB.
+
+    >>> colours_of([1, 9]).tolist()
+    [[230, 159, 0], [230, 159, 0]]
+    """
+    table = np.array([list(bytes.fromhex(colour[1:])) for colour in COLOURS], np.uint8)
+    return table[(np.asarray(numbers, np.intp) - 1) % len(table)]
+
+
+def label_map(masks: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.uint8]:
+    """`[n, H, W]` to `[H, W]`: 0 where there is none, else the number of the mask; of several, the first.
+
+    >>> label_map(np.array([[[True, False, False]], [[True, True, False]]]), numbers=[1, 3]).tolist()
+    [[1, 3, 0]]
+    """
+    labels = np.zeros(masks.shape[1:], np.uint8)
+    for mask, number in reversed(list(zip(masks, numbers, strict=True))):
+        labels[mask] = number
+    return labels
+
+
+def segmentation_overlay(
+    photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY
+) -> Image.Image:
+    """The crop with what was found over it: masks filled and outlined, and numbered where there are several.
+
+    Of `pca` the components are the fill; of `similarity` it is the heat map, with the best matches boxed and numbered.
+    """
+    if segmentation.method == "similarity" and segmentation.values is not None:
+        heat = AttributionMap(segmentation.values, segmentation.method, None, None, None)
+        picture = overlay(photo, segmentation.view, heat, opacity=opacity)
+        return _with_boxes(_outlined(picture, segmentation, white=True), segmentation)
+    pixels = np.array(photo.image.crop(segmentation.view.crop))
+    if segmentation.colours is not None:
+        fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation)
+    else:
+        labels = label_map(segmentation.masks, segmentation.numbers)
+        fill, where = colours_of(range(256))[labels], labels > 0
+    np.copyto(pixels, cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where=where[:, :, None])
+    picture = _outlined(Image.fromarray(pixels), segmentation, white=segmentation.colours is not None)
+    if len(segmentation.masks) > 1:
+        for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
+            if mask.any():
+                # "head 0", "part 3": as the list of masks says it.
+                _number(picture, _inmost(mask), name.split()[-1])
+    return picture
+
+
+def components_picture(segmentation: Segmentation) -> Image.Image:
+    """The principal components as colours, of the size of the crop; black outside of the mask."""
+    colours = segmentation.colours
+    if colours is None:
+        raise ValueError(f"{segmentation.method} has no components.")
+    if len(segmentation.patches):
+        # Colours go on beyond the patches that have one, so that none fades to black at the edge of the mask.
+        inside = np.logical_or.reduce(segmentation.patches)
+        rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+        colours = colours[rows, columns] if inside.any() else colours
+    height, width = segmentation.masks.shape[1:]
+    large = np.stack([upsample(colours[:, :, channel], width, height) for channel in range(3)], axis=-1)
+    pixels = np.rint(np.clip(large, 0, 1) * 255).astype(np.uint8)
+    pixels[~_coloured(segmentation)] = 0
+    return Image.fromarray(pixels)
+
+
+def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
+    """Where components are shown: in the mask, or everywhere where there is none."""
+    if not len(segmentation.masks):
+        return np.ones(segmentation.masks.shape[1:], np.bool_)
+    inside: NDArray[np.bool_] = np.logical_or.reduce(segmentation.masks)
+    return inside
+
+
+def _stroke(picture: Image.Image) -> int:
+    return max(1, round(max(picture.size) / 400))
+
+
+def _outlined(picture: Image.Image, segmentation: Segmentation, white: bool) -> Image.Image:
+    """A line of the mask's colour, or a white one, between black ones: it is seen on every photo."""
+    pixels, stroke = np.array(picture), _stroke(picture)
+    colours = colours_of(segmentation.numbers).tolist()
+    for mask, colour in zip(segmentation.masks, colours, strict=True):
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        line = (255, 255, 255) if white or not any(colour) else colour
+        cv2.drawContours(pixels, contours, -1, (0, 0, 0), 3 * stroke, cv2.LINE_AA)
+        cv2.drawContours(pixels, contours, -1, line, stroke, cv2.LINE_AA)
+    return Image.fromarray(pixels)
+
+
+def _with_boxes(picture: Image.Image, segmentation: Segmentation) -> Image.Image:
+    pixels, stroke = np.array(picture), _stroke(picture)
+    for colour, width in (((0, 0, 0), 3 * stroke), ((255, 255, 255), stroke)):
+        for left, top, right, bottom in segmentation.boxes:
+            cv2.rectangle(pixels, (left, top), (max(left, right - 1), max(top, bottom - 1)), colour, width)
+    picture = Image.fromarray(pixels)
+    for number, (left, top, right, bottom) in enumerate(segmentation.boxes, start=1):
+        _number(picture, ((left + right) // 2, (top + bottom) // 2), str(number))
+    return picture
+
+
+def _number(picture: Image.Image, centre: tuple[int, int], text: str) -> None:
+    """White on a black disc."""
+    size = max(9, round(min(picture.size) / 28))
+    x, y = centre
+    draw = ImageDraw.Draw(picture)
+    radius = round(0.8 * size)
+    disc = (x - radius, y - radius, x + radius, y + radius)
+    draw.ellipse(disc, fill="black", outline="white", width=max(1, size // 10))
+    draw.text((x, y), text, fill="white", font=ImageFont.load_default(size), anchor="mm")
+
+
+def _inmost(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """x and y of the place of a mask that is farthest from its edge."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(np.argmax(depth)), depth.shape)
+    return int(x), int(y)

@@ -1,0 +1,75 @@
+"""What may be asked of a segmentation, checked. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitdemo.errors import OptionError
+
+METHODS = ("attention", "foreground", "parts", "pca", "similarity")
+
+RESOLUTION = 448
+"""Long side, in pixels, to which photos are enlarged if nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What can be chosen; each method looks at its own."""
+
+    method: str = "foreground"
+    threshold: float = 0.6
+    """For `attention`: share of the mass that is kept, above 0 and up to 1."""
+    head: int | str = "mean"
+    """For `attention`: a number from 0, a fusion, or "all" for a mask of each."""
+    objects: int = 1
+    """For `foreground`: at most so many."""
+    tau: float = 0.2
+    """For `foreground`: cosine from which patches count as alike."""
+    parts: int = 4
+    within: bool = True
+    """For `parts` and `pca`: only inside the foreground."""
+    point: tuple[float, float] | None = None
+    """For `similarity`: `(x, y)` in pixels of the first photo; the middle if not given."""
+    matches: int = 5
+    """For `similarity`: best places that are boxed."""
+    refine: bool = False
+    """Whether masks follow the edges of the photo."""
+    clip: bool = False
+    """Whether outlier patches are replaced by the mean of their neighbours."""
+    resolution: int | None = RESOLUTION
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise OptionError(f"Unknown method {self.method!r}. Choose from: {', '.join(METHODS)}.")
+        # Said before a network has run for nothing.
+        if not 0 < self.threshold <= 1:
+            raise OptionError(f"The share of attention to keep must be above 0 and at most 1, not {self.threshold}.")
+        for name, low, high in (("objects", 1, 10), ("parts", 1, 20), ("matches", 1, 50)):
+            if not low <= getattr(self, name) <= high:
+                raise OptionError(f"The number of {name} must be {low} to {high}, not {getattr(self, name)}.")
+
+    @property
+    def relevant(self) -> Mapping[str, Any]:
+        """Those that its method looks at."""
+        return {name: getattr(self, name) for name in (*_OWN[self.method], "refine", "clip", "resolution")}
+
+
+_OWN = {
+    "attention": ("threshold", "head"),
+    "foreground": ("objects", "tau"),
+    "parts": ("parts", "within", "tau"),
+    "pca": ("within",),
+    "similarity": ("point", "matches"),
+}
+
+
+def parse_head(text: str | None) -> int | str:
+    """A head as people write it; of nothing the mean.
+
+    >>> parse_head("3"), parse_head("all"), parse_head("")
+    (3, 'all', 'mean')
+    """
+    text = (text or "").strip() or "mean"
+    return int(text) if text.isdecimal() else text

@@ -1,0 +1,61 @@
+"""What the modules of this folder share: types, and checks of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+Grid = tuple[int, int]
+"""`(rows, columns)` of patches."""
+
+
+def patch_features(features: ArrayLike, grid: Grid | None = None) -> Floats:
+    """`[N, D]` float32.
+
+    Raises:
+        ValueError: it has another shape, another number of patches than the grid, or numbers that are not finite.
+    """
+    found = np.asarray(features, np.float32)
+    if found.ndim != 2:
+        raise ValueError(f"Features must be [N, D], not {list(found.shape)}.")
+    if grid is not None and len(found) != grid[0] * grid[1]:
+        raise ValueError(f"{len(found)} patches do not make a grid of {grid[0]} x {grid[1]}.")
+    if not np.isfinite(found).all():
+        raise ValueError("Features must be finite.")
+    return found
+
+
+def unit(features: ArrayLike) -> Floats:
+    """Rows `[N, D]` scaled to length 1; a row of zeros stays one."""
+    found = patch_features(features)
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    result: Floats = (found / np.where(norms > 0, norms, 1)).astype(np.float32, copy=False)
+    return result
+
+
+def chosen(masks: Sequence[Mask | None] | None, features: Sequence[Floats]) -> list[Mask]:
+    """One flat mask `[N_i]` a photo; all of it where none is given.
+
+    Raises:
+        ValueError: a mask is missing, or has another number of patches than its photo.
+    """
+    given = [None] * len(features) if masks is None else list(masks)
+    if len(given) != len(features):
+        raise ValueError(f"{len(given)} masks for {len(features)} photos.")
+    flat = [
+        np.ones(len(own), np.bool_) if mask is None else np.asarray(mask, np.bool_).ravel()
+        for mask, own in zip(given, features, strict=True)
+    ]
+    for mask, own in zip(flat, features, strict=True):
+        if len(mask) != len(own):
+            raise ValueError(f"A mask of {len(mask)} patches for a photo of {len(own)}.")
+    return flat
+
+
+def border_patches(mask: Mask) -> int:
+    """How many patches of a mask `[h, w]` lie at the border of the grid."""
+    return int(mask.sum()) - int(mask[1:-1, 1:-1].sum())

@@ -1,0 +1,134 @@
+"""From patches to pixels: a mask's edge is moved to the edges of the photo.
+
+GrabCut of Rother, Kolmogorov & Blake 2004, seeded by the mask: colours far inside it are the object's, those far outside are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdemo.segmentation.arrays import Floats, Mask
+
+SIDE = 640
+"""Long side, in pixels, at which the edge is sought: time grows with the area."""
+
+BAND = 1.0
+"""Patches on each side of the mask's edge in which the edge may move."""
+
+ITERATIONS = 4
+
+AGREEMENT = 0.4
+"""Intersection over union with the patch mask below which a result is not believed."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A mask in pixels."""
+
+    mask: Mask
+    """`[H, W]`."""
+    refined: bool
+    """Whether its edge follows the photo; if not, it is the patch mask, enlarged."""
+    note: str = ""
+    """Why it is not."""
+
+
+def enlarge(mask: Mask, width: int, height: int) -> Mask:
+    """A patch mask `[h, w]` in pixels `[height, width]`, its corners rounded: bilinear between patch centres, cut at one half.
+
+    A patch between others that are not in the mask shrinks, but does not vanish.
+    """
+    smooth: Mask = _resize(mask, width, height) >= 0.5
+    return smooth
+
+
+def refine(
+    photo: NDArray[np.uint8], mask: Mask, *, side: int = SIDE, band: float = BAND, iterations: int = ITERATIONS
+) -> Refined:
+    """Move the edge of a patch mask to the nearest edge of the photo.
+
+    Args:
+        photo: `[H, W, 3]` RGB, the crop that the mask covers.
+        mask: `[h, w]`, on any grid.
+        side: long side, in pixels, to work at; the result has the photo's own size.
+        band: in patches; what lies farther inside or outside of the mask's edge stays what it is.
+
+    Returns:
+        The enlarged mask, with a note, where there is no edge to move or the photo gives no better one. The same input gives
+        the same result.
+    """
+    pixels = np.asarray(photo)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"The photo must be [H, W, 3] of bytes, not {list(pixels.shape)} of {pixels.dtype}.")
+    if mask.ndim != 2 or not mask.size:
+        raise ValueError(f"The mask must be [h, w], not {list(mask.shape)}.")
+    height, width = pixels.shape[:2]
+    plain = enlarge(mask, width, height)
+    if not mask.any() or mask.all():
+        held = "nothing" if not mask.any() else "all"
+        return Refined(plain, False, f"The mask holds {held} of the photo: there is no edge to refine.")
+    scale = min(1.0, side / max(width, height))
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    seeds = _seeds(mask, *small, band)
+    resized = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    found = _grab_cut(np.ascontiguousarray(resized[:, :, ::-1]), seeds, iterations)
+    if found is None or not found.any() or found.all():
+        return Refined(
+            plain,
+            False,
+            "The colours of the photo do not tell the object from the rest: the edge is that of the patches.",
+        )
+    if _overlap(found, enlarge(mask, *small)) < AGREEMENT:
+        return Refined(
+            plain, False, "The colours of the photo tell of something else: the edge is that of the patches."
+        )
+    return Refined(found if scale == 1 else _resize(found, width, height) >= 0.5, True)
+
+
+def _seeds(mask: Mask, width: int, height: int, band: float) -> NDArray[np.uint8]:
+    """What GrabCut starts from, `[height, width]`: sure and probable foreground and background.
+
+    Nothing is sure in a mask thinner than twice the band; the probable part then keeps both classes from being empty.
+    """
+    inside = enlarge(mask, width, height)
+    if not inside.any() or inside.all():
+        inside = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    reach = [max(1, round(band * size / count)) for size, count in ((width, mask.shape[1]), (height, mask.shape[0]))]
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach[0] + 1, 2 * reach[1] + 1))
+    flat = inside.astype(np.uint8)
+    # The border of the photo is no edge of the object.
+    sure = cv2.erode(flat, kernel, borderType=cv2.BORDER_REPLICATE) > 0
+    possible = cv2.dilate(flat, kernel, borderType=cv2.BORDER_REPLICATE) > 0
+    seeds = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    seeds[sure] = cv2.GC_FGD
+    seeds[~possible] = cv2.GC_BGD
+    return seeds
+
+
+def _grab_cut(bgr: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: int) -> Mask | None:
+    """`[H, W]`, or None where OpenCV gives up."""
+    foreground = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
+    if not foreground.any() or foreground.all():
+        return None
+    background, objects = np.zeros((1, 65)), np.zeros((1, 65))
+    # The colour models start from random clusters; the generator is this thread's own.
+    cv2.setRNGSeed(0)
+    try:
+        cv2.grabCut(bgr, seeds, (0, 0, 1, 1), background, objects, iterations, cv2.GC_INIT_WITH_MASK)
+    except cv2.error:
+        return None
+    result: Mask = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
+    return result
+
+
+def _resize(mask: Mask, width: int, height: int) -> Floats:
+    return np.asarray(cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _overlap(first: Mask, second: Mask) -> float:
+    union = np.count_nonzero(first | second)
+    return float(np.count_nonzero(first & second) / union) if union else 1.0

@@ -1,0 +1,51 @@
+"""The patches that hold most of the attention, as in Caron et al. 2021, arXiv:2104.14294 (DINO), figure 4."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vitdemo.errors import OptionError
+from vitdemo.segmentation.arrays import Mask
+from vitdemo.types import Fusion
+
+
+def keep_mass(maps: ArrayLike, share: float) -> Mask:
+    """The fewest patches of each map that hold more than this share of its mass.
+
+    As the paper's own `visualize_attention.py` does it: values are sorted upwards and divided by their sum, and those are kept
+    at which the running sum is above `1 - share`. Where it leaves the order of equal values open, here the later ones, row by
+    row, are kept first.
+
+    Args:
+        maps: `[h, w]` or `[H, h, w]`; each map is judged by its own sum. What is below 0 counts as 0.
+        share: above 0, up to 1, where all patches above 0 are kept.
+
+    Returns:
+        As `maps`; a map without mass keeps nothing.
+
+    Raises:
+        OptionError: a share out of range.
+
+    >>> keep_mass([[0.1, 0.4], [0.2, 0.3]], 0.6).tolist()
+    [[False, True], [False, True]]
+    """
+    if not 0 < share <= 1:
+        raise OptionError(f"The share of attention to keep must be above 0 and at most 1, not {share}.")
+    values = np.maximum(np.asarray(maps, np.float64), 0)
+    if values.ndim not in (2, 3):
+        raise ValueError(f"Attention must be [h, w] or [H, h, w], not {list(values.shape)}.")
+    flat = values.reshape(*values.shape[:-2], -1)
+    order = np.argsort(flat, axis=-1, kind="stable")
+    ascending = np.take_along_axis(flat, order, axis=-1)
+    total = ascending.sum(axis=-1, keepdims=True)
+    kept = np.cumsum(ascending / np.where(total > 0, total, 1), axis=-1) > 1 - share
+    result = np.zeros(flat.shape, np.bool_)
+    np.put_along_axis(result, order, kept, axis=-1)
+    return result.reshape(values.shape)
+
+
+def fused_mass(heads: ArrayLike, share: float, fusion: Fusion = "mean") -> Mask:
+    """`keep_mass` of the mean, largest or smallest over the heads `[H, h, w]`: `[h, w]`."""
+    values = np.asarray(heads, np.float64)
+    return keep_mass(getattr(values, fusion)(axis=0), share)

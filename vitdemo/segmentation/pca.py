@@ -1,0 +1,101 @@
+"""Features as colours: their first three principal components, as in Oquab et al. 2023, arXiv:2304.07193 (DINOv2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
+
+from vitdemo.segmentation.arrays import Floats, Grid, Mask, border_patches, chosen, patch_features
+
+PERCENTILES = (1.0, 99.0)
+"""Values that become 0 and 1: a few patches that stick out do not darken all others."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """The same axes over several photos: like parts have like colours."""
+
+    colours: tuple[Floats, ...]
+    """`[h, w, 3]` a photo, RGB in 0..1; black outside of its mask."""
+    explained: tuple[float, ...]
+    """Share of the variance that each of the three components holds."""
+
+
+def component_colours(
+    features: Sequence[ArrayLike], grids: Sequence[Grid], masks: Sequence[Mask | None] | None = None
+) -> Components:
+    """Show the first three principal components of all photos' patches as red, green and blue.
+
+    Args:
+        features: `[N_i, D]` a photo.
+        masks: patches that count and are coloured, `[h, w]` a photo; all where there is None.
+    """
+    rows, within = _checked(features, grids, masks)
+    points = np.concatenate([own[mask] for own, mask in zip(rows, within, strict=True)])
+    if not len(points):
+        return Components(tuple(np.zeros((*grid, 3), np.float32) for grid in grids), (0.0, 0.0, 0.0))
+    mean, axes, explained = _axes(points, 3)
+    # A component without variance is neither high nor low.
+    projected = (points - mean) @ axes.T
+    low, high = np.percentile(projected, PERCENTILES, axis=0)
+    flat = np.array(explained) < 1e-9
+    scale = np.where(flat | (high <= low), 1, high - low)
+    scaled = np.clip(np.where(flat, 0.5, (projected - low) / scale), 0, 1)
+    pictures = []
+    ends = np.cumsum([np.count_nonzero(mask) for mask in within])[:-1]
+    for grid, mask, part in zip(grids, within, np.split(scaled, ends), strict=True):
+        picture = np.zeros((len(mask), 3), np.float32)
+        picture[mask] = part
+        pictures.append(picture.reshape(*grid, 3))
+    return Components(tuple(pictures), explained)
+
+
+def component_foreground(features: Sequence[ArrayLike], grids: Sequence[Grid]) -> tuple[Mask, ...]:
+    """What lies on one side of the mean along the first principal component of all photos' patches: `[h, w]` a photo.
+
+    The side is the one that holds the smaller share of the photos' border patches, of equal ones the smaller.
+    """
+    rows, _ = _checked(features, grids, None)
+    points = np.concatenate(rows)
+    mean, axes, explained = _axes(points, 1)
+    if explained[0] <= 0:
+        return tuple(np.zeros(grid, np.bool_) for grid in grids)
+    values = [((own - mean) @ axes[0]).reshape(grid) for own, grid in zip(rows, grids, strict=True)]
+    sides = [[value > 0 for value in values], [value < 0 for value in values]]
+    counts = [(sum(border_patches(mask) for mask in side), sum(int(mask.sum()) for mask in side)) for side in sides]
+    return tuple(sides[0] if counts[0] <= counts[1] else sides[1])
+
+
+def _axes(
+    points: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, ...]]:
+    """Mean `[D]`, unit axes `[count, D]`, most variance first, and their shares of the variance; zeros where there are no more.
+
+    The largest entry of each axis is above 0, so that colours do not flip.
+    """
+    mean = points.mean(axis=0)
+    centred = points - mean
+    dimensions = points.shape[1]
+    kept = min(count, dimensions)
+    covariance = centred.T @ centred
+    found, vectors = eigh(covariance, subset_by_index=[dimensions - kept, dimensions - 1])
+    axes = np.zeros((count, dimensions))
+    axes[:kept] = vectors.T[::-1]
+    tops = axes[np.arange(count), np.argmax(np.round(np.abs(axes), 9), axis=1)]
+    axes *= np.where(tops < 0, -1, 1)[:, None]
+    total = float(np.trace(covariance))
+    # What is left by rounding is no variance.
+    noise = 1e-12 * max(1.0, float(np.square(points).sum()))
+    shares = [max(0.0, float(value)) / total if total > noise else 0.0 for value in found[::-1]]
+    return mean, axes, (*shares, *[0.0] * (count - kept))
+
+
+def _checked(
+    features: Sequence[ArrayLike], grids: Sequence[Grid], masks: Sequence[Mask | None] | None
+) -> tuple[list[NDArray[np.float64]], list[Mask]]:
+    rows = [patch_features(own, grid) for own, grid in zip(features, grids, strict=True)]
+    return [own.astype(np.float64) for own in rows], chosen(masks, rows)

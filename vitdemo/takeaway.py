@@ -1,0 +1,191 @@
+"""What a user takes away of a segmentation: pictures, masks, COCO annotations and numbers, as files or as one zip."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitdemo.masks_rendering import (
+    COLOURS,
+    DEFAULT_MASK_OPACITY,
+    colours_of,
+    components_picture,
+    label_map,
+    segmentation_overlay,
+)
+from vitdemo.serialise import box_of, segmentation_json
+from vitdemo.types import Photo, Segmentation
+
+__all__ = ["COLOURS", "archive", "coco", "files", "folder_names", "is_own_file", "rle", "segmentation_overlay"]
+
+_OWN = re.compile(r"mask-\d+\.png|(cutout|labels|components|overlay)\.png|(coco|segmentation)\.json|similarity\.npy")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices."""
+
+_LONGEST = 60
+"""Letters of a folder's name: file systems stop at 255 bytes, and a letter may have four."""
+
+
+def files(photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY) -> dict[str, bytes]:
+    """File names and contents.
+
+    Always `overlay.png` and `segmentation.json`. Of `similarity` also `similarity.npy`, float32 `[h, w]`; of every other method:
+
+    - `mask-01.png` and so on: 255 inside, 0 outside. Parts keep their numbers over several photos.
+    - `labels.png`, 8 bits a pixel: 0 for none, else the number of the mask; of several masks the first.
+    - `cutout.png`: the crop, transparent where no mask is. Absent where nothing was found.
+    - `coco.json`: COCO annotations in pixels of the whole upright photo.
+    - `components.png`: of `pca`, its colours.
+
+    Pictures have the size of the crop.
+    """
+    made = {
+        "overlay.png": _png(segmentation_overlay(photo, segmentation, opacity)),
+        "segmentation.json": _json(segmentation_json(segmentation)),
+    }
+    if segmentation.method == "similarity":
+        if segmentation.values is not None:
+            made["similarity.npy"] = _npy(segmentation.values)
+        return made
+    if segmentation.colours is not None:
+        made["components.png"] = _png(components_picture(segmentation))
+    union = np.logical_or.reduce(segmentation.masks)
+    if union.any():
+        cutout = photo.image.crop(segmentation.view.crop).convert("RGB")
+        cutout.putalpha(_binary(union))
+        made["cutout.png"] = _png(cutout)
+    for number, mask in zip(segmentation.numbers, segmentation.masks, strict=True):
+        made[f"mask-{number:02}.png"] = _png(_binary(mask))
+    labels = Image.fromarray(label_map(segmentation.masks, segmentation.numbers))
+    labels.putpalette([0, 0, 0, *colours_of(range(1, 256)).ravel().tolist()])
+    made["labels.png"] = _png(labels)
+    made["coco.json"] = _json(coco(photo, segmentation))
+    return made
+
+
+def archive(photos: Sequence[Photo], segmentations: Sequence[Segmentation]) -> bytes:
+    """One zip of the files of each photo; of several photos each has a folder. The same input gives the same bytes."""
+    folders = [""] if len(photos) == 1 else [f"{name}/" for name in folder_names(photo.name for photo in photos)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        for folder, photo, segmentation in zip(folders, photos, segmentations, strict=True):
+            for name, data in files(photo, segmentation).items():
+                # Pictures are compressed already.
+                how = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
+                zipped.writestr(zipfile.ZipInfo(folder + name), data, how)
+    return buffer.getvalue()
+
+
+def coco(photo: Photo, segmentation: Segmentation) -> dict[str, Any]:
+    """Masks as COCO instances, in pixels of the whole upright photo; a mask without a pixel has a category only."""
+    (width, height), crop = photo.size, segmentation.view.crop
+    annotations: list[dict[str, Any]] = []
+    for number, mask in zip(segmentation.numbers, segmentation.masks, strict=True):
+        box = box_of(mask, crop)
+        if box is None:
+            continue
+        left, top, right, bottom = box
+        canvas = np.zeros((height, width), np.bool_)
+        canvas[crop[1] : crop[3], crop[0] : crop[2]] = mask
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": 1,
+                "category_id": number,
+                "segmentation": {"counts": rle(canvas), "size": [height, width]},
+                "bbox": [left, top, right - left, bottom - top],
+                "area": int(np.count_nonzero(canvas)),
+                "iscrowd": 1,
+            }
+        )
+    return {
+        "images": [{"id": 1, "file_name": photo.name, "width": width, "height": height}],
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(segmentation.numbers, segmentation.names, strict=True)
+        ],
+    }
+
+
+def rle(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed run lengths of a mask `[H, W]`: down the columns, zeros first.
+
+    >>> rle(np.array([[False, True], [True, True]]))
+    [1, 3]
+    >>> rle(np.array([[True, False], [True, False]]))
+    [0, 2, 2]
+    """
+    flat = mask.ravel(order="F")
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts: list[int] = np.diff(ends, prepend=0, append=flat.size).tolist()
+    return [0, *counts] if flat.size and flat[0] else counts
+
+
+def folder_names(names: Iterable[str]) -> list[str]:
+    """A folder's name for each photo, from its file name or address: harmless on every system, no two alike.
+
+    >>> folder_names(["a/cat.jpg", "b/cat.png", "../../etc/passwd", "https://example.com/x.png?y=1", ""])
+    ['cat', 'cat-2', 'passwd', 'x', 'photo']
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        plain = _harmless(name)
+        chosen, number = plain, 1
+        # Some systems do not tell capitals from small letters.
+        while chosen.casefold() in taken:
+            number += 1
+            chosen = f"{plain}-{number}"
+        taken.add(chosen.casefold())
+        found.append(chosen)
+    return found
+
+
+def is_own_file(name: str) -> bool:
+    """Whether `files` gives files such a name."""
+    return _OWN.fullmatch(name) is not None
+
+
+def _harmless(name: str) -> str:
+    if re.match(r"https?://", name, re.IGNORECASE):
+        name = urlsplit(name).path
+    last = [part for part in re.split(r"[\\/]", unicodedata.normalize("NFC", name)) if part][-1:]
+    stem = re.sub(r"(?<=.)\.[^.]*$", "", last[0]) if last else ""
+    plain = "".join(letter if _plain(letter) else "_" for letter in stem[:_LONGEST]).strip(". ") or "photo"
+    return f"_{plain}" if _RESERVED.fullmatch(plain) else plain
+
+
+def _plain(letter: str) -> bool:
+    # Vowels of many scripts are marks.
+    return letter.isalnum() or letter in "_. -" or unicodedata.category(letter).startswith("M")
+
+
+def _binary(mask: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # A third of the time of Pillow's own level, for files that are a twentieth larger.
+    picture.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def _npy(values: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values.astype(np.float32))
+    return buffer.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
