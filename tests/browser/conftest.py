@@ -67,7 +67,7 @@ class Watched:
         count = -1
         while count != len(self.requests):
             count = len(self.requests)
-            self.page.wait_for_timeout(400)
+            self.page.wait_for_timeout(500)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":

@@ -152,6 +152,7 @@ def refused_there(page: Page) -> None:
     """The last good result stays, marked as such, beside the reason."""
     upload(page, REFUSED[0].file, REFUSED[0].data)
     expect(page.get_by_text(REFUSED[0].refusal or "").first).to_be_visible()
+    page.wait_for_timeout(1000)  # Gradio fades what is being asked for
 
 
 def explained(page: Page) -> None:

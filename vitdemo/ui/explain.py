@@ -105,7 +105,7 @@ class ExplainTab:
         measured = self.measure.click(self.on_measure, [photo, *self.inputs], self.curve, **options)
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         for control in (photo, self.model, self.method, self.target, self.resolution):
-            control.change(lambda: "", None, self.curve, cancels=[measured], **quick)
+            control.change(None, None, self.curve, js="() => ''", cancels=[measured], **quick)
         shown = [self.explained, self.point, self.curve, self.target]
         self.explained.select(self.on_point, [photo, *self.inputs], shown, cancels=[measured], **options)
 

@@ -181,7 +181,8 @@ class SegmentTab:
         with user_errors():
             if not isinstance(photo, Photo):
                 why = "Drop a photo, or choose an example." if photo is None else photo.message
-                return (None, None, segments_html(why), *(gr.skip() for _ in range(7)))
+                # The last result stays, under the reason.
+                return (gr.skip(), gr.skip(), segments_html(why), *(gr.skip() for _ in range(7)))
             photos, found, failed = self._segmented(photo, asked)
             return self._shown(photos, found, failed, asked)
 
