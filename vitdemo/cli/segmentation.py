@@ -114,7 +114,7 @@ def _expanded(names: Sequence[str]) -> Iterator[tuple[str, str]]:
         except OSError:
             yield name, f'The folder "{Path(name).name}" cannot be read.'
             continue
-        found = [path for path in inside if path.suffix.lower() in SUFFIXES and True]
+        found = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
         if not found:
             yield name, f'There is no image in the folder "{Path(name).name}".'
         yield from ((str(path), "") for path in found)

@@ -1,7 +1,7 @@
 """Objects and their parts: features and attention of patches in, masks out. Nothing here runs a network."""
 
 from vitdemo.segmentation.contours import Outline, areas, outlines
-from vitdemo.segmentation.cut import Foreground, affinity, foreground, second_eigenvector
+from vitdemo.segmentation.cut import Foreground, Side, affinity, foreground, second_eigenvector
 from vitdemo.segmentation.edges import Refined, enlarge, refine
 from vitdemo.segmentation.mass import fused_mass, keep_mass
 from vitdemo.segmentation.outliers import Outliers, clip_outliers, find_outliers
@@ -18,6 +18,7 @@ __all__ = [
     "Outline",
     "Parts",
     "Refined",
+    "Side",
     "affinity",
     "areas",
     "best_matches",

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import default_models, ready_models
+from vitdemo.registry import default_models, segmenting_model
 from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
@@ -96,7 +96,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
                     explain = ExplainTab(pipeline, results, first, default[0], addresses)
                 with gr.Tab("Segment", id=SEGMENT) as segment_tab:
-                    segmented = SegmentTab(pipeline, _first_dino())
+                    segmented = SegmentTab(pipeline, segmenting_model().name)
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
@@ -178,11 +178,6 @@ def theme() -> gr.themes.Base:
     return look.set(
         body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400", color_accent="*primary_600"
     )
-
-
-def _first_dino() -> str:
-    """What the Segment tab opens with."""
-    return next((spec.name for spec in ready_models() if spec.family == "DINO"), ready_models()[0].name)
 
 
 def _heading() -> str:

@@ -223,7 +223,10 @@ class SegmentTab:
         layered = asked.method in ("attention", "foreground", "parts")
         masks, picture = gr.update(visible=layered), gr.update(visible=not layered)
         if layered:
-            colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(first.names)}
+            colours = {
+                name: COLOURS[(number - 1) % len(COLOURS)]
+                for name, number in zip(first.names, first.numbers, strict=True)
+            }
             layers = [(mask * asked.opacity, name) for mask, name in zip(first.masks, first.names, strict=True)]
             crop = photo.image.crop(first.view.crop)
             masks = gr.update(value=(crop, layers), color_map=colours, visible=True)

@@ -14,9 +14,9 @@ def segments_html(found: Segmentation | str, failed: Sequence[str] = ()) -> str:
     if isinstance(found, str):
         return f'<div class="vd-segments"><p role="status">{html.escape(found)}</p></div>'
     items = "".join(
-        f'<li><span class="vd-swatch" style="background:{COLOURS[index % len(COLOURS)]}" aria-hidden="true"></span>'
+        f'<li><span class="vd-swatch" style="background:{COLOURS[(number - 1) % len(COLOURS)]}" aria-hidden="true"></span>'
         f"{html.escape(name)}: {area:.1%} of the picture</li>"
-        for index, (name, area) in enumerate(zip(found.names, found.areas, strict=True))
+        for number, name, area in zip(found.numbers, found.names, found.areas, strict=True)
         if found.method in ("attention", "foreground", "parts")
     )
     facts = (
