@@ -10,7 +10,7 @@ from vitdemo.errors import OptionError
 
 METHODS = ("attention", "foreground", "parts", "pca", "similarity")
 
-RESOLUTION = 448
+RESOLUTION = 320
 """Long side, in pixels, to which photos are enlarged if nothing else is said."""
 
 
@@ -25,8 +25,8 @@ class Parameters:
     """For `attention`: a number from 0, a fusion, or "all" for a mask of each."""
     objects: int = 1
     """For `foreground`: at most so many."""
-    tau: float = 0.2
-    """For `foreground`: cosine from which patches count as alike."""
+    tau: float = 0.4
+    """For `foreground`: cosine from which patches count as alike; the paper's 0.2 is for larger models."""
     parts: int = 4
     within: bool = True
     """For `parts` and `pca`: only inside the foreground."""

@@ -75,7 +75,7 @@ def refine(
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     seeds = _seeds(mask, *small, band)
     resized = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    found = _grab_cut(np.ascontiguousarray(resized[:, :, ::-1]), seeds, iterations)
+    found = _grab_cut(np.ascontiguousarray(resized), seeds, iterations)
     if found is None or not found.any() or found.all():
         return Refined(
             plain,
@@ -109,7 +109,7 @@ def _seeds(mask: Mask, width: int, height: int, band: float) -> NDArray[np.uint8
     return seeds
 
 
-def _grab_cut(bgr: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: int) -> Mask | None:
+def _grab_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: int) -> Mask | None:
     """`[H, W]`, or None where OpenCV gives up."""
     foreground = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
     if not foreground.any() or foreground.all():
@@ -118,7 +118,7 @@ def _grab_cut(bgr: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: int)
     # The colour models start from random clusters; the generator is this thread's own.
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(bgr, seeds, (0, 0, 1, 1), background, objects, iterations, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(pixels, seeds, (0, 0, 1, 1), background, objects, iterations, cv2.GC_INIT_WITH_MASK)
     except cv2.error:
         return None
     result: Mask = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)

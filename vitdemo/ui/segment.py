@@ -88,7 +88,7 @@ class SegmentTab:
             self.threshold = gr.Slider(0.05, 1, 0.6, step=0.05, label="Share of attention", visible=False)
             self.head = gr.Dropdown(["mean", "max", "min", "all"], value="mean", label="Heads", visible=False)
             self.objects = gr.Slider(1, 5, 1, step=1, label="Objects")
-            self.tau = gr.Slider(0, 0.6, 0.2, step=0.05, label="Alike from a cosine of")
+            self.tau = gr.Slider(0, 0.8, Parameters().tau, step=0.05, label="Alike from a cosine of")
             self.parts = gr.Slider(2, 8, 4, step=1, label="Parts", visible=False)
             self.within = gr.Checkbox(True, label="Only in the foreground", visible=False, min_width=200)
             self.matches = gr.Slider(1, 10, 5, step=1, label="Best matches", visible=False)

@@ -43,7 +43,7 @@ def add_segment(
         threshold: float | None = 0.6,
         head: str = "mean",
         objects: int | None = 1,
-        tau: float | None = 0.2,
+        tau: float | None = 0.4,
         parts: int | None = 4,
         within: bool = True,
         point: str | None = None,
