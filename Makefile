@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test install install-dev browser lint bench clean
+.PHONY: run test test-all install install-dev browser lint bench clean
 
 run: install
 	$(BIN)/python app.py
 
 test: install-dev browser lint
 	$(BIN)/python -m pytest
+
+# Everything, also what looks at the same things once more in other lights.
+test-all: install-dev browser lint
+	$(BIN)/python -m pytest -m ""
 
 install: $(VENV)/.installed
 

@@ -70,12 +70,12 @@ def faults(page: Page) -> list[Fault]:
     return [Fault(**found) for found in page.evaluate(RUN, OURS)]
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.thorough)])
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[1440, 390])
+@pytest.fixture(params=[1440, pytest.param(390, marks=pytest.mark.thorough)])
 def width(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

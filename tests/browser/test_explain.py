@@ -155,7 +155,9 @@ def examples_size() -> tuple[int, int]:
         return picture.size
 
 
-@pytest.mark.parametrize("control", ["opacity", "colours", "smooth"])
+@pytest.mark.parametrize(
+    "control", ["opacity", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("colours", "smooth"))]
+)
 def test_a_display_control_of_a_method_asks_the_server_for_nothing(page: Page, watched: Watched, control: str) -> None:
     choose_and_wait(page, "method", "Attention rollout")
     before, forwards = pictures(page, TAB), watched.app.forwards
@@ -241,7 +243,14 @@ def test_what_is_measured_of_attention_is_said_to_be_the_last_layers(page: Page)
     expect(page.locator("#curve p")).to_contain_text("Attention of the last layer, mean of heads, score of")
 
 
-@pytest.mark.parametrize("change", ["photo", "model", "method", "class", "resolution", "patch"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "photo",
+        "class",
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in ("model", "method", "resolution", "patch")),
+    ],
+)
 def test_a_curve_goes_away_with_the_map_that_it_was_of(page: Page, change: str) -> None:
     choose_and_wait(page, "method", "Similarity" if change == "patch" else "Grad-CAM")
     measure(page)
@@ -344,6 +353,7 @@ def test_methods_that_do_not_apply_are_absent_and_the_list_says_why(page_of_more
     expect(page.locator("#explained .vd-text")).to_contain_text("Grad-CAM for ")
 
 
+@pytest.mark.thorough
 def test_a_narrow_screen_holds_every_method_and_the_curves(browser: Browser, app: App) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(20_000)

@@ -178,6 +178,7 @@ def test_one_click_and_a_known_photo_before_the_camera_has_its_label(watched: Wa
     assert page.locator("#live canvas").is_visible()
 
 
+@pytest.mark.thorough
 def test_frames_a_second_and_all_latencies_are_said_and_agree_with_what_is_counted(watched: Watched) -> None:
     page = watched.page
     start(page)
@@ -219,6 +220,7 @@ def test_layer_head_and_opacity_change_the_map_without_any_request(watched: Watc
     assert page.locator("#live [name=head]").input_value() == "3"
 
 
+@pytest.mark.thorough
 def test_the_map_is_the_one_that_python_makes_of_the_same_picture(watched: Watched) -> None:
     page = watched.page
     start(page)
@@ -280,6 +282,7 @@ def test_frames_that_came_too_late_are_dropped_and_the_newest_is_answered(watche
     assert watched.app.forwards == after
 
 
+@pytest.mark.thorough
 def test_a_slow_model_answers_recent_frames(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     run = watched.app.pipeline.backend.run
 
@@ -337,6 +340,7 @@ def test_leaving_the_tab_ends_the_work_and_coming_back_goes_on_with_one_click(wa
     wait_for_answers(page, 2)
 
 
+@pytest.mark.thorough
 def test_a_window_in_the_background_runs_no_model_and_goes_on_by_itself(watched: Watched) -> None:
     page = watched.page
     start(page)
@@ -400,6 +404,7 @@ def test_a_camera_that_does_not_start_is_explained_in_place_and_can_be_tried_aga
     words(page).to_be_empty()
 
 
+@pytest.mark.thorough
 def test_an_insecure_page_is_told_how_to_become_a_secure_one(watched: Watched) -> None:
     page = watched.page
     page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined, configurable: true })")
@@ -409,6 +414,7 @@ def test_an_insecure_page_is_told_how_to_become_a_secure_one(watched: Watched) -
     words(page).to_contain_text(f"ssh -L {port}:localhost:{port} 127.0.0.1, then http://localhost:{port}")
 
 
+@pytest.mark.thorough
 def test_the_camera_can_be_changed_while_it_runs(watched: Watched) -> None:
     page = watched.page
     page.evaluate(
@@ -438,6 +444,7 @@ def test_the_camera_can_be_changed_while_it_runs(watched: Watched) -> None:
     assert page.evaluate("window.tracks.every((track) => track.readyState === 'ended')")
 
 
+@pytest.mark.thorough
 def test_a_frame_that_fails_is_said_once_in_place_and_the_stream_goes_on(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +463,7 @@ def test_a_frame_that_fails_is_said_once_in_place_and_the_stream_goes_on(
     assert page.locator(".toast-body").count() == 0
 
 
+@pytest.mark.thorough
 def test_a_model_without_classifier_shows_its_map_and_one_without_attention_its_labels(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,6 +511,7 @@ def test_two_pages_at_once_get_their_own_answers(browser: Browser, app: App) -> 
         context.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1440, "dark")])
 def test_nothing_moves_overflows_or_fades(browser: Browser, app: App, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -532,6 +541,7 @@ def test_nothing_moves_overflows_or_fades(browser: Browser, app: App, width: int
     context.close()
 
 
+@pytest.mark.thorough
 def test_every_control_is_reached_and_worked_by_keyboard(watched: Watched) -> None:
     page = watched.page
     open_tab(page)

@@ -200,6 +200,7 @@ def test_a_model_of_the_hub_and_a_folder_are_added_by_name(models: Page, tiny_fo
         forget_folder("tiny-beit")
 
 
+@pytest.mark.thorough
 def test_a_running_download_is_seen_after_a_reload_and_on_another_page(
     models: Page, watched: Watched, hub: FakeHub
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_running_download_is_seen_after_a_reload_and_on_another_page(
     assert other.complaints == []
 
 
+@pytest.mark.thorough
 def test_a_choice_made_while_a_model_is_fetched_outlasts_its_arrival(models: Page, hub: FakeHub) -> None:
     slow = hub.fault("tiny/one", WEIGHTS, bytes_per_second=12_000)
     add(models, "tiny/one")
@@ -237,6 +239,7 @@ def test_a_choice_made_while_a_model_is_fetched_outlasts_its_arrival(models: Pag
     expect(models.locator("#models .token")).to_have_count(4)
 
 
+@pytest.mark.thorough
 def test_the_list_is_worked_with_the_keyboard_and_keeps_the_focus(models: Page, hub: FakeHub) -> None:
     hub.fault(LISTED, WEIGHTS, bytes_per_second=12_000)
     row(models, LISTED).get_by_role("link").focus()
@@ -329,6 +332,7 @@ def test_a_masked_autoencoder_fills_in_what_is_hidden_from_it(watched: Watched) 
     expect(page.locator("#masked")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_eight_models_stand_in_rows_of_at_most_six_whatever_they_lack(watched: Watched) -> None:
     page = watched.page
     for name in (CNN, DINO, MAE):
@@ -356,6 +360,7 @@ def test_eight_models_stand_in_rows_of_at_most_six_whatever_they_lack(watched: W
     assert get_spec(DINO).num_classes == 0
 
 
+@pytest.mark.thorough
 def test_where_models_may_not_be_added_there_is_no_box_and_no_button(
     browser: Browser, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

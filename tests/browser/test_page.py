@@ -318,7 +318,7 @@ def test_without_a_photo_the_page_says_what_to_do_and_greys_the_last_result(watc
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", [390, pytest.param(1440, marks=pytest.mark.thorough)])
 def test_nothing_is_wider_than_the_screen_or_unreadable(
     browser: Browser, app: App, width: int, scheme: str, tmp_path: Path
 ) -> None:

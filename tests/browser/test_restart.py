@@ -182,6 +182,7 @@ def test_of_another_server_the_page_is_loaded_when_something_is_asked_for(page: 
     expect(page.locator("#compared .vd-best .vd-label")).to_have_text(expected_labels(another, examples()[1].path))
 
 
+@pytest.mark.thorough
 def test_what_was_asked_for_while_the_server_was_away_loads_the_page_of_another_one(
     page: Page, wire: Wire, another: App
 ) -> None:
@@ -192,6 +193,7 @@ def test_what_was_asked_for_while_the_server_was_away_loads_the_page_of_another_
     expect(page.locator("#compared .vd-panel")).to_have_count(COUNT)
 
 
+@pytest.mark.thorough
 def test_the_page_can_be_loaded_anew_by_its_button(page: Page, wire: Wire, another: App) -> None:
     wire.cut()
     says(page, LOST)
@@ -219,6 +221,7 @@ def server(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         started.wait()
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_a_server_that_is_told_to_end_deletes_the_photos_of_open_pages_and_the_page_outlives_it(
     context: BrowserContext, tmp_path: Path
@@ -241,6 +244,7 @@ def test_a_server_that_is_told_to_end_deletes_the_photos_of_open_pages_and_the_p
         assert page.locator("#compared .vd-panel").count() == COUNT
 
 
+@pytest.mark.thorough
 def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(context: BrowserContext, tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         page = own_photo(context.new_page(), served.url)

@@ -175,6 +175,7 @@ def test_photos_come_one_by_one_hold_up_nobody_and_can_be_stopped(watched: Watch
     expect(page.get_by_role("link", name="Download CSV")).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_two_users_wait_for_each_other_and_see_their_own_photos(
     page: Page, browser: Browser, app: App, gate: Gate
 ) -> None:
@@ -214,7 +215,7 @@ def test_too_many_photos_and_none_are_answered_in_words(watched: Watched, page: 
     assert watched.app.forwards == forwards
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.thorough)])
 def test_on_a_phone_nothing_is_wider_than_the_screen_or_unreadable(browser: Browser, app: App, scheme: Any) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     watched = Watched(context.new_page(), app).open()
