@@ -117,6 +117,7 @@ def test_text_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.thorough
 def test_memory_is_measured_in_processes_of_their_own(
     capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -382,6 +382,10 @@ def test_a_link_that_cannot_be_followed_leaves_a_working_page(watched: Watched) 
         expect(page.locator("#compared .vd-panel canvas").first).to_be_visible()
         wait_for_new_result(page, page.locator("#examples").get_by_role("button").nth(3).click)
         assert page.locator("#compared .vd-panel").count() == COUNT, query
+        watched.settle()
+    # What the next link cuts off is no fault of the page.
+    cut = ("AbortError", "Connection errored out")
+    watched.complaints[:] = [one for one in watched.complaints if not any(words in one for words in cut)]
 
 
 def test_a_photo_of_ones_own_is_not_in_the_link_and_the_page_says_so(watched: Watched) -> None:
