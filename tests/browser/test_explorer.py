@@ -391,7 +391,7 @@ def test_a_link_that_cannot_be_followed_leaves_a_working_page(watched: Watched) 
 def test_a_photo_of_ones_own_is_not_in_the_link_and_the_page_says_so(watched: Watched) -> None:
     page = watched.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=watched.app.url.rstrip("/"))
-    wait_for_new_result(page, lambda: upload(page, "holiday at home.png", encode(photo(300, 200), "PNG")))
+    wait_for_new_result(page, lambda: upload(page, "holiday at home.png", encode(photo(310, 210), "PNG")))
     page.locator("#compared [name=layer]").fill("3")
     page.locator("#compared").get_by_role("button", name="Copy link").click()
     expect(page.locator("#compared .vd-said")).to_contain_text("not your photo")

@@ -39,13 +39,15 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     default = [spec.name for spec in default_models(settings)]
     results = Results()
 
-    def on_photo(photo: Shared, tab: str, *controls: Any) -> tuple[Any, Any, str]:
+    def on_photo(photo: Shared, tab: str, followed: str, *controls: Any) -> tuple[Any, Any, Any, str]:
         """Only the tab that is open runs its models; the others are stale, and catch up when they are opened."""
+        if isinstance(photo, Photo) and photo.digest == followed:
+            return gr.skip(), gr.skip(), gr.skip(), ""
         if tab == EXPLAIN:
-            return gr.skip(), explain.explain(photo, *controls[split:]), COMPARE
+            return gr.skip(), explain.explain(photo, *controls[split:]), COMPARE, ""
         if tab == SEGMENT:
-            return gr.skip(), gr.skip(), COMPARE + EXPLAIN
-        return compare.compare(photo, *controls[:split]), gr.skip(), EXPLAIN
+            return gr.skip(), gr.skip(), COMPARE + EXPLAIN, ""
+        return compare.compare(photo, *controls[:split]), gr.skip(), EXPLAIN, ""
 
     def on_compare_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
         if COMPARE not in stale:
@@ -69,6 +71,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     first = opened(pipeline, examples()[0])
     with Page(title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)) as page:
         tab, stale, addresses = gr.State(COMPARE), gr.State(""), gr.State({})
+        # The photo of a link that was followed is on the page already, with its controls, when its arrival is told.
+        followed = gr.State("")
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280, elem_id="source"):
@@ -107,8 +111,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         private: dict[str, Any] = {"api_visibility": "private"}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
         split = len(compare.inputs)
-        outputs = [compare.compared, explain.explained, stale]
-        changed = photo.change(on_photo, [photo, tab, *compare.inputs, *explain.inputs], outputs, **running)
+        outputs = [compare.compared, explain.explained, stale, followed]
+        changed = photo.change(on_photo, [photo, tab, followed, *compare.inputs, *explain.inputs], outputs, **running)
         compare_tab.select(on_compare_tab, [photo, stale, *compare.inputs], [tab, compare.compared, stale], **running)
         explained = explain_tab.select(
             on_explain_tab, [photo, stale, *explain.inputs], [tab, explain.explained, stale], **running
@@ -137,9 +141,9 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         )
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
         opening = Opening(pipeline, compare, explain, photo.GRADIO_CACHE)
-        page.load(opening.on_load, None, [tabs, tab, stale, photo, addresses, *opening.outputs], **running).then(
-            None, None, None, js="() => { window.vitdemoOpened = true; }", **private
-        )
+        page.load(
+            opening.on_load, None, [tabs, tab, stale, photo, addresses, followed, *opening.outputs], **running
+        ).then(None, None, None, js="() => { window.vitdemoOpened = true; }", **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page

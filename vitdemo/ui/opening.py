@@ -29,12 +29,12 @@ class Opening:
             *(compare.models, compare.last, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
         ]
-        """After tabs, tab, stale, photo and addresses."""
+        """After tabs, tab, stale, photo, addresses, and the photo that was followed."""
 
     def on_load(self, request: gr.Request) -> tuple[Any, ...]:
         query = dict(request.query_params) if request else {}
         asked = wanted({name: str(value) for name, value in query.items()})
-        skipped = tuple(gr.skip() for _ in range(5 + len(self.outputs)))
+        skipped = tuple(gr.skip() for _ in range(6 + len(self.outputs)))
         if asked == Wanted():
             return skipped
         try:
@@ -50,7 +50,8 @@ class Opening:
             gr.Warning(f"This link cannot be followed: {error.message}")
             return skipped
         stale = "compare" if tab == "explain" else "explain"
-        return (gr.update(selected=tab), tab, stale, path, addresses, *compared, *explained)
+        followed = photo.digest if isinstance(path, str) else ""
+        return (gr.update(selected=tab), tab, stale, path, addresses, followed, *compared, *explained)
 
     def _photo(self, image: str) -> tuple[Photo, Any, dict[str, str]]:
         """The photo, what the page's input is set to, and where it came from."""
