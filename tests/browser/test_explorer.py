@@ -345,6 +345,7 @@ def test_a_link_brings_back_model_method_class_and_photo(page: Page, watched: Wa
     assert "method=relevance" in url
     other = open_again(page, watched.app, url)
     expect(other.locator("#explained .vd-text")).to_have_text(text)
+    other.wait_for_timeout(1000)  # until the photo itself is decoded, too
     assert pictures(other, ONE) == look
     assert other.url == url
     other.close()
@@ -360,6 +361,7 @@ def test_a_link_brings_back_layer_head_and_patch(page: Page, watched: Watched) -
     text, look = words(page), pictures(page, ONE)
     other = open_again(page, watched.app, page.url)
     expect(other.locator("#explained .vd-text")).to_have_text(text)
+    other.wait_for_timeout(1000)  # until the photo itself is decoded, too
     assert pictures(other, ONE) == look
     other.close()
 
