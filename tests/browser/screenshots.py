@@ -20,7 +20,7 @@ SHOTS = [
     ("compare-phone", 390, 1500, "light", "Compare", "Crocodile"),
     ("explain-dark", 1440, 1000, "dark", "Explain", "Pyramid"),
     ("explain-phone", 390, 1500, "dark", "Explain", "Crab"),
-    ("segment", 1440, 1000, "light", "Segment", "Astronaut"),
+    ("segment", 1440, 1000, "light", "Segment", "Sunflower"),
     ("segment-phone", 390, 1500, "dark", "Segment", "Sunflower"),
     ("live", 1440, 900, "light", "Live", "Sunflower"),
     ("models", 1440, 900, "light", "Models", "Sunflower"),

@@ -491,6 +491,7 @@ def test_a_model_without_classifier_shows_its_map_and_one_without_attention_its_
     expect(page.locator("#live canvas")).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_two_pages_at_once_get_their_own_answers(browser: Browser, app: App) -> None:
     contexts = [browser.new_context() for _ in range(2)]
     pages = [Watched(context.new_page(), app).open() for context in contexts]
