@@ -61,4 +61,5 @@ def segmentation(method: str = "foreground", *, found: bool = True, keep: Sequen
         device="cpu",
         dtype="fp32",
         notes=("A note.",),
+        scores=(0.9, 0.5) if method == "similarity" and found else (),
     )

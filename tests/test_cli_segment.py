@@ -182,13 +182,33 @@ def test_options_reach_the_method(run: Run) -> None:
     assert small < entry("--method", "attention", "--threshold", "0.9")["masks"][0]["area"]
 
 
-def test_a_point_outside_of_one_photo_fails_for_that_one(run: Run, tmp_path: Path) -> None:
+def test_a_patch_of_the_first_photo_is_looked_for_in_all(run: Run, tmp_path: Path) -> None:
     picture(40, 30).save(tmp_path / "small.png")
-    point = ["--method", "similarity", "--point", "300,200"]
-    status, entries, _ = run(CUP, str(tmp_path / "small.png"), *point)
-    assert status == 1
-    assert "matches" in entries[0]
-    assert "The point 300,200 is not on what tiny-dino sees: x from 0 to 39, y from 0 to 29." in entries[1]["error"]
+    status, (first, other), _ = run(CUP, str(tmp_path / "small.png"), "--method", "similarity", "--point", "300,200")
+    assert status == 0
+    assert [mask["name"] for mask in first["masks"]] == ["query"]
+    assert not other["masks"]
+    assert 1 <= len(first["matches"]) <= 5
+    assert 1 <= len(other["matches"]) <= 5
+    assert all(-1 <= match["cosine"] <= 1 for match in other["matches"])
+    assert not first["pairs"]
+    assert 1 <= len(other["pairs"]) <= 5
+    for pair in other["pairs"]:
+        assert 0 <= pair["first"][0] < 600
+        assert 0 <= pair["first"][1] < 400
+        assert 0 <= pair["here"][0] < 40
+        assert 0 <= pair["here"][1] < 30
+    assert not (Path(first["folder"]) / "pairs.png").exists()
+    assert (Path(other["folder"]) / "pairs.png").exists()
+
+
+def test_without_the_first_photo_there_is_no_patch_to_look_for(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    command = ["segment", str(tmp_path / "broken.png"), CUP, "--model", str(tiny_folder("dino"))]
+    assert main([*command, "--method", "similarity", "--out-dir", str(tmp_path / "out")]) == 2
+    assert "broken.png, whose patch is to be looked for, cannot be opened" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -256,7 +276,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_a_model_runs(
 def test_more_photos_than_can_be_grouped_are_refused_with_the_number(
     photos: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    monkeypatch.setattr("vitdemo.segmenting.GROUPED", 10 * 8 * 5 * 24 * 4)
+    monkeypatch.setattr("vitdemo.segmenting.GROUPED", 2 * 10 * 8 * 5 * 24 * 4)
     arguments = [
         "segment",
         "--model",

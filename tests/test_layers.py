@@ -35,6 +35,8 @@ LAYERS = {
     "masking": 2,
     "remembered": 2,
     "options": 2,
+    "drafts": 2,
+    "outputs": 2,
     "engine": 3,
     "training": 3,
     "pipeline": 4,

@@ -1,4 +1,4 @@
-"""Attention mass, parts, principal components, similarity, outliers, outlines: facts on numbers whose answer is known."""
+"""Attention mass, parts, principal components, similarity, outliers: facts on numbers whose answer is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from vitdemo.errors import OptionError
 from vitdemo.segmentation import (
-    areas,
     best_matches,
     clip_outliers,
     component_colours,
@@ -17,10 +16,9 @@ from vitdemo.segmentation import (
     correspond,
     find_outliers,
     find_parts,
-    fused_mass,
     keep_mass,
-    outlines,
     similarity_map,
+    spread_out,
 )
 
 Array = NDArray[np.float32]
@@ -84,12 +82,6 @@ def test_of_equal_patches_the_later_ones_are_kept() -> None:
 
 def test_all_of_the_mass_leaves_out_patches_without_attention_only() -> None:
     assert keep_mass([[0.0, 0.2], [0.3, 0.0]], 1).tolist() == [[False, True], [True, False]]
-
-
-def test_fused_mass_is_that_of_the_fused_map() -> None:
-    heads = np.abs(random(4, 6, 6))
-    for fusion in ("mean", "max", "min"):
-        assert (fused_mass(heads, 0.4, fusion) == keep_mass(getattr(heads, fusion)(axis=0), 0.4)).all()
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
@@ -271,7 +263,27 @@ def test_correspondence_is_mutual_masked_limited_and_best_first() -> None:
     assert not len(correspond(first, second, masks=[np.zeros(30, np.bool_), None]).first)
 
 
+def test_pairs_that_are_spread_out_are_the_best_of_their_neighbourhoods() -> None:
+    features = random(12 * 10, 64)
+    moved = np.roll(features.reshape(12, 10, 64), 2, axis=1).reshape(120, 64)
+    every = correspond(features, moved)
+    found = spread_out(every, (10, 10), 6)
+    assert len(found.scores) == 6
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.first[0] == every.first[0]
+    for numbers in (found.first, found.second):
+        places = np.stack(divmod(numbers, 10), axis=1)
+        apart = np.abs(places[:, None] - places[None]).max(axis=2)
+        assert apart[~np.eye(6, dtype=np.bool_)].min() >= 3
+    assert (found.second == found.first // 10 * 10 + (found.first + 2) % 10).all()
+    assert not len(spread_out(correspond(features, moved, limit=0), (10, 10), 6).scores)
+
+
 # Outliers
+
+
+def lengths(features: Array) -> Array:
+    return np.linalg.norm(features, axis=1)
 
 
 def test_patches_of_huge_norm_are_found_and_no_others() -> None:
@@ -279,24 +291,21 @@ def test_patches_of_huge_norm_are_found_and_no_others() -> None:
     huge = np.zeros((15, 20), np.bool_)
     huge[[0, 7, 7, 14], [0, 3, 4, 19]] = True
     features[huge.ravel()] *= 4
-    found = find_outliers(features, (15, 20))
-    assert (found.mask == huge).all()
-    assert (found.norms[found.mask] > found.limit).all()
-    assert not find_outliers(random(300, 64), (15, 20)).mask.any()
+    assert (find_outliers(lengths(features), (15, 20)) == huge).all()
+    assert not find_outliers(lengths(random(300, 64)), (15, 20)).any()
 
 
 def test_a_sky_of_large_norms_is_no_outlier() -> None:
     features = random(200, 64)
     features[:60] *= 4
-    found = find_outliers(features, (10, 20))
-    assert not found.mask.any()
-    assert found.norms[0].min() > found.limit
+    assert not find_outliers(lengths(features), (10, 20)).any()
+    assert find_outliers(lengths(features), (10, 20), most=0.4)[:3].all()
 
 
 def test_equal_norms_have_no_outliers_even_with_the_last_bit_different() -> None:
     features = np.ones((20, 4), np.float32)
     features[3] *= 1.0001
-    assert not find_outliers(features, (4, 5)).mask.any()
+    assert not find_outliers(lengths(features), (4, 5)).any()
 
 
 def test_a_clipped_patch_is_the_mean_of_its_neighbours_and_the_rest_is_untouched() -> None:
@@ -320,47 +329,12 @@ def test_outliers_amid_outliers_are_filled_from_outside() -> None:
     assert (clip_outliers(features, np.ones((7, 7), np.bool_)) == features).all()
 
 
-# Outlines
-
-
-def test_the_outline_of_a_rectangle_is_its_corners() -> None:
-    mask = np.zeros((20, 30), np.bool_)
-    mask[5:12, 4:21] = True
-    (outline,) = outlines(mask)
-    assert not outline.hole
-    assert sorted(map(tuple, outline.points.tolist())) == [(4, 5), (4, 11), (20, 5), (20, 11)]
-    assert areas(mask[None]) == (7 * 17 / 600,)
-
-
-def test_holes_are_told_from_pieces_and_specks_are_left_out() -> None:
-    mask = np.zeros((40, 40), np.bool_)
-    mask[5:35, 5:35] = True
-    mask[15:25, 15:25] = False
-    mask[0, 0] = True
-    assert [outline.hole for outline in outlines(mask)] == [False, True, False]
-    assert [outline.hole for outline in outlines(mask, smallest=5)] == [False, True]
-
-
-@pytest.mark.parametrize("value", [False, True])
-def test_an_empty_mask_has_no_outline_and_a_whole_one_has_the_border(value: bool) -> None:
-    found = outlines(np.full((8, 9), value))
-    assert len(found) == int(value)
-    assert areas(np.full((2, 8, 9), value)) == (float(value),) * 2
-
-
-def test_tolerance_makes_an_outline_of_fewer_points() -> None:
-    y, x = np.mgrid[:80, :80]
-    disc = (x - 40) ** 2 + (y - 40) ** 2 < 30**2
-    exact, rough = outlines(disc)[0], outlines(disc, tolerance=2)[0]
-    assert len(rough.points) < len(exact.points) / 2
-
-
 # Shapes
 
 
 def test_features_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="grid of 3 x 4"):
-        find_outliers(random(11, 4), (3, 4))
+        find_outliers(lengths(random(11, 4)), (3, 4))
     with pytest.raises(ValueError, match="must be finite"):
         similarity_map(np.full((2, 2), np.nan), 0)
     with pytest.raises(ValueError, match="1 masks for 2 photos"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation import affinity, cut, foreground, second_eigenvector
+from vitdemo.segmentation import Side, affinity, cut, foreground, second_eigenvector
 
 Weights = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -153,16 +156,24 @@ def test_a_side_with_the_corners_of_the_photo_is_not_the_object() -> None:
     features = scene(grid, [blob])
     assert not foreground(features, grid, side="seed").masks[0][7, 7]
     assert (foreground(features, grid, side="corners").masks[0] == blob).all()
-    assert (foreground(features, grid, side="border").masks[0] == blob).all()
+    assert (foreground(features, grid, side="attention", attention=blob).masks[0] == blob).all()
 
 
-def test_a_ground_with_two_corners_is_told_by_the_border_alone() -> None:
+def test_a_ground_with_two_corners_is_told_by_attention_alone() -> None:
     grid = (12, 12)
     ground = np.ones(grid, np.bool_)
     ground[1:-1, 1:-1] = ground[0, [0, 1, -2, -1]] = False
     features = scene(grid, [~ground])
     assert not (foreground(features, grid, side="corners").masks[0] & ~ground).any()
-    assert (foreground(features, grid, side="border").masks[0] == ~ground).all()
+    looked = np.where(ground, 0.2, 0.3)
+    assert (foreground(features, grid, side="attention", attention=looked).masks[0] == ~ground).all()
+    assert not (foreground(features, grid, side="attention", attention=1 - looked).masks[0] & ~ground).any()
+
+
+@pytest.mark.parametrize(("side", "attention"), [("attention", None), ("corners", np.ones((4, 5))), ("attention", [1])])
+def test_attention_is_given_where_it_tells_the_side_and_nowhere_else(side: Side, attention: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape("given as [4, 5]")):
+        foreground(np.eye(20), (4, 5), side=side, attention=attention)
 
 
 def test_patches_that_are_all_alike_or_all_different_have_no_foreground() -> None:

@@ -21,7 +21,7 @@ from vitdemo.masks_rendering import COLOURS, segmentation_overlay
 from vitdemo.parameters import METHODS
 from vitdemo.serialise import segmentation_json
 from vitdemo.takeaway import archive, coco, files, folder_names, is_own_file, rle
-from vitdemo.types import Photo, View
+from vitdemo.types import Pair, Photo, View
 
 Maker = Callable[..., Photo]
 
@@ -194,7 +194,9 @@ def test_the_overlay_and_the_json_are_those_of_elsewhere(one: Photo) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_photo_of_one_pixel_has_files_too(photo: Maker, method: str) -> None:
     found = segmentation(method)
-    small = replace(found, masks=found.masks[:, 15:16, 15:16], view=View((0, 0, 1, 1)), boxes=((0, 0, 0, 0),))
+    small = replace(
+        found, masks=found.masks[:, 15:16, 15:16], view=View((0, 0, 1, 1)), boxes=((0, 0, 0, 0),), scores=(1.0,)
+    )
     for name, data in files(photo(1, 1), small).items():
         if name.endswith(".png"):
             assert read(data).size == (1, 1)
@@ -215,6 +217,25 @@ def test_the_zip_of_several_photos_has_a_folder_each(one: Photo) -> None:
     assert list(dict.fromkeys(name.parts[0] for name in names)) == ["cat", "cat-2", "CAT-3", "photo"]
     assert all(len(name.parts) == 2 for name in names)
     assert len(set(names)) == len(names) == 4 * len(files(one, segmentation("pca")))
+
+
+def test_pairs_are_drawn_for_every_photo_but_the_first(one: Photo) -> None:
+    found = segmentation("similarity")
+    other = replace(found, pairs=(Pair((30.0, 20.5), (50.0, 60.5), 0.75),))
+    with zipfile.ZipFile(io.BytesIO(archive([one, one], [found, other]))) as zipped:
+        drawn = [name for name in zipped.namelist() if name.endswith("pairs.png")]
+        assert drawn == ["cat-2/pairs.png"]
+        assert is_own_file("pairs.png")
+        width, height = read(zipped.read(drawn[0])).size
+    assert height == 120
+    assert 2 * 160 < width < 2 * 160 + 20
+
+
+def test_outliers_are_told_by_row_and_column() -> None:
+    outliers = np.zeros((4, 6), np.bool_)
+    assert "outliers" not in segmentation_json(replace(segmentation(), outliers=outliers))
+    outliers[1, 2] = True
+    assert segmentation_json(replace(segmentation(), outliers=outliers))["outliers"] == [[1, 2]]
 
 
 def test_as_many_photos_as_segmentations_are_wanted(one: Photo) -> None:
@@ -281,7 +302,10 @@ def test_json_has_areas_of_the_crop_and_boxes_of_the_photo() -> None:
 def test_json_of_similarity_has_matches_and_the_point() -> None:
     found = replace(segmentation("similarity"), parameters={"point": (30.0, 20.5), "matches": 2})
     entry = segmentation_json(found)
-    assert entry["matches"] == [{"box": [40, 25, 80, 65]}, {"box": [50, 80, 100, 130]}]
+    assert entry["matches"] == [{"box": [40, 25, 80, 65], "cosine": 0.9}, {"box": [50, 80, 100, 130], "cosine": 0.5}]
+    assert entry["pairs"] == []
+    paired = segmentation_json(replace(found, pairs=(Pair((30.0, 20.5), (50.0, 60.5), 0.75),)))
+    assert paired["pairs"] == [{"first": [30.0, 20.5], "here": [50.0, 60.5], "cosine": 0.75}]
     assert json.loads(json.dumps(entry)) == entry
     assert entry["parameters"]["point"] == [30.0, 20.5]
 

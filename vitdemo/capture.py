@@ -45,6 +45,8 @@ class AttentionRecord:
     """What attention follows from, a layer, where that was asked for."""
     attentions: list[Tensor] = field(default_factory=list)
     """`[B, H, N, N]` a layer, float32, part of the graph, where gradients were asked for."""
+    key: Tensor | None = None
+    """`[B, H, N, D]` of the last layer, where features were asked for."""
     _layers: int = 0
     _deferred: list[Callable[[], Tensor]] = field(default_factory=list)
 
@@ -53,6 +55,8 @@ class AttentionRecord:
         if self.request.layer == self._layers:
             self.full = attention_rows(query, key, mask, scaling, 0, query.shape[2])
         self._layers += 1
+        if self.request.features:
+            self.key = key
         if self.request.queries:
             self.queries.append(LayerQueries(query, key, mask, scaling))
         if self.request.tokens:

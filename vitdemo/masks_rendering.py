@@ -18,6 +18,9 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 
 DEFAULT_MASK_OPACITY = 0.6
 
+DIMMED = 0.45
+"""Of the light of what is outside of a foreground: masks are seen on objects of their own colour, too."""
+
 
 def colours_of(numbers: Sequence[int]) -> NDArray[np.uint8]:
     """The colours of the masks of these numbers, `[n, 3]` RGB.
@@ -51,7 +54,7 @@ def segmentation_overlay(
     if segmentation.method == "similarity" and segmentation.values is not None:
         heat = AttributionMap(segmentation.values, segmentation.method, None, None, None)
         picture = overlay(photo, segmentation.view, heat, opacity=opacity)
-        return _with_boxes(_outlined(picture, segmentation, white=True), segmentation)
+        return _with_boxes(_outlined(_crossed(picture, segmentation), segmentation, white=True), segmentation)
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.colours is not None:
         fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation)
@@ -59,12 +62,53 @@ def segmentation_overlay(
         labels = label_map(segmentation.masks, segmentation.numbers)
         fill, where = colours_of(range(256))[labels], labels > 0
     np.copyto(pixels, cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where=where[:, :, None])
-    picture = _outlined(Image.fromarray(pixels), segmentation, white=segmentation.colours is not None)
+    picture = _crossed(Image.fromarray(pixels), segmentation)
+    picture = _outlined(picture, segmentation, white=segmentation.colours is not None)
     if len(segmentation.masks) > 1:
         for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
             if mask.any():
                 # "head 0", "part 3": as the list of masks says it.
                 _number(picture, _inmost(mask), name.split()[-1])
+    return picture
+
+
+def base_picture(photo: Photo, segmentation: Segmentation) -> Image.Image:
+    """The crop for masks to be laid on: outlined in white, outlier patches crossed out, and dimmed outside of a foreground."""
+    pixels = np.array(photo.image.crop(segmentation.view.crop))
+    if segmentation.method == "foreground" and len(segmentation.masks):
+        outside = ~np.logical_or.reduce(segmentation.masks)
+        pixels[outside] = (pixels[outside] * DIMMED).astype(np.uint8)
+    return _outlined(_crossed(Image.fromarray(pixels), segmentation), segmentation, white=True)
+
+
+def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
+    """Two crops side by side, and lines between what is where in both. The second one's size follows the first's height."""
+    crops = [photo.image.crop(found.view.crop) for photo, found in (first, second)]
+    height = max(crop.height for crop in crops)
+    scales = [height / crop.height for crop in crops]
+    crops = [
+        crop.resize((max(1, round(crop.width * scale)), height)) for crop, scale in zip(crops, scales, strict=True)
+    ]
+    gap = max(4, height // 50)
+    picture = Image.new("RGB", (crops[0].width + gap + crops[1].width, height), "white")
+    picture.paste(crops[0], (0, 0))
+    picture.paste(crops[1], (crops[0].width + gap, 0))
+    draw, stroke = ImageDraw.Draw(picture), max(2, _stroke(picture))
+    lines = []
+    for pair in second[1].pairs:
+        ends = []
+        for point, (_, found), scale, start in zip(
+            (pair.first, pair.second), (first, second), scales, (0, crops[0].width + gap), strict=True
+        ):
+            left, top = found.view.crop[:2]
+            ends.append((round(start + (point[0] - left) * scale), round((point[1] - top) * scale)))
+        lines.append((ends[0], ends[1]))
+    for number, line in enumerate(lines):
+        draw.line(line, "black", 2 * stroke + 1)
+        draw.line(line, COLOURS[number % (len(COLOURS) - 1)], stroke)
+    for number, line in enumerate(lines, start=1):
+        for end in line:
+            _number(picture, end, str(number))
     return picture
 
 
@@ -91,6 +135,21 @@ def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
         return np.ones(segmentation.masks.shape[1:], np.bool_)
     inside: NDArray[np.bool_] = np.logical_or.reduce(segmentation.masks)
     return inside
+
+
+def _crossed(picture: Image.Image, segmentation: Segmentation) -> Image.Image:
+    """A cross on every outlier patch."""
+    if segmentation.outliers is None or not segmentation.outliers.any():
+        return picture
+    rows, columns = segmentation.outliers.shape
+    wide, high = picture.width / columns, picture.height / rows
+    draw, stroke = ImageDraw.Draw(picture), _stroke(picture)
+    for row, column in np.argwhere(segmentation.outliers).tolist():
+        box = ((column + 0.2) * wide, (row + 0.2) * high, (column + 0.8) * wide, (row + 0.8) * high)
+        for colour, width in (("black", 3 * stroke), ("white", stroke)):
+            draw.line((box[0], box[1], box[2], box[3]), colour, width)
+            draw.line((box[0], box[3], box[2], box[1]), colour, width)
+    return picture
 
 
 def _stroke(picture: Image.Image) -> int:

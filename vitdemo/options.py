@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vitdemo.attribution import FUSIONS
 from vitdemo.errors import OptionError
 from vitdemo.methods import METHODS, Method, obstacle
 from vitdemo.preprocess import input_size, view_of
-from vitdemo.types import Fusion, ModelSpec, Photo, Processor
+from vitdemo.targets import parse_target
+from vitdemo.types import Fusion, ModelSpec, Photo, Processor, Readout
 
 
 def method_for(name: str, spec: ModelSpec) -> Method | None:
@@ -18,13 +21,35 @@ def method_for(name: str, spec: ModelSpec) -> Method | None:
     if name not in METHODS:
         raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
     method = METHODS[name]
-    reason = obstacle(method, bool(spec.readouts), bool(spec.labels))
+    reason = reason_against(name, spec)
     if not reason:
         return method
     if name == "attention":
         return None
     choices = ", ".join(spec.methods) or "none"
     raise OptionError(f"{method.title} does not apply to {spec.name}: {reason}. Methods that do: {choices}.")
+
+
+def reason_against(name: str, spec: ModelSpec) -> str:
+    """Why a method does not apply to a model; empty if it does, or if there is no such method."""
+    return obstacle(METHODS[name], bool(spec.readouts), bool(spec.labels)) if name in METHODS else ""
+
+
+def missing_target(spec: ModelSpec, method: str, target: Any) -> str:
+    """Why a method cannot explain this class of this model; "" where it can, or has no class to explain."""
+    known = METHODS.get(method)
+    if known is None or reason_against(method, spec) or not known.class_specific:
+        return ""
+    try:
+        parse_target(target, spec)
+    except OptionError as error:
+        return str(error)
+    return ""
+
+
+def readouts_of(spec: ModelSpec) -> tuple[Readout, ...]:
+    """Whose attention may be shown: that of the model's own tokens, and that of any patch."""
+    return (*spec.readouts, "patch") if spec.readouts else ()
 
 
 def fusion_of(head: int | str) -> Fusion:

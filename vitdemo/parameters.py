@@ -14,6 +14,15 @@ RESOLUTION = 320
 """Long side, in pixels, to which photos are enlarged if nothing else is said."""
 
 
+SMALL = 10_000_000
+"""Weights below which a model's patches are more alike than the paper's models' are."""
+
+
+def default_tau(parameters: int) -> float:
+    """Cosine from which patches count as alike, by a model's weights: the paper's, or one measured on small models."""
+    return 0.5 if parameters < SMALL else 0.2
+
+
 @dataclass(frozen=True)
 class Parameters:
     """What can be chosen; each method looks at its own."""
@@ -25,8 +34,8 @@ class Parameters:
     """For `attention`: a number from 0, a fusion, or "all" for a mask of each."""
     objects: int = 1
     """For `foreground`: at most so many."""
-    tau: float = 0.4
-    """For `foreground`: cosine from which patches count as alike; the paper's 0.2 is for larger models."""
+    tau: float | None = None
+    """For `foreground` and `parts`: cosine from which patches count as alike; of `default_tau` if not given."""
     parts: int = 4
     within: bool = True
     """For `parts` and `pca`: only inside the foreground."""
@@ -46,6 +55,10 @@ class Parameters:
         # Said before a network has run for nothing.
         if not 0 < self.threshold <= 1:
             raise OptionError(f"The share of attention to keep must be above 0 and at most 1, not {self.threshold}.")
+        if self.tau is not None and not -1 <= self.tau < 1:
+            raise OptionError(
+                f"The cosine from which patches count as alike must be at least -1 and below 1, not {self.tau}."
+            )
         for name, low, high in (("objects", 1, 10), ("parts", 1, 20), ("matches", 1, 50)):
             if not low <= getattr(self, name) <= high:
                 raise OptionError(f"The number of {name} must be {low} to {high}, not {getattr(self, name)}.")

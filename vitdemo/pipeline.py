@@ -17,8 +17,9 @@ from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.masking import hidden_patches, picture_of, with_grey
-from vitdemo.methods import METHODS, obstacle
-from vitdemo.options import fusion_of, method_for, patch_at, share_of
+from vitdemo.methods import METHODS
+from vitdemo.options import fusion_of, method_for, missing_target, patch_at, readouts_of, reason_against, share_of
+from vitdemo.outputs import holds, on_grid, prediction_of
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.remembered import Remembered, bytes_of
 from vitdemo.settings import Settings, get_settings
@@ -29,7 +30,6 @@ from vitdemo.types import (
     Capture,
     Comparison,
     Explanation,
-    Label,
     ModelOutput,
     ModelSpec,
     Photo,
@@ -72,7 +72,7 @@ class Pipeline:
         """One prediction a photo, in forwards of at most `max_batch` of them."""
         batch = preprocess(photos, spec.processor)
         outputs = self.backend.run(spec, batch.pixel_values, Capture(), dtype)
-        return [_prediction(spec, output, top_k) for output in outputs]
+        return [prediction_of(spec, output, top_k) for output in outputs]
 
     def explain(
         self,
@@ -92,6 +92,7 @@ class Pipeline:
         shared: dict[Processor, PixelBatch] | None = None,
         remember: bool = True,
         keep: bool = False,
+        features: bool = False,
     ) -> Explanation:
         """A prediction, and one map of where the model looked.
 
@@ -106,6 +107,7 @@ class Pipeline:
             point: for `similarity`, and for the read-out "patch": `(x, y)` in pixels of the upright photo; the middle of what
                 the model sees if not given.
             keep: whether `queries` are wanted, from which the attention of any patch follows.
+            features: whether the patches' `features` are wanted.
             remember: whether the result is kept for the next time; not worth it for frames of a camera.
             shared: pixel tensors of this photo, filled here, for models that agree on how to make them.
 
@@ -113,9 +115,8 @@ class Pipeline:
             OptionError: a method, layer, head, read-out, target or point that this model or photo does not have.
         """
         chosen = method_for(method, spec)
-        own = (*spec.readouts, *(("patch",) if spec.readouts else ()))
-        if readout is not None and readout not in own:
-            choices = ", ".join(own) or "none, it has no attention"
+        if readout is not None and readout not in readouts_of(spec):
+            choices = ", ".join(readouts_of(spec)) or "none, it has no attention"
             raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {choices}.")
         index, rank = parse_target(target, spec)
         limit = MAX_TOKENS
@@ -128,10 +129,17 @@ class Pipeline:
             fusion = fusion_of(head) if method == "rollout" else "mean"
             request = Attribution(method, index, rank, fusion, share_of(discard), query)
         pixels = {} if shared is None else shared
-        keep = keep or readout == "patch"
-        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request, remember, keep)
-        prediction = replace(_prediction(spec, output, top_k), from_cache=from_cache)
-        rows = {name: _on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
+        # A method's own map has neither rows nor features beside it.
+        keep = (keep or readout == "patch") and bool(spec.readouts) and request is None
+        capture = Capture(
+            tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
+            mean="mean" in spec.readouts,
+            queries=keep,
+            features=features and request is None,
+        )
+        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request or capture, remember)
+        prediction = replace(prediction_of(spec, output, top_k), from_cache=from_cache)
+        rows = {name: on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
         attribution, description = None, "no attention: a convolutional network"
         if output.values is not None:
             values: NDArray[np.float32] = output.values.numpy()
@@ -154,8 +162,17 @@ class Pipeline:
         if spec.note:
             notes += (spec.note,)
         notes = (*photo.notes, *notes, *output.notes)
-        queries = output.queries if keep else ()
-        return Explanation(prediction, attribution, rows, view, description, notes, output.patch_grid, queries)
+        return Explanation(
+            prediction,
+            attribution,
+            rows,
+            view,
+            description,
+            notes,
+            output.patch_grid,
+            output.queries if keep else (),
+            output.features if capture.features else None,
+        )
 
     def compare(
         self,
@@ -179,7 +196,7 @@ class Pipeline:
         if readout and readout not in get_args(Readout):
             raise OptionError(f"There is no read-out {readout!r}. Choose from: {', '.join(get_args(Readout))}.")
         shared: dict[Processor, PixelBatch] = {}
-        missing = {spec: _missing_target(spec, method, options.get("target")) for spec in specs}
+        missing = {spec: missing_target(spec, method, options.get("target")) for spec in specs}
         if all(missing.values()):
             raise OptionError(missing[specs[0]])
         explanations = tuple(
@@ -190,14 +207,13 @@ class Pipeline:
     def _compared(
         self, photo: Photo, spec: ModelSpec, method: str, readout: str | None, missing: str, **options: Any
     ) -> Explanation:
-        known = METHODS.get(method)
-        reason = (obstacle(known, bool(spec.readouts), bool(spec.labels)) or missing) if known else ""
-        if known is None or not reason or method == "attention":
-            own = (*spec.readouts, "patch") if spec.readouts else ()
-            shown = next((name for name in own if name == readout), None)
+        reason = reason_against(method, spec) or missing
+        if not reason or method == "attention":
+            shown = next((name for name in readouts_of(spec) if name == readout), None)
             return self.explain(photo, spec, method=method, readout=shown, **options)
         kept = {name: value for name, value in options.items() if name in ("resolution", "top_k", "dtype", "shared")}
         found = self.explain(photo, spec, **kept)
+        known = METHODS[method]
         return replace(
             found,
             map=None,
@@ -244,60 +260,31 @@ class Pipeline:
         processor: Processor,
         dtype: str,
         shared: dict[Processor, PixelBatch],
-        request: Attribution | None,
+        request: Attribution | Capture,
         remember: bool,
-        keep: bool,
     ) -> tuple[ModelOutput, Any, bool]:
-        key = (photo.digest, spec.checkpoint, spec.revision, processor, dtype, request)
-        found = self._cache.get(key)
-        # A method's own map has no rows of patches beside it.
-        keep = keep and request is None
-        if found is not None and (found[0].queries or not (keep and spec.readouts)):
-            return (*found, True)
+        key = (
+            photo.digest,
+            spec.checkpoint,
+            spec.revision,
+            processor,
+            dtype,
+            request if isinstance(request, Attribution) else None,
+        )
+        known, view = self._cache.get(key) or (None, None)
+        if known is not None and (isinstance(request, Attribution) or holds(known, request)):
+            return known, view, True
         if processor not in shared:
             shared[processor] = preprocess([photo], processor)
         batch = shared[processor]
-        if request is not None:
+        if isinstance(request, Attribution):
             (output,) = self.backend.attribute(spec, batch.pixel_values, request, dtype)
         else:
-            capture = Capture(
-                tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
-                mean="mean" in spec.readouts,
-                queries=keep,
-            )
-            (output,) = self.backend.run(spec, batch.pixel_values, capture, dtype)
+            (output,) = self.backend.run(spec, batch.pixel_values, request, dtype)
+            if known is not None:
+                output = replace(
+                    output, queries=output.queries or known.queries, features=output.features or known.features
+                )
         if remember:
             self._cache.put(key, (output, batch.views[0]), bytes_of(output))
         return output, batch.views[0], False
-
-
-def _prediction(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
-    labels: tuple[Label, ...] = ()
-    if output.logits is not None:
-        scores, indices = output.logits.softmax(dim=-1).topk(min(top_k, len(spec.labels)))
-        labels = tuple(
-            Label(spec.labels[index], score, index)
-            for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
-        )
-    return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=output.notes)
-
-
-def _missing_target(spec: ModelSpec, method: str, target: Any) -> str:
-    """Why a method cannot explain this class of this model; "" where it can, or has no class to explain."""
-    known = METHODS.get(method)
-    if known is None or obstacle(known, bool(spec.readouts), bool(spec.labels)) or (not known.class_specific):
-        return ""
-    try:
-        parse_target(target, spec)
-    except OptionError as error:
-        return str(error)
-    return ""
-
-
-def _on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:
-    """`[L, H, N]` to `[L, H, h, w]`: the prefix tokens are left out, what remains is not renormalised."""
-    patches = rows[:, :, spec.num_prefix_tokens :]
-    result: NDArray[np.float32] = patches.reshape(*patches.shape[:2], *grid).numpy()
-    # It is the cache's own memory: who wrote to it would change the answers of others.
-    result.flags.writeable = False
-    return result

@@ -145,7 +145,7 @@ def _agreement_json(pair: Agreement, comparison: Comparison) -> dict[str, Any]:
 
 
 def segmentation_json(found: Segmentation) -> dict[str, Any]:
-    """What `segment` says. Areas are shares of the crop; boxes are in pixels of the upright photo."""
+    """What `segment` says. Areas are shares of the crop; boxes and points are in pixels of the upright photo."""
     crop = found.view.crop
     result: dict[str, Any] = {
         "model": found.spec.name,
@@ -165,7 +165,15 @@ def segmentation_json(found: Segmentation) -> dict[str, Any]:
     if found.parameters.get("point") is not None:
         result["parameters"]["point"] = list(found.parameters["point"])
     if found.method == "similarity":
-        result["matches"] = [{"box": list(_moved(box, crop))} for box in found.boxes]
+        result["matches"] = [
+            {"box": list(_moved(box, crop)), "cosine": score}
+            for box, score in zip(found.boxes, found.scores, strict=True)
+        ]
+        result["pairs"] = [
+            {"first": list(pair.first), "here": list(pair.second), "cosine": pair.score} for pair in found.pairs
+        ]
+    if found.outliers is not None and found.outliers.any():
+        result["outliers"] = np.argwhere(found.outliers).tolist()
     if found.notes:
         result["note"] = " ".join(found.notes)
     return result

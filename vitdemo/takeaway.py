@@ -17,18 +17,32 @@ from PIL import Image
 
 from vitdemo.masks_rendering import (
     COLOURS,
-    DEFAULT_MASK_OPACITY,
+    base_picture,
     colours_of,
     components_picture,
     label_map,
+    pairs_picture,
     segmentation_overlay,
 )
 from vitdemo.serialise import box_of, segmentation_json
 from vitdemo.types import Photo, Segmentation
 
-__all__ = ["COLOURS", "archive", "coco", "files", "folder_names", "is_own_file", "rle", "segmentation_overlay"]
+__all__ = [
+    "COLOURS",
+    "archive",
+    "base_picture",
+    "coco",
+    "files",
+    "folder_names",
+    "is_own_file",
+    "pairs_picture",
+    "rle",
+    "segmentation_overlay",
+]
 
-_OWN = re.compile(r"mask-\d+\.png|(cutout|labels|components|overlay)\.png|(coco|segmentation)\.json|similarity\.npy")
+_OWN = re.compile(
+    r"mask-\d+\.png|(cutout|labels|components|overlay|pairs)\.png|(coco|segmentation)\.json|similarity\.npy"
+)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 
@@ -36,7 +50,9 @@ _LONGEST = 60
 """Letters of a folder's name: file systems stop at 255 bytes, and a letter may have four."""
 
 
-def files(photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY) -> dict[str, bytes]:
+def files(
+    photo: Photo, segmentation: Segmentation, *, first: tuple[Photo, Segmentation] | None = None
+) -> dict[str, bytes]:
     """File names and contents.
 
     Always `overlay.png` and `segmentation.json`. Of `similarity` also `similarity.npy`, float32 `[h, w]`; of every other method:
@@ -46,16 +62,22 @@ def files(photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MAS
     - `cutout.png`: the crop, transparent where no mask is. Absent where nothing was found.
     - `coco.json`: COCO annotations in pixels of the whole upright photo.
     - `components.png`: of `pca`, its colours.
+    - `pairs.png`: of `similarity`, what is where in the first photo and in this one.
 
     Pictures have the size of the crop.
+
+    Args:
+        first: the first photo of several, where this is another one.
     """
     made = {
-        "overlay.png": _png(segmentation_overlay(photo, segmentation, opacity)),
+        "overlay.png": _png(segmentation_overlay(photo, segmentation)),
         "segmentation.json": _json(segmentation_json(segmentation)),
     }
     if segmentation.method == "similarity":
         if segmentation.values is not None:
             made["similarity.npy"] = _npy(segmentation.values)
+        if first is not None and segmentation.pairs:
+            made["pairs.png"] = _png(pairs_picture(first, (photo, segmentation)))
         return made
     if segmentation.colours is not None:
         made["components.png"] = _png(components_picture(segmentation))
@@ -76,10 +98,12 @@ def files(photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MAS
 def archive(photos: Sequence[Photo], segmentations: Sequence[Segmentation]) -> bytes:
     """One zip of the files of each photo; of several photos each has a folder. The same input gives the same bytes."""
     folders = [""] if len(photos) == 1 else [f"{name}/" for name in folder_names(photo.name for photo in photos)]
-    buffer = io.BytesIO()
+    buffer, first = io.BytesIO(), None
     with zipfile.ZipFile(buffer, "w") as zipped:
         for folder, photo, segmentation in zip(folders, photos, segmentations, strict=True):
-            for name, data in files(photo, segmentation).items():
+            made = files(photo, segmentation, first=first)
+            first = first or (photo, segmentation)
+            for name, data in made.items():
                 # Pictures are compressed already.
                 how = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
                 zipped.writestr(zipfile.ZipInfo(folder + name), data, how)

@@ -50,8 +50,10 @@ def add_commands(commands: Any) -> None:
         "--threshold", type=float, default=own.threshold, help="for attention: share that is kept (default: 0.6)"
     )
     segment.add_argument("--head", default=own.head, help="for attention: mean, max, min, all, or a number from 0")
-    segment.add_argument("--point", metavar="X,Y", help="for similarity: pixels of the upright photo")
+    segment.add_argument("--point", metavar="X,Y", help="for similarity: pixels of the upright first photo")
     segment.add_argument("--objects", type=int, default=own.objects, metavar="N", help="for foreground (default: 1)")
+    segment.add_argument("--tau", type=float, help="for foreground and parts: cosine from which patches count as alike")
+    segment.add_argument("--matches", type=int, default=own.matches, metavar="N", help="for similarity (default: 5)")
     segment.add_argument("--parts", type=int, default=own.parts, metavar="N", help="for parts (default: 4)")
     segment.add_argument("--refine", action="store_true", help="let masks follow the edges of the photo")
     segment.add_argument("--clip-outliers", action="store_true", help="smooth over patches of huge features")
@@ -78,7 +80,7 @@ def run_segment(options: argparse.Namespace) -> int:
     write(options.out_dir, lambda: options.out_dir.mkdir(parents=True, exist_ok=True))
     report = _Report(options, [*_expanded(options.images)])
     try:
-        (_together if asked.method in ("parts", "pca") else _one_by_one)(pipeline, specs[0], asked, report)
+        (_one_by_one if asked.method in ("attention", "foreground") else _together)(pipeline, specs[0], asked, report)
     finally:
         report.bar.close()
     if options.json:
@@ -96,6 +98,8 @@ def _asked(options: argparse.Namespace) -> Parameters:
         point=parse_point(options.point),
         objects=options.objects,
         parts=options.parts,
+        tau=options.tau,
+        matches=options.matches,
         refine=options.refine,
         clip=options.clip_outliers,
         within=not options.whole,
@@ -157,12 +161,14 @@ class _Report:
         if not self.options.json:
             self.bar.write(f"{self.images[index][1]}: {why}", file=sys.stderr)
 
-    def done(self, index: int, photo: Photo, found: Segmentation) -> None:
+    def done(
+        self, index: int, photo: Photo, found: Segmentation, first: tuple[Photo, Segmentation] | None = None
+    ) -> None:
         from vitdemo.serialise import segmentation_json
         from vitdemo.takeaway import files, is_own_file
 
         folder = self.options.out_dir / self.folders[index]
-        made = files(photo, found)
+        made = files(photo, found, first=first)
 
         def save() -> None:
             folder.mkdir(exist_ok=True)
@@ -191,27 +197,22 @@ class _Report:
 def _one_by_one(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _Report) -> None:
     from vitdemo.segmenting import segment
 
-    waiting, wrong = report.waiting, []
-    for index in waiting:
+    for index in report.waiting:
         try:
             photo = report.open(pipeline, index)
             (found,) = segment(pipeline, [photo], spec, asked, dtype=report.options.dtype)
-        except OptionError as error:
-            # A point may lie in one photo, and outside another; whatever else is asked for is wrong for all.
-            if asked.point is None:
-                raise
-            wrong.append(error)
-            report.failed(index, str(error))
         except (ImageError, EngineError) as error:
             report.failed(index, str(error))
         else:
             report.done(index, photo, found)
-    if wrong and len(wrong) == len(report.entries):
-        raise wrong[0]
 
 
 def _together(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _Report) -> None:
-    """Groups are shared over all images: one that fails is left out, and the others are grouped without it."""
+    """What is found is shared over all images: one that fails is left out, and the others do without it.
+
+    Raises:
+        OptionError: a patch of the first image is asked for, and that one failed.
+    """
     from vitdemo.segmenting import each
 
     photos = _Opened(pipeline, report)
@@ -220,9 +221,13 @@ def _together(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _R
             photos.add(index)
         except ImageError as error:
             report.failed(index, str(error))
+    if asked.method == "similarity" and photos.numbers and 0 not in photos.numbers:
+        raise OptionError(f"{report.images[0][1]}, whose patch is to be looked for, cannot be opened.")
+    first: tuple[Photo, Segmentation] | None = None
     found = each(pipeline, photos, spec, asked, dtype=report.options.dtype)
     for index, photo, segmentation in zip(report.waiting, photos, found, strict=True):
-        report.done(index, photo, segmentation)
+        report.done(index, photo, segmentation, first)
+        first = first or (photo, segmentation)
 
 
 class _Opened(Sequence["Photo"]):

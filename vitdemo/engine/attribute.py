@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -42,6 +43,18 @@ def attribute(
             logits = model(pixels)
         return logits, similarity(_places(seen[-1], prefix), request.query), None
     return _class_specific(model, pixels, request, patches)
+
+
+@contextmanager
+def watching_features(model: Classifier, request: Capture) -> Iterator[list[Tensor]]:
+    """Tokens before and after the last normalisation of the forward in this block, if they are asked for."""
+    if not request.features:
+        yield []
+        return
+    norm = [final_norm(model.network)]
+    with watching(norm) as seen, watching(norm, inputs=False) as after:
+        yield seen
+    seen += after
 
 
 def read_out(model: Classifier, patches: int) -> Tensor:

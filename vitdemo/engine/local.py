@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from vitdemo.capture import AttentionRecord, record_attention
-from vitdemo.engine.attribute import attribute
+from vitdemo.engine.attribute import attribute, watching_features
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
 from vitdemo.engine.memory import Residents
-from vitdemo.errors import InvalidScoresError, TooLargeError
+from vitdemo.engine.outputs import finite, split
+from vitdemo.errors import TooLargeError
 from vitdemo.loading import Classifier, load_model
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, Capture, LayerQueries, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
 
 _Key = tuple[str, str, torch.dtype]
 Result = TypeVar("Result")
@@ -95,8 +96,8 @@ class LocalBackend:
                 (logits, maps, targets), milliseconds = self._timed(
                     lambda: attribute(lane.model, pixels, request), lane.device
                 )
-            found = _split(AttentionRecord(Capture()), logits, lane, pixels, milliseconds / len(pixels))
-            maps = _finite(maps.float().cpu(), "maps", lane)
+            found = split(AttentionRecord(Capture()), [], logits, lane.spec, pixels, milliseconds / len(pixels))
+            maps = finite(maps.float().cpu(), "maps", lane.spec, lane.dtype)
             return [
                 replace(
                     output,
@@ -116,7 +117,7 @@ class LocalBackend:
             pixels = pixel_values.to(lane.device)
             with lane.turn, torch.no_grad():
                 filled, milliseconds = self._timed(lambda: lane.model.reconstruct(pixels, hidden), lane.device)
-            pictures.append(_finite(filled.cpu(), "pixels", lane))
+            pictures.append(finite(filled.cpu(), "pixels", lane.spec, lane.dtype))
             grid = (hidden.shape[1], hidden.shape[2])
             return [ModelOutput(None, {}, grid, milliseconds / len(pixels), str(lane.device), short(lane.dtype))]
 
@@ -222,9 +223,10 @@ class LocalBackend:
         pixels = torch.cat([job.pixel_values for job in jobs]).to(lane.device, lane.dtype)
         # Not `inference_mode`: transformers caches BEiT's position index for the process, and one that was made there could
         # never again be trained with.
-        with torch.no_grad(), record_attention(jobs[0].capture) as record:
+        capture = jobs[0].capture
+        with torch.no_grad(), record_attention(capture) as record, watching_features(lane.model, capture) as seen:
             logits, milliseconds = self._timed(lambda: lane.model(pixels), lane.device)
-        outputs = _split(record, logits, lane, pixels, milliseconds / len(pixels))
+        outputs = split(record, seen, logits, lane.spec, pixels, milliseconds / len(pixels))
         for job in jobs:
             job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
 
@@ -249,46 +251,3 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _finite(values: Tensor, what: str, lane: _Lane) -> Tensor:
-    if not torch.isfinite(values).all():
-        raise InvalidScoresError(
-            f"{lane.spec.name} gave invalid {what} (not finite numbers) in {short(lane.dtype)}. Try another dtype or photo."
-        )
-    return values
-
-
-def _split(
-    record: AttentionRecord, logits: Tensor | None, lane: _Lane, pixels: Tensor, milliseconds: float
-) -> list[ModelOutput]:
-    """One output a picture, on the CPU; the pictures of a batch share no memory that a caller could see change."""
-    if logits is not None:
-        logits = _finite(logits.float().cpu(), "scores", lane)
-    rows = {name: torch.stack(layers, dim=1).cpu() for name, layers in record.rows.items()}
-    grid = lane.spec.grid_of(pixels.shape[2], pixels.shape[3])
-    full = None if record.full is None else record.full.cpu()
-    return [
-        ModelOutput(
-            logits=None if logits is None else logits[index].clone(),
-            rows={name: layers[index].clone() for name, layers in rows.items()},
-            patch_grid=grid,
-            milliseconds=milliseconds,
-            device=str(lane.device),
-            dtype=short(lane.dtype),
-            full=None if full is None else full[index].clone(),
-            queries=tuple(_one(layer, index) for layer in record.queries),
-        )
-        for index in range(len(pixels))
-    ]
-
-
-def _one(layer: LayerQueries, index: int) -> LayerQueries:
-    """One picture's part of a batch, in memory of its own."""
-
-    def part(values: Tensor) -> Tensor:
-        chosen = values[index : index + 1] if len(values) > 1 else values
-        return chosen.to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-    mask = None if layer.mask is None else part(layer.mask)
-    return LayerQueries(part(layer.query), part(layer.key), mask, layer.scaling)

@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation.arrays import Floats, Grid, Mask, border_patches, patch_features, unit
+from vitdemo.segmentation.arrays import Floats, Grid, Mask, patch_features, unit
 
 TAU = 0.2
 """Cosine above which two patches are alike, in the paper."""
@@ -37,9 +37,9 @@ SHIFT = 1e-11
 """Far below any eigenvalue that matters, above the rounding of those that are 0."""
 
 
-Side = Literal["seed", "corners", "border"]
+Side = Literal["seed", "corners", "attention"]
 """Which side of a cut is the foreground: the one with the patch farthest out, as in TokenCut; that one, unless it holds three
-or four corners of the photo, as in MaskCut; or the one with fewer patches at the photo's border, which is neither's."""
+or four corners of the photo, as in MaskCut; or, which is neither's, the one whose patches have more attention on average."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def foreground(
     tau: float = TAU,
     epsilon: float = EPSILON,
     side: Side = "corners",
+    attention: ArrayLike | None = None,
 ) -> Foreground:
     """The objects that stand out of a photo.
 
@@ -82,18 +83,20 @@ def foreground(
         objects: at most so many are looked for.
         tau: -1 to 1.
         side: how the foreground is told from the rest.
+        attention: `[h, w]`, for the side "attention".
 
     Raises:
         OptionError: tau or the number of objects is out of range.
         ValueError: the features do not fit the grid.
     """
     if not -1 <= tau < 1:
-        raise OptionError(
-            f"The similarity from which patches count as alike must be at least -1 and below 1, not {tau}."
-        )
+        raise OptionError(f"The cosine from which patches count as alike must be at least -1 and below 1, not {tau}.")
     if objects < 1:
         raise OptionError(f"The number of objects must be at least 1, not {objects}.")
     rows = unit(patch_features(features, grid))
+    looked = None if attention is None else np.asarray(attention, np.float64)
+    if (side == "attention") != (looked is not None) or (looked is not None and looked.shape != grid):
+        raise ValueError(f'Attention must be given as {list(grid)} for the side "attention", and for no other.')
     free = np.ones(len(rows), np.bool_)
     masks: list[Mask] = []
     vectors: list[Floats] = []
@@ -106,7 +109,7 @@ def foreground(
         if reason:
             break
         value, vector = second_eigenvector(_weights(alike, epsilon))
-        mask, seed, oriented = _object(vector, free, grid, side)
+        mask, seed, oriented = _object(vector, free, grid, side, looked)
         if masks and mask.mean() <= SMALLEST:
             reason = f"Nothing else of more than {SMALLEST:.0%} of the photo stands out."
             break
@@ -227,14 +230,16 @@ def _settled(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _object(vector: NDArray[np.float64], free: Mask, grid: Grid, side: Side) -> tuple[Mask, tuple[int, int], Floats]:
+def _object(
+    vector: NDArray[np.float64], free: Mask, grid: Grid, side: Side, attention: NDArray[np.float64] | None
+) -> tuple[Mask, tuple[int, int], Floats]:
     """Mask `[h, w]`, seed and oriented eigenvector `[h, w]` of one cut; `vector` has the patches in `free` alone."""
     # The solver left the farthest value above 0: the seed is above the mean.
     settled = _settled(vector)
     inside, outside = np.zeros((2, free.size), np.bool_)
     inside[free] = settled > settled.mean()
     outside[free] = ~inside[free]
-    if _is_ground(inside.reshape(grid), outside.reshape(grid), side):
+    if _is_ground(inside.reshape(grid), outside.reshape(grid), side, attention):
         settled, inside = -settled, outside
     values = np.zeros(free.size, np.float32)
     values[free] = settled
@@ -245,8 +250,8 @@ def _object(vector: NDArray[np.float64], free: Mask, grid: Grid, side: Side) -> 
     return mask, (row, column), values.reshape(grid)
 
 
-def _is_ground(inside: Mask, outside: Mask, side: Side) -> bool:
+def _is_ground(inside: Mask, outside: Mask, side: Side, attention: NDArray[np.float64] | None) -> bool:
     """Whether the side of the farthest patch is the ground, and the other one the object."""
     if side == "corners":
         return int(inside[[0, 0, -1, -1], [0, -1, 0, -1]].sum()) >= 3
-    return side == "border" and border_patches(inside) > border_patches(outside)
+    return attention is not None and bool(attention[inside].mean() < attention[outside].mean())

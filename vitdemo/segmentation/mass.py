@@ -7,7 +7,6 @@ from numpy.typing import ArrayLike
 
 from vitdemo.errors import OptionError
 from vitdemo.segmentation.arrays import Mask
-from vitdemo.types import Fusion
 
 
 def keep_mass(maps: ArrayLike, share: float) -> Mask:
@@ -43,9 +42,3 @@ def keep_mass(maps: ArrayLike, share: float) -> Mask:
     result = np.zeros(flat.shape, np.bool_)
     np.put_along_axis(result, order, kept, axis=-1)
     return result.reshape(values.shape)
-
-
-def fused_mass(heads: ArrayLike, share: float, fusion: Fusion = "mean") -> Mask:
-    """`keep_mass` of the mean, largest or smallest over the heads `[H, h, w]`: `[h, w]`."""
-    values = np.asarray(heads, np.float64)
-    return keep_mass(getattr(values, fusion)(axis=0), share)

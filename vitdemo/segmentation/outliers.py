@@ -1,12 +1,10 @@
 """Patches of huge norm, in which a large network stores what belongs to the whole photo.
 
-Darcet et al. 2024, arXiv:2309.16588, "Vision Transformers Need Registers". They are seen best in the last hidden states before
-the final normalisation, which hides them.
+Darcet et al. 2024, arXiv:2309.16588, "Vision Transformers Need Registers". They are seen in the last hidden states before the
+final normalisation, which hides them.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,36 +22,25 @@ MOST = 0.1
 """Share of the patches above which they are no artefacts, but something in the photo, such as its sky."""
 
 
-@dataclass(frozen=True)
-class Outliers:
-    """Which patches stick out by their norm."""
-
-    mask: Mask
-    """`[h, w]`."""
-    norms: Floats
-    """`[h, w]`: length of each patch's feature."""
-    limit: float
-    """Norms above it stick out, unless too many do."""
-
-
-def find_outliers(
-    features: ArrayLike, grid: Grid, *, far: float = FAR, ratio: float = RATIO, most: float = MOST
-) -> Outliers:
+def find_outliers(norms: ArrayLike, grid: Grid, *, far: float = FAR, ratio: float = RATIO, most: float = MOST) -> Mask:
     """Patches whose norm is far above the median, by the median absolute deviation, and above `ratio` times the median.
 
     Args:
-        features: `[N, D]`.
+        norms: `[N]`, length of each patch's feature.
         most: if more than this share of the patches is, none of them counts.
+
+    Returns:
+        `[h, w]`.
     """
-    norms = np.linalg.norm(patch_features(features, grid), axis=1)
-    median = float(np.median(norms))
+    lengths = patch_features(np.asarray(norms)[:, None], grid)[:, 0]
+    median = float(np.median(lengths))
     # 1.4826: of a normal distribution, this makes the median absolute deviation its standard deviation.
-    deviation = 1.4826 * float(np.median(np.abs(norms - median)))
+    deviation = 1.4826 * float(np.median(np.abs(lengths - median)))
     limit = max(median + far * deviation, median * ratio)
-    mask = norms > limit
+    mask = lengths > limit
     if mask.mean() > most:
         mask[:] = False
-    return Outliers(mask.reshape(grid), norms.reshape(grid).astype(np.float32), limit)
+    return mask.reshape(grid)
 
 
 def clip_outliers(features: ArrayLike, mask: Mask) -> Floats:

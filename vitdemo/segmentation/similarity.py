@@ -112,6 +112,24 @@ def correspond(
     )
 
 
+def spread_out(found: Correspondence, columns: tuple[int, int], count: int, *, side: int = 3) -> Correspondence:
+    """The best `count` of them that are at least `side` patches apart in both photos.
+
+    Args:
+        columns: of the grids of the first and the second photo.
+    """
+    kept: list[int] = []
+    places = [
+        np.stack(divmod(side_, wide), 1) for side_, wide in zip((found.first, found.second), columns, strict=True)
+    ]
+    for index in range(len(found.scores)):
+        if len(kept) == count:
+            break
+        if all((np.abs(place[kept] - place[index]).max(axis=1) >= side).all() for place in places):
+            kept.append(index)
+    return Correspondence(found.first[kept], found.second[kept], found.scores[kept])
+
+
 def _clear(scores: NDArray[np.float64], row: int, column: int, side: int) -> None:
     """Take out every place whose box would overlap the one at this place."""
     reach = side - 1

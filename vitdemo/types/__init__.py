@@ -1,6 +1,15 @@
 """Values that cross the borders between rooms. All are immutable; tensors in them are not to be written to."""
 
-from vitdemo.types.forward import Attribution, Box, Capture, LayerQueries, ModelOutput, PixelBatch, View
+from vitdemo.types.forward import (
+    Attribution,
+    Box,
+    Capture,
+    LayerQueries,
+    ModelOutput,
+    PatchFeatures,
+    PixelBatch,
+    View,
+)
 from vitdemo.types.models import Fusion, ModelSpec, Photo, Processor, Readout
 from vitdemo.types.results import (
     Agreement,
@@ -8,6 +17,7 @@ from vitdemo.types.results import (
     Comparison,
     Explanation,
     Label,
+    Pair,
     Prediction,
     Reconstruction,
     Segmentation,
@@ -26,6 +36,8 @@ __all__ = [
     "LayerQueries",
     "ModelOutput",
     "ModelSpec",
+    "Pair",
+    "PatchFeatures",
     "Photo",
     "PixelBatch",
     "Prediction",

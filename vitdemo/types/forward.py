@@ -44,6 +44,8 @@ class Capture:
     """Keep all rows of this one layer, for all heads."""
     queries: bool = False
     """Keep queries and keys of all layers, from which any row follows."""
+    features: bool = False
+    """Keep what the last layer knows of the patches."""
     gradients: bool = False
     """Keep the attention matrices of all layers, as part of the graph of a forward with gradients."""
 
@@ -57,6 +59,18 @@ class LayerQueries:
     mask: Tensor | None
     """Additive or boolean; broadcasts to `[B, H, N, N]`."""
     scaling: float
+
+
+@dataclass(frozen=True)
+class PatchFeatures:
+    """What the last layer knows of one photo's patches, row by row, float32 on the CPU."""
+
+    values: Tensor
+    """`[P, D]`: last hidden states, after the last normalisation."""
+    norms: Tensor
+    """`[P]`: their lengths before it, which it hides."""
+    keys: Tensor
+    """`[P, H * D]`: keys of the last layer's attention, all heads side by side."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +113,5 @@ class ModelOutput:
     """The class that the map explains."""
     queries: tuple[LayerQueries, ...] = ()
     """A layer each, on the CPU, in the dtype of the forward, where they were asked for."""
+    features: PatchFeatures | None = None
+    """Where they were asked for."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vitdemo.types.forward import Box, LayerQueries, View
+from vitdemo.types.forward import Box, LayerQueries, PatchFeatures, View
 from vitdemo.types.models import Fusion, ModelSpec, Readout
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Explanation:
     patch_grid: tuple[int, int]
     queries: tuple[LayerQueries, ...] = ()
     """From which the attention of any patch follows, where they were asked for: see `vitdemo.attribution.patch_attention`."""
+    features: PatchFeatures | None = None
+    """Where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,18 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A patch of a first photo and one of another photo, each of which is the other's nearest."""
+
+    first: tuple[float, float]
+    """`(x, y)` of its middle, in pixels of the upright first photo."""
+    second: tuple[float, float]
+    """The same in the other photo."""
+    score: float
+    """Cosine, -1 to 1."""
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """A photo parted into masks."""
 
@@ -156,6 +170,12 @@ class Segmentation:
     device: str
     dtype: str
     notes: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    """Of `similarity`: cosines of the best matches."""
+    pairs: tuple[Pair, ...] = ()
+    """Of `similarity`, of a photo after the first: what is where in both, best first."""
+    outliers: NDArray[np.bool_] | None = None
+    """`[h, w]`: patches of huge features, whether or not they were clipped."""
 
     @property
     def areas(self) -> tuple[float, ...]:

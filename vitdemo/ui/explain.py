@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vitdemo.faithfulness import faithfulness
-from vitdemo.methods import METHODS, obstacle
+from vitdemo.methods import METHODS
+from vitdemo.options import reason_against
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import view_of
 from vitdemo.registry import get_spec
@@ -220,8 +221,7 @@ def _methods(spec: ModelSpec, value: str) -> dict[str, Any]:
     offered = [(METHODS[name].title, name) for name in spec.methods]
     reasons: dict[str, list[str]] = {}
     for method in METHODS.values():
-        reason = obstacle(method, bool(spec.readouts), bool(spec.labels))
-        if reason:
+        if reason := reason_against(method.name, spec):
             reasons.setdefault(reason, []).append(method.title)
     absent = [f"not {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
     slow = METHODS[value].cost[:1].upper() + METHODS[value].cost[1:]

@@ -1,0 +1,85 @@
+"""What the last layer knows of patches, against what transformers itself gives, for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import tiny
+from vitdemo.engine import LocalBackend
+from vitdemo.loading import load_model
+from vitdemo.pipeline import Pipeline
+from vitdemo.preprocess import preprocess
+from vitdemo.settings import Settings
+from vitdemo.types import Capture, ModelSpec, Photo
+
+Spec = Callable[[str], ModelSpec]
+Maker = Callable[..., Photo]
+
+
+@pytest.fixture(scope="module")
+def backend() -> LocalBackend:
+    return LocalBackend(Settings())
+
+
+def _hidden(spec: ModelSpec, pixels: Tensor) -> Tensor:
+    """`[B, N, D]`: last hidden states, from the network's own outputs."""
+    model = load_model(spec, torch.device("cpu"), torch.float32)
+    network = model.network
+    encoder = network if type(network).__name__.endswith("Model") else network.base_model
+    with torch.no_grad():
+        hidden: Tensor = encoder(pixels, **model._options(pixels)).last_hidden_state
+    return hidden
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_features_are_the_last_hidden_states_of_the_patches(
+    kind: str, backend: LocalBackend, tiny_spec: Spec, photo: Maker
+) -> None:
+    spec = tiny_spec(kind)
+    pixels = preprocess([photo(seed=1), photo(seed=2)], spec.processor).pixel_values
+    found = backend.run(spec, pixels, Capture(features=True, queries=True))
+    hidden = _hidden(spec, pixels)
+    for output, own in zip(found, hidden, strict=True):
+        assert output.features is not None
+        torch.testing.assert_close(output.features.values, own[spec.num_prefix_tokens :], atol=1e-5, rtol=1e-4)
+        rows, columns = output.patch_grid
+        assert output.features.norms.shape == (rows * columns,)
+        assert bool((output.features.norms > 0).all())
+        key = output.queries[-1].key[0]
+        for head in range(spec.num_heads):
+            width = key.shape[-1]
+            part = output.features.keys[:, head * width : (head + 1) * width]
+            torch.testing.assert_close(part, key[head, spec.num_prefix_tokens :])
+    plain = backend.run(spec, pixels, Capture())
+    assert plain[0].features is None
+
+
+def test_norms_are_lengths_before_the_last_normalisation(backend: LocalBackend, tiny_spec: Spec, photo: Maker) -> None:
+    spec = tiny_spec("dinov2")
+    pixels = preprocess([photo()], spec.processor).pixel_values
+    model = load_model(spec, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        last = model.network(pixels, output_hidden_states=True).hidden_states[-1]
+        normed = model.network.layernorm(last)
+    (output,) = backend.run(spec, pixels, Capture(features=True))
+    assert output.features is not None
+    torch.testing.assert_close(output.features.values, normed[0, spec.num_prefix_tokens :], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.features.norms, last[0, spec.num_prefix_tokens :].norm(dim=-1))
+
+
+def test_what_is_remembered_grows_by_what_is_asked_for(tiny_spec: Spec, photo: Maker) -> None:
+    fresh, spec, picture = Pipeline(), tiny_spec("vit"), photo()
+    assert fresh.explain(picture, spec, keep=True).features is None
+    first = fresh.explain(picture, spec, features=True)
+    assert first.features is not None
+    assert first.queries == ()
+    assert not first.prediction.from_cache
+    both = fresh.explain(picture, spec, keep=True, features=True)
+    assert both.prediction.from_cache
+    assert both.queries
+    assert both.features is not None
+    assert fresh.backend.forwards == 2
