@@ -140,6 +140,16 @@ def test_several_objects_are_found_one_after_the_other_without_overlap() -> None
     assert not found.eigenvectors[1][found.masks[0]].any()
 
 
+def test_a_cut_that_is_too_loose_finds_nothing() -> None:
+    grid = (12, 12)
+    features = scene(grid, [disc(grid, 6, 6, 3)], noise=0.3)
+    (value,) = foreground(features, grid).eigenvalues
+    assert foreground(features, grid, loosest=value + 1e-6).found
+    found = foreground(features, grid, loosest=value - 1e-6)
+    assert not found.found
+    assert found.reason == "No part of the photo stands out from the rest."
+
+
 def test_no_more_objects_are_reported_than_there_are() -> None:
     grid = (20, 20)
     blob = disc(grid, 10, 10, 4)

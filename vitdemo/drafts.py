@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vitdemo.attribution import fuse, resolve_head
 from vitdemo.parameters import Parameters
 from vitdemo.segmentation import (
+    LOOSE,
     TAU,
     Correspondence,
     Foreground,
@@ -64,6 +65,7 @@ class Seen:
             tau=TAU if tau is None else tau,
             side="attention",
             attention=attention,
+            loosest=LOOSE,
         )
 
 

@@ -43,9 +43,9 @@ def said(page: Page) -> Any:
     return page.locator("#segment-said .vd-segments")
 
 
-def expected(watched: Watched, **parameters: Any) -> Segmentation:
+def expected(watched: Watched, model: str = MODEL, **parameters: Any) -> Segmentation:
     pipeline = watched.app.pipeline
-    found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(MODEL), Parameters(**parameters))
+    found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(model), Parameters(**parameters))
     return found[0]
 
 
@@ -67,7 +67,7 @@ def test_the_foreground_is_there_when_the_tab_is_opened(page: Page, watched: Wat
 
 def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watched) -> None:
     forwards = watched.app.forwards
-    page.get_by_label("Follow the edges of the photo").uncheck()
+    page.get_by_label("Follow the photo's edges").uncheck()
     expect(said(page).locator("li").first).to_have_text(listed(expected(watched))[0])
     choose(page, "segment-method", TITLES["attention"])
     found = expected(watched, method="attention")
@@ -117,6 +117,36 @@ def taken(page: Page) -> dict[str, bytes]:
         return {Path(name).name: archive.read(name) for name in archive.namelist()}
 
 
+def test_another_model_is_shown_beside_it(page: Page, watched: Watched) -> None:
+    choose(page, "segment-beside", "ViT (vit-mini)")
+    expect(page.locator("#segment-second img")).to_be_visible()
+    expect(said(page).locator("strong")).to_have_text(["dino-mini", "vit-mini"])
+    own = expected(watched, "vit-mini", refine=True)
+    assert said(page).locator("li").all_inner_texts() == [*listed(expected(watched, refine=True)), *listed(own)]
+    choose(page, "segment-beside", "none")
+    expect(page.locator("#segment-second")).to_have_count(0)
+
+
+def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
+    choose(page, "segment-method", TITLES["parts"])
+    number = page.get_by_label("number input for Parts")
+    number.fill("3")
+    number.press("Tab")
+    page.get_by_label("Only in the foreground").uncheck()
+    found = expected(watched, method="parts", parts=3, within=False, refine=True)
+    expect(said(page).locator("li")).to_have_text(listed(found))
+    expect(page).to_have_url(re.compile(r"tab=segment.*method=parts.*parts=3.*within=0"))
+    watched.settle()
+    url = page.url
+    watched.page.goto(url)
+    page.wait_for_function("window.vitdemoOpened")
+    expect(said(page).locator("li")).to_have_text(listed(found))
+    expect(page.get_by_label("number input for Parts")).to_have_value("3")
+    expect(page.get_by_label("Only in the foreground")).not_to_be_checked()
+    expect(page.get_by_label("number input for Share of attention")).to_have_count(0)
+    expect(page).to_have_url(url)
+
+
 def test_the_zip_holds_what_is_shown(page: Page, watched: Watched) -> None:
     found = expected(watched, refine=True)
     files = taken(page)
@@ -146,6 +176,10 @@ def test_other_photos_share_the_parts(page: Page, watched: Watched) -> None:
     )
     expect(page.locator("#segment-shared img")).to_have_count(1, timeout=20_000)
     expect(said(page)).to_contain_text("broken.jpg: Not a readable image")
+    choose(page, "segment-method", TITLES["similarity"])
+    # Beside the map of the other photo, what is where in both.
+    expect(page.locator("#segment-shared img")).to_have_count(2, timeout=20_000)
+    expect(page.locator("#segment-shared")).to_contain_text("each other's nearest")
 
 
 def test_without_a_photo_the_tab_says_what_to_do(page: Page) -> None:

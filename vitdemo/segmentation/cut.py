@@ -27,6 +27,9 @@ EPSILON = 1e-5
 SMALLEST = 0.01
 """Share of the photo that a second or later object must exceed, in MaskCut."""
 
+LOOSE = 0.8
+"""Eigenvalue above which a cut is arbitrary: those of plain grey photos are above 0.9, those of photos of things below 0.6."""
+
 BASIS = 24
 """Vectors between two restarts of Lanczos."""
 
@@ -71,6 +74,7 @@ def foreground(
     epsilon: float = EPSILON,
     side: Side = "corners",
     attention: ArrayLike | None = None,
+    loosest: float = 1.0,
 ) -> Foreground:
     """The objects that stand out of a photo.
 
@@ -84,6 +88,7 @@ def foreground(
         tau: -1 to 1.
         side: how the foreground is told from the rest.
         attention: `[h, w]`, for the side "attention".
+        loosest: cuts of a larger eigenvalue find nothing; the paper takes all.
 
     Raises:
         OptionError: tau or the number of objects is out of range.
@@ -109,6 +114,9 @@ def foreground(
         if reason:
             break
         value, vector = second_eigenvector(_weights(alike, epsilon))
+        if value > loosest:
+            reason = "Nothing else stands out." if masks else "No part of the photo stands out from the rest."
+            break
         mask, seed, oriented = _object(vector, free, grid, side, looked)
         if masks and mask.mean() <= SMALLEST:
             reason = f"Nothing else of more than {SMALLEST:.0%} of the photo stands out."

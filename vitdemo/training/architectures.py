@@ -110,7 +110,7 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
         "cnn": lambda: ResNetForImageClassification(
             ResNetConfig(
                 embedding_size=32,
-                hidden_sizes=[chosen.width // 3, chosen.width * 2 // 3, chosen.width, chosen.width * 2],
+                hidden_sizes=[chosen.width // 4, chosen.width // 2, chosen.width, chosen.width * 4 // 3],
                 depths=[2, 2, 2, 2],
                 layer_type="basic",
                 **names,

@@ -69,7 +69,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             return str(examples()[event.index].path)
 
     first = opened(pipeline, examples()[0])
-    with Page(title="vitdemo: what Vision Transformers see", analytics_enabled=False, delete_cache=(600, 7200)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         tab, stale, addresses = gr.State(COMPARE), gr.State(""), gr.State({})
         # The photo of a link that was followed is on the page already, with its controls, when its arrival is told.
         followed = gr.State("")
@@ -100,7 +100,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
                     explain = ExplainTab(pipeline, results, first, default[0], addresses)
                 with gr.Tab("Segment", id=SEGMENT) as segment_tab:
-                    segmented = SegmentTab(pipeline, segmenting_model().name)
+                    segmented = SegmentTab(pipeline, segmenting_model().name, addresses)
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
@@ -140,7 +140,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             **private,
         )
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
-        opening = Opening(pipeline, compare, explain, photo.GRADIO_CACHE)
+        opening = Opening(pipeline, compare, explain, segmented, photo.GRADIO_CACHE)
         page.load(
             opening.on_load, None, [tabs, tab, stale, photo, addresses, followed, *opening.outputs], **running
         ).then(None, None, None, js="() => { window.vitdemoOpened = true; }", **private)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlencode
 
 from vitdemo.images import open_image
 from vitdemo.settings import ROOT
@@ -31,6 +32,8 @@ class Wanted:
     head: str = ""
     readout: str = ""
     patch: tuple[float, float] | None = None
+    segment: Mapping[str, Any] = field(default_factory=dict)
+    """Controls of the Segment tab, by their names."""
 
     @property
     def start(self) -> dict[str, Any]:
@@ -58,7 +61,52 @@ def wanted(query: Mapping[str, str]) -> Wanted:
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),
         patch=(patch[0], patch[1]) if len(patch) == 2 else None,
+        segment=_segment(query) if query.get("tab") == "segment" else {},
     )
+
+
+_SEGMENT: Mapping[str, tuple[float, float]] = {
+    "resolution": (0, 640),
+    "opacity": (0, 1),
+    "threshold": (0.05, 1),
+    "objects": (1, 5),
+    "tau": (0, 0.8),
+    "parts": (2, 8),
+    "matches": (1, 10),
+}
+"""Ranges of the sliders of the Segment tab."""
+
+
+def _segment(query: Mapping[str, str]) -> dict[str, Any]:
+    """What can be read of its controls; whatever is out of a slider's range is moved into it."""
+    found: dict[str, Any] = {name: query[name] for name in ("model", "beside", "method", "head") if query.get(name)}
+    for name, (low, high) in _SEGMENT.items():
+        if numbers := _numbers(query.get(name, "")):
+            found[name] = min(max(numbers[0], low), high)
+    for name in ("refine", "clip", "within"):
+        if query.get(name) in ("0", "1"):
+            found[name] = query[name] == "1"
+    point = _numbers(query.get("point", ""))
+    if len(point) == 2:
+        found["point"] = point
+    return found
+
+
+def segment_link(image: str, values: Mapping[str, Any]) -> str:
+    """The query string of the Segment tab.
+
+    >>> segment_link("cup", {"method": "similarity", "refine": True, "point": (3.0, 4.5), "beside": ""})
+    'tab=segment&image=cup&method=similarity&refine=1&point=3.0,4.5'
+    """
+    said = {"tab": "segment", "image": image}
+    for name, value in values.items():
+        if isinstance(value, bool):
+            said[name] = str(int(value))
+        elif isinstance(value, tuple):
+            said[name] = ",".join(str(part) for part in value)
+        else:
+            said[name] = "" if value is None else str(value)
+    return urlencode({name: value for name, value in said.items() if value}, safe=",:/")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

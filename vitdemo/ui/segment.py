@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
-from vitdemo.errors import VitDemoError
+from vitdemo.parameters import RESOLUTION, Parameters, default_tau
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import get_spec
-from vitdemo.remembered import Remembered
-from vitdemo.segmentation import enlarge
-from vitdemo.segmenting import RESOLUTION, Parameters, segment
-from vitdemo.takeaway import COLOURS, archive, segmentation_overlay
-from vitdemo.types import Photo, Segmentation
+from vitdemo.registry import get_spec, ready_models
+from vitdemo.types import Photo
 from vitdemo.ui.components.photo import PhotoInput, Refused
 from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.components.segments import segments_html
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.models import choices
+from vitdemo.ui.links import Addresses, image_of, segment_link
+from vitdemo.ui.segmented import Found, Segmenter, files_of, heads_of, masks_of, pictures_of, slider_of
 
 TITLES = {
     "foreground": "Foreground: what stands out",
@@ -35,21 +28,31 @@ TITLES = {
 OWN = {
     "attention": ("threshold", "head"),
     "foreground": ("objects", "tau"),
-    "parts": ("parts", "within"),
+    "parts": ("parts", "tau", "within"),
     "pca": ("within",),
     "similarity": ("matches",),
 }
 """The controls that each method has."""
 
+LAYERED = ("attention", "foreground", "parts")
+"""Methods whose masks can follow the edges of the photo."""
 
-KEPT = 100_000_000
-"""Bytes of masks that are remembered: how they are shown changes often, what they are seldom."""
+SHARED = ("parts", "pca", "similarity")
+"""Methods that look at several photos together."""
+
+HEADS = ["mean", "max", "min", "all"]
+
+KEEP_LINK = """() => {
+  const link = document.querySelector("#segment-said .vd-link");
+  if (window.vitdemoOpened && link && link.offsetParent) history.replaceState(history.state, "", link.href);
+}"""
 
 
 class Asked(NamedTuple):
     """What the controls of the tab ask for."""
 
     model: str
+    beside: str
     method: str
     resolution: float
     refine: bool
@@ -64,45 +67,69 @@ class Asked(NamedTuple):
     matches: float
     point: tuple[float, float] | None
     others: list[tuple[str, str]] | None
+    addresses: Addresses
+
+    @property
+    def parameters(self) -> Parameters:
+        return Parameters(
+            method=self.method,
+            threshold=self.threshold,
+            head=self.head,
+            objects=int(self.objects),
+            tau=self.tau,
+            parts=int(self.parts),
+            within=self.within,
+            point=self.point,
+            matches=int(self.matches),
+            refine=self.refine,
+            clip=self.clip,
+            resolution=int(self.resolution) or None,
+        )
 
 
 class SegmentTab:
     """Built inside an open `gr.Tab`; nothing runs before it is opened. `connect` wires it."""
 
-    def __init__(self, pipeline: Pipeline, model: str) -> None:
-        self.pipeline = pipeline
-        self._kept = Remembered(KEPT)
+    def __init__(self, pipeline: Pipeline, model: str, addresses: gr.State) -> None:
+        self.segmenter = Segmenter(pipeline)
+        tau = default_tau(get_spec(model).parameters)
         with gr.Row(equal_height=True):
-            self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="segment-model", min_width=180)
+            self.model = gr.Dropdown(_models(), value=model, label="Model", elem_id="segment-model", min_width=170)
+            self.beside = gr.Dropdown(_others(), value="", label="Beside it", elem_id="segment-beside", min_width=170)
             self.method = gr.Dropdown(
                 [(title, name) for name, title in TITLES.items()],
                 value="foreground",
                 label="Method",
                 elem_id="segment-method",
+                scale=2,
                 min_width=240,
             )
             self.resolution = gr.Slider(
-                0, 640, RESOLUTION, step=32, label="Resolution", info="Long side in pixels; 0 is the model's own"
+                0, 640, RESOLUTION, step=32, label="Long side in pixels", info="0 is the model's own input"
             )
         with gr.Row(equal_height=True):
             self.threshold = gr.Slider(0.05, 1, 0.6, step=0.05, label="Share of attention", visible=False)
-            self.head = gr.Dropdown(["mean", "max", "min", "all"], value="mean", label="Heads", visible=False)
+            self.head = gr.Dropdown(HEADS, value="mean", label="Heads", visible=False)
             self.objects = gr.Slider(1, 5, 1, step=1, label="Objects")
-            self.tau = gr.Slider(0, 0.8, Parameters().tau, step=0.05, label="Alike from a cosine of")
+            self.tau = gr.Slider(0, 0.8, tau, step=0.05, label="Lowest cosine")
             self.parts = gr.Slider(2, 8, 4, step=1, label="Parts", visible=False)
             self.within = gr.Checkbox(True, label="Only in the foreground", visible=False, min_width=200)
             self.matches = gr.Slider(1, 10, 5, step=1, label="Best matches", visible=False)
-            self.refine = gr.Checkbox(True, label="Follow the edges of the photo", min_width=220)
-            self.clip = gr.Checkbox(False, label="Clip outlier patches", min_width=200)
+            self.refine = gr.Checkbox(True, label="Follow the photo's edges", min_width=200)
+            self.clip = gr.Checkbox(False, label="Clip outlier patches", min_width=190)
             self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
-        self.masks = gr.AnnotatedImage(label="Masks", height=520, elem_id="segmented", buttons=["fullscreen"])
-        self.picture = gr.Image(
-            label="Picture", height=520, interactive=False, visible=False, format="png", elem_id="segment-picture"
-        )
+        with gr.Row():
+            self.masks = gr.AnnotatedImage(label="Masks", height=520, elem_id="segmented", buttons=["fullscreen"])
+            self.picture = gr.Image(
+                label="Picture", height=520, interactive=False, visible=False, format="png", elem_id="segment-picture"
+            )
+            self.second = gr.Image(
+                label="Beside", height=520, interactive=False, visible=False, format="png", elem_id="segment-second"
+            )
         self.said = gr.HTML("", apply_default_css=False, elem_id="segment-said")
         with gr.Row():
             self.zip = gr.DownloadButton(
-                "Download all of it (zip)", size="sm", scale=0, min_width=240, elem_id="segment-zip"
+                "Download all of it (zip)", size="sm", scale=0, min_width=240, interactive=False, elem_id="segment-zip"
             )
         with gr.Accordion("Before and after the edges", open=False) as self.compared:
             self.slider = gr.ImageSlider(
@@ -117,170 +144,156 @@ class SegmentTab:
             self.shared = gr.Gallery(
                 label="Other photos", columns=3, height="auto", object_fit="contain", elem_id="segment-shared"
             )
-        self.point = gr.State(None)
-        own = [self.threshold, self.head, self.objects, self.tau, self.parts, self.within, self.matches]
-        self.inputs = [
-            *(self.model, self.method, self.resolution, self.refine, self.clip, self.opacity),
-            *own,
-            *(self.point, self.others),
-        ]
-        self.outputs = [
-            *(self.masks, self.picture, self.said, self.zip, self.compared, self.slider),
-            *(self.heads_box, self.heads, self.others_box, self.shared),
-        ]
-        self.own = dict(zip(("threshold", "head", "objects", "tau", "parts", "within", "matches"), own, strict=True))
+        self.point, self.last = gr.State(None), gr.State(("", "", ""))
+        self.own = {
+            "threshold": self.threshold,
+            "head": self.head,
+            "objects": self.objects,
+            "tau": self.tau,
+            "parts": self.parts,
+            "within": self.within,
+            "matches": self.matches,
+        }
+        self.settings: dict[str, Any] = {
+            "model": self.model,
+            "beside": self.beside,
+            "method": self.method,
+            "resolution": self.resolution,
+            "refine": self.refine,
+            "clip": self.clip,
+            "opacity": self.opacity,
+            **self.own,
+        }
+        """Controls by the names that links have for them."""
+        self.inputs = [*self.settings.values(), self.point, self.others, addresses]
+        self.pictures = [self.masks, self.picture, self.second]
+        self.fitted = [self.model, self.beside, *self.own.values(), self.refine]
+        self.more = [self.zip, self.compared, self.slider, self.heads_box, self.heads, self.others_box, self.shared]
 
     def connect(self, photo: PhotoInput, tab: gr.State, opened: gr.Tab, options: dict[str, Any]) -> None:
-        """Let the controls, the photo and a click on the picture make other masks."""
-        inputs = [photo, *self.inputs]
-        opened.select(lambda: "segment", None, tab, queue=False, api_visibility="private", show_progress="hidden")
-        opened.select(self.on_change, inputs, self.outputs, **options)
-        photo.change(self.on_photo, [photo, tab, *self.inputs], [*self.outputs, self.point], **options)
-        self.method.change(self.on_method, inputs, [*self.outputs, *self.own.values(), self.refine], **options)
-        self.model.change(self.on_model, inputs, [*self.outputs, self.head], **options)
-        for slider in (self.resolution, self.opacity, self.threshold, self.objects, self.tau, self.parts, self.matches):
-            slider.release(self.on_change, inputs, self.outputs, **options)
-        for control in (self.head, self.refine, self.clip, self.within, self.others):
-            control.change(self.on_change, inputs, self.outputs, **options)
-        self.picture.select(self.on_click, inputs, [*self.outputs, self.point], **options)
+        """Let the controls, the photo and a click on the picture make other masks.
 
-    def on_photo(self, photo: Photo | Refused | None, tab: str, *controls: Any) -> tuple[Any, ...]:
-        """Another photo has other places."""
+        One event for all of them, so that of many changes the last one is what is shown. What is looked at first comes first:
+        files and the pictures below follow in a second event.
+        """
+        quiet = {**options, "show_progress": "hidden"}
+        opened.select(lambda: "segment", None, tab, api_visibility="private", show_progress="hidden")
+        sliders = (self.resolution, self.threshold, self.objects, self.tau, self.parts, self.matches)
+        others = (self.model, self.beside, self.method, self.head, self.refine, self.clip, self.within, self.others)
+        triggers = [slider.release for slider in sliders]
+        triggers += [control.change for control in (photo, tab, self.point, *others)]
+        inputs = [photo, tab, *self.inputs]
+        outputs = [*self.pictures, self.said, self.zip, *self.fitted, self.last, self.point]
+        gr.on(triggers, self.on_change, [self.last, *inputs], outputs, **options).success(
+            self.on_more, inputs, self.more, **quiet
+        ).then(None, None, None, js=KEEP_LINK, api_visibility="private")
+        self.picture.select(self.on_click, [photo, *self.inputs], self.point, **quiet)
+        self.opacity.release(self.on_opacity, [photo, *self.inputs], [*self.pictures, self.slider], **quiet)
+
+    def on_change(
+        self, last: tuple[str, str, str], photo: Photo | Refused | None, tab: str, *controls: Any
+    ) -> tuple[Any, ...]:
+        """Masks and words. A model runs only where the photo, the model or the resolution are new.
+
+        Args:
+            last: model, method and photo of the last time; a photo of "" is one that comes with the controls.
+        """
+        asked, skipped = Asked(*controls), tuple(gr.skip() for _ in (*self.fitted, self.last, self.point))
         if tab != "segment":
-            return tuple(gr.skip() for _ in range(len(self.outputs) + 1))
-        return (*self.on_change(photo, *Asked(*controls)._replace(point=None)), None)
-
-    def on_method(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
-        method = Asked(*controls).method
-        shown = [gr.update(visible=name in OWN[method]) for name in self.own]
-        edges = gr.update(visible=method in ("attention", "foreground", "parts"))
-        return (*self.on_change(photo, *controls), *shown, edges)
-
-    def on_model(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
-        """Another model may have other heads."""
-        asked = Asked(*controls)
-        with user_errors():
-            heads = ["mean", "max", "min", "all", *(str(head) for head in range(get_spec(asked.model).num_heads))]
-        head = asked.head if asked.head in heads else "mean"
-        return (*self.on_change(photo, *asked._replace(head=head)), gr.update(choices=heads, value=head))
-
-    def on_click(self, event: gr.SelectData, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
-        """The patch that others are compared with. The picture has the size of the crop."""
-        asked = Asked(*controls)
-        if asked.method != "similarity" or not isinstance(photo, Photo):
-            return tuple(gr.skip() for _ in range(len(self.outputs) + 1))
-        with user_errors():
-            x, y = (float(value) for value in event.index)
-            left, top, right, bottom = self._segmented(photo, asked)[1][0].view.crop
-            point = (min(left + x, right - 0.01), min(top + y, bottom - 0.01))
-        return (*self.on_change(photo, *asked._replace(point=point)), point)
-
-    def on_change(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
-        """Whatever is shown. A model runs only where the photo, the model or the resolution are new."""
-        asked = Asked(*controls)
+            return (*(gr.skip() for _ in range(5)), *skipped)
         with user_errors():
             if not isinstance(photo, Photo):
                 why = "Drop a photo, or choose an example." if photo is None else photo.message
                 # The last result stays, under the reason.
-                return (gr.skip(), gr.skip(), segments_html(why), *(gr.skip() for _ in range(7)))
-            photos, found, failed = self._segmented(photo, asked)
-            return self._shown(photos, found, failed, asked)
+                return (*(gr.skip() for _ in range(3)), segments_html(why), gr.skip(), *skipped)
+            spec = get_spec(asked.model)
+            if last[0] and asked.model != last[0]:
+                # Another model has other heads, and its patches are alike from another cosine on.
+                head = asked.head if asked.head in heads_offered(asked.model) else "mean"
+                asked = asked._replace(head=head, tau=default_tau(spec.parameters))
+            if last[2] and photo.digest != last[2]:
+                asked = asked._replace(point=None)
+            found = self._found(photo, asked)
+            link = segment_link(image_of(photo, asked.addresses), self._said(asked))
+            said = segments_html(found.first, found.second, found.failed, link)
+            now = (asked.model, asked.method, photo.digest)
+            if now != last:
+                skipped = (*self.fit(asked), now, asked.point)
+            return (*self._pictures(found, asked), said, gr.update(interactive=False), *skipped)
 
-    def _segmented(self, photo: Photo, asked: Asked) -> tuple[list[Photo], list[Segmentation], list[str]]:
-        photos, failed = [photo], []
-        if asked.method in ("parts", "pca", "similarity"):
-            for name, path in (asked.others or [])[: self.pipeline.settings.max_photos]:
-                try:
-                    photos.append(replace(self.pipeline.open(Path(path)), name=name))
-                except VitDemoError as error:
-                    failed.append(f"{name}: {error}")
-        parameters = Parameters(
-            method=asked.method,
-            threshold=asked.threshold,
-            head=asked.head,
-            objects=int(asked.objects),
-            tau=asked.tau,
-            parts=int(asked.parts),
-            within=asked.within,
-            point=asked.point,
-            matches=int(asked.matches),
-            refine=asked.refine,
-            clip=asked.clip,
-            resolution=int(asked.resolution) or None,
-        )
-        spec = get_spec(asked.model)
-        key = (tuple(one.digest for one in photos), spec.checkpoint, spec.revision, parameters)
-        found = self._kept.get(key)
-        if found is None:
-            found = segment(self.pipeline, photos, spec, parameters)
-            self._kept.put(key, found, sum(one.masks.nbytes for one in found))
-        return photos, found, failed
+    def fit(self, asked: Asked) -> tuple[Any, ...]:
+        """Models that can be had by now, and the controls that the method has, with the heads of the model."""
+        own: dict[str, dict[str, Any]] = {name: {"visible": name in OWN[asked.method]} for name in self.own}
+        own["head"] |= {"choices": heads_offered(asked.model), "value": asked.head}
+        own["tau"] |= {"value": asked.tau}
+        refine = gr.update(visible=asked.method in LAYERED)
+        lists = gr.update(choices=_models()), gr.update(choices=_others())
+        return (*lists, *(gr.update(**update) for update in own.values()), refine)
 
-    def _shown(
-        self, photos: list[Photo], found: list[Segmentation], failed: list[str], asked: Asked
-    ) -> tuple[Any, ...]:
-        photo, first = photos[0], found[0]
-        layered = asked.method in ("attention", "foreground", "parts")
-        masks, picture = gr.update(visible=layered), gr.update(visible=not layered)
-        if layered:
-            colours = {
-                name: COLOURS[(number - 1) % len(COLOURS)]
-                for name, number in zip(first.names, first.numbers, strict=True)
-            }
-            layers = [(mask * asked.opacity, name) for mask, name in zip(first.masks, first.names, strict=True)]
-            crop = photo.image.crop(first.view.crop)
-            masks = gr.update(value=(crop, layers), color_map=colours, visible=True)
-        else:
-            picture = gr.update(value=segmentation_overlay(photo, first, asked.opacity), visible=True)
-        refined = layered and asked.refine and len(first.masks) > 0
-        slider: Any = gr.skip()
-        if refined:
-            slider = (_plain(photo, first, asked.opacity), segmentation_overlay(photo, first, asked.opacity))
-        heads: Any = gr.skip()
-        if asked.method == "attention":
-            (each,) = segment(
-                self.pipeline,
-                [photo],
-                first.spec,
-                Parameters(
-                    method="attention", head="all", threshold=asked.threshold, resolution=int(asked.resolution) or None
-                ),
+    def on_click(self, event: gr.SelectData, photo: Photo | Refused | None, *controls: Any) -> Any:
+        """The patch that others are compared with. The picture has the size of the crop."""
+        asked = Asked(*controls)
+        if asked.method != "similarity" or not isinstance(photo, Photo):
+            return gr.skip()
+        with user_errors():
+            x, y = (float(value) for value in event.index)
+            left, top, right, bottom = self._found(photo, asked).first.view.crop
+            return min(left + x, right - 0.01), min(top + y, bottom - 0.01)
+
+    def on_opacity(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
+        """Nothing is computed again but the pictures."""
+        asked = Asked(*controls)
+        if not isinstance(photo, Photo):
+            return tuple(gr.skip() for _ in range(4))
+        with user_errors():
+            found = self._found(photo, asked)
+            refined = asked.refine and asked.method in LAYERED and len(found.first.masks) > 0
+            return (*self._pictures(found, asked), slider_of(found, asked.opacity) if refined else gr.skip())
+
+    def on_more(self, photo: Photo | Refused | None, tab: str, *controls: Any) -> tuple[Any, ...]:
+        """What is below the picture: files, edges, heads and other photos."""
+        asked = Asked(*controls)
+        if not isinstance(photo, Photo) or tab != "segment":
+            return tuple(gr.skip() for _ in self.more)
+        with user_errors():
+            found = self._found(photo, asked)
+            refined = asked.refine and asked.method in LAYERED and len(found.first.masks) > 0
+            attends, shares = asked.method == "attention", asked.method in SHARED
+            return (
+                gr.update(value=files_of(found, self.picture.GRADIO_CACHE), interactive=True),
+                gr.update(visible=refined),
+                slider_of(found, asked.opacity) if refined else gr.skip(),
+                gr.update(visible=attends),
+                heads_of(self.segmenter, found, asked.parameters, asked.opacity) if attends else gr.skip(),
+                gr.update(visible=shares),
+                pictures_of(found, asked.opacity) if shares else gr.skip(),
             )
-            heads = [(_one(photo, each, index, asked.opacity), name) for index, name in enumerate(each.names)]
-        shares = asked.method in ("parts", "pca", "similarity")
-        shared = [
-            (segmentation_overlay(other, result, asked.opacity), other.name)
-            for other, result in zip(photos[1:], found[1:], strict=True)
-        ]
-        return (
-            masks,
-            picture,
-            segments_html(first, failed),
-            self._zip(photos, found),
-            gr.update(visible=refined),
-            slider,
-            gr.update(visible=asked.method == "attention"),
-            heads,
-            gr.update(visible=shares),
-            shared if shares else gr.skip(),
-        )
 
-    def _zip(self, photos: list[Photo], found: list[Segmentation]) -> str:
-        folder = Path(tempfile.mkdtemp(dir=Path(self.picture.GRADIO_CACHE)))
-        path = folder / f"{Path(photos[0].name).stem or 'photo'}-{found[0].method}.zip"
-        path.write_bytes(archive(photos, found))
-        return str(path)
+    def _found(self, photo: Photo, asked: Asked) -> Found:
+        others = (asked.others or []) if asked.method in SHARED else []
+        return self.segmenter.find(photo, others, asked.model, asked.beside, asked.parameters)
+
+    def _pictures(self, found: Found, asked: Asked) -> tuple[Any, ...]:
+        return masks_of(found, asked.opacity, asked.method in LAYERED)
+
+    def _said(self, asked: Asked) -> Mapping[str, Any]:
+        """What a link says: the controls that the method has."""
+        left = {name for name in self.own if name not in OWN[asked.method]} | {"opacity"}
+        if asked.method not in LAYERED:
+            left.add("refine")
+        values = {name: value for name, value in asked._asdict().items() if name in self.settings and name not in left}
+        return {**values, "point": asked.point if asked.method == "similarity" else None}
 
 
-def _plain(photo: Photo, found: Segmentation, opacity: float) -> Image.Image:
-    """The same before any refinement."""
-    height, width = found.masks.shape[1:]
-    rough = np.stack([enlarge(mask, width, height) for mask in found.patches])
-    return segmentation_overlay(photo, replace(found, masks=rough), opacity)
+def heads_offered(model: str) -> list[str]:
+    """Fusions, all of them, and each."""
+    return [*HEADS, *(str(head) for head in range(get_spec(model).num_heads))]
 
 
-def _one(photo: Photo, found: Segmentation, index: int, opacity: float) -> Image.Image:
-    part = replace(found, masks=found.masks[index : index + 1], names=found.names[index : index + 1])
-    picture = segmentation_overlay(photo, part, opacity)
-    picture.thumbnail((360, 360))
-    return picture
+def _models() -> list[tuple[str, str]]:
+    """Those with patches."""
+    return [(f"{spec.family} ({spec.name})", spec.name) for spec in ready_models() if spec.readouts]
+
+
+def _others() -> list[tuple[str, str]]:
+    return [("none", ""), *_models()]

@@ -1,0 +1,144 @@
+"""What the Segment tab shows of a segmentation, and what it remembers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from vitdemo.errors import VitDemoError
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec
+from vitdemo.remembered import Remembered
+from vitdemo.segmentation import enlarge
+from vitdemo.segmenting import Parameters, segment
+from vitdemo.takeaway import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
+from vitdemo.types import Photo, Segmentation
+
+KEPT = 100_000_000
+"""Bytes of masks that are remembered: how they are shown changes often, what they are seldom."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The photo of the page first, then others, as far as they could be opened."""
+
+    photos: list[Photo]
+    results: list[Segmentation]
+    second: Segmentation | None
+    """Of the page's photo, by the other model."""
+    failed: tuple[str, ...]
+
+    @property
+    def first(self) -> Segmentation:
+        return self.results[0]
+
+
+class Segmenter:
+    """Segments, and remembers the newest results."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._kept = Remembered(KEPT)
+
+    def find(
+        self, photo: Photo, others: Sequence[tuple[str, str]], model: str, beside: str, asked: Parameters
+    ) -> Found:
+        """
+        Args:
+            others: names and paths of more photos.
+            beside: the other model; "" for none.
+        """
+        photos, failed, most = [photo], [], self.pipeline.settings.max_photos
+        for name, path in others[:most]:
+            try:
+                photos.append(replace(self.pipeline.open(Path(path)), name=name))
+            except VitDemoError as error:
+                failed.append(f"{name}: {error}")
+        if len(others) > most:
+            failed.append(f"The first {most} of {len(others)} photos are looked at.")
+        second = None
+        if beside:
+            # Its own cosine: what is alike for one model is not for another.
+            (second,) = self.segment([photo], beside, replace(asked, tau=None))
+        return Found(photos, self.segment(photos, model, asked), second, tuple(failed))
+
+    def segment(self, photos: list[Photo], model: str, asked: Parameters) -> list[Segmentation]:
+        spec = get_spec(model)
+        key = (tuple(one.digest for one in photos), spec.checkpoint, spec.revision, asked)
+        found: list[Segmentation] | None = self._kept.get(key)
+        if found is None:
+            found = segment(self.pipeline, photos, spec, asked)
+            self._kept.put(key, found, sum(one.masks.nbytes for one in found))
+        return found
+
+
+def masks_of(found: Found, opacity: float, layered: bool) -> tuple[Any, ...]:
+    """What to set the masks, the plain picture and the other model's to."""
+    photo, first = found.photos[0], found.first
+    masks, picture = gr.update(visible=layered), gr.update(visible=not layered)
+    if layered:
+        colours = {
+            name: COLOURS[(number - 1) % len(COLOURS)] for name, number in zip(first.names, first.numbers, strict=True)
+        }
+        layers = [(mask * opacity, name) for mask, name in zip(first.masks, first.names, strict=True)]
+        masks = gr.update(
+            value=(base_picture(photo, first), layers), color_map=colours, visible=True, label=first.spec.name
+        )
+    else:
+        picture = gr.update(value=segmentation_overlay(photo, first, opacity), visible=True, label=first.spec.name)
+    second = gr.update(visible=False)
+    if found.second is not None:
+        drawn = base_picture(photo, found.second) if layered else None
+        second = gr.update(
+            value=segmentation_overlay(photo, found.second, opacity, drawn), visible=True, label=found.second.spec.name
+        )
+    return masks, picture, second
+
+
+def slider_of(found: Found, opacity: float) -> tuple[Image.Image, Image.Image]:
+    """Before and after the refinement."""
+    photo, first = found.photos[0], found.first
+    height, width = first.masks.shape[1:]
+    rough = np.stack([enlarge(mask, width, height) for mask in first.patches])
+    return (
+        segmentation_overlay(photo, replace(first, masks=rough), opacity),
+        segmentation_overlay(photo, first, opacity),
+    )
+
+
+def heads_of(segmenter: Segmenter, found: Found, asked: Parameters, opacity: float) -> list[tuple[Image.Image, str]]:
+    """A small picture a head."""
+    (each,) = segmenter.segment(found.photos[:1], found.first.spec.name, replace(asked, head="all", refine=False))
+    pictures = []
+    for index, name in enumerate(each.names):
+        part = replace(each, masks=each.masks[index : index + 1], names=(name,))
+        picture = segmentation_overlay(found.photos[0], part, opacity)
+        picture.thumbnail((360, 360))
+        pictures.append((picture, name))
+    return pictures
+
+
+def pictures_of(found: Found, opacity: float) -> list[tuple[Image.Image, str]]:
+    """The other photos; of `similarity` each with what is where in the first one and in it."""
+    pictures = []
+    for photo, result in zip(found.photos[1:], found.results[1:], strict=True):
+        pictures.append((segmentation_overlay(photo, result, opacity), photo.name))
+        if result.pairs:
+            pair = pairs_picture((found.photos[0], found.first), (photo, result))
+            pictures.append((pair, f"{photo.name}: {len(result.pairs)} patches that are each other's nearest"))
+    return pictures
+
+
+def files_of(found: Found, cache: str) -> str:
+    """Path of the zip."""
+    folder = Path(tempfile.mkdtemp(dir=Path(cache)))
+    path = folder / f"{Path(found.photos[0].name).stem or 'photo'}-{found.first.method}.zip"
+    path.write_bytes(archive(found.photos, found.results))
+    return str(path)
