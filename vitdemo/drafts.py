@@ -163,9 +163,12 @@ def _similarity(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Dra
     mask = np.zeros((1, *first.grid), np.bool_)
     mask[0].flat[query] = True
     found = [Draft(mask, ("query",), values, matches=best_matches(values, asked.matches, skip=query))]
+    own = _stands_out(first, asked.tau) if others else None
     for one in others:
         values = similarity_map(first.features, query, one.features).reshape(one.grid)
-        pairs = spread_out(correspond(first.features, one.features), (first.grid[1], one.grid[1]), asked.matches)
+        # Grounds are alike everywhere: pairs are of what stands out.
+        pairs = correspond(first.features, one.features, masks=[own, _stands_out(one, asked.tau)])
+        pairs = spread_out(pairs, (first.grid[1], one.grid[1]), asked.matches)
         found.append(
             Draft(
                 np.zeros((0, *one.grid), np.bool_), (), values, matches=best_matches(values, asked.matches), pairs=pairs

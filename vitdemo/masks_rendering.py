@@ -45,23 +45,17 @@ def label_map(masks: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.ui
 
 
 def segmentation_overlay(
-    photo: Photo,
-    segmentation: Segmentation,
-    opacity: float = DEFAULT_MASK_OPACITY,
-    base: Image.Image | None = None,
+    photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY
 ) -> Image.Image:
     """The crop with what was found over it: masks filled and outlined, and numbered where there are several.
 
     Of `pca` the components are the fill; of `similarity` it is the heat map, with the best matches boxed and numbered.
-
-    Args:
-        base: what masks are drawn over instead of the crop.
     """
     if segmentation.method == "similarity" and segmentation.values is not None:
         heat = AttributionMap(segmentation.values, segmentation.method, None, None, None)
         picture = overlay(photo, segmentation.view, heat, opacity=opacity)
         return _with_boxes(_outlined(_crossed(picture, segmentation), segmentation, white=True), segmentation)
-    pixels = np.array(base or photo.image.crop(segmentation.view.crop))
+    pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.colours is not None:
         fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation)
     else:

@@ -160,7 +160,7 @@ def _told(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
     said += " features far larger than the others"
     if clip:
         return (f"{said}: replaced by the mean of the neighbours.",)
-    return (f"{said}: crossed out in the picture, and clipped on request.",)
+    return (f"{said} (crossed out); they can be clipped.",)
 
 
 def _size(explanation: Explanation) -> tuple[int, int]:

@@ -33,7 +33,7 @@ OPTION = "[role=listbox] [role=option]"
 def page(watched: Watched) -> Page:
     """The open Segment tab."""
     watched.page.get_by_role("tab", name="Segment").click()
-    expect(watched.page.locator("#segmented img").first).to_be_visible()
+    expect(watched.page.locator("#segment-first-masks img").first).to_be_visible()
     expect(said(watched.page)).to_contain_text(MODEL)
     watched.settle()
     return watched.page
@@ -72,9 +72,9 @@ def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watc
     choose(page, "segment-method", TITLES["attention"])
     found = expected(watched, method="attention")
     expect(said(page).locator("li").first).to_have_text(listed(found)[0])
-    slider = page.locator("label:has-text('Share of attention'), div:has(> label:has-text('Share of attention'))")
+    slider = page.locator("label:has-text('Attention kept'), div:has(> label:has-text('Attention kept'))")
     expect(slider.first).to_be_visible()
-    number = page.get_by_label("number input for Share of attention")
+    number = page.get_by_label("number input for Attention kept")
     number.fill("0.3")
     number.press("Tab")
     found = expected(watched, method="attention", threshold=0.3)
@@ -89,7 +89,7 @@ def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watc
 
 def test_a_clicked_patch_is_looked_for(page: Page, watched: Watched) -> None:
     choose(page, "segment-method", TITLES["similarity"])
-    picture = page.locator("#segment-picture img")
+    picture = page.locator("#segment-first-picture img")
     expect(picture).to_be_visible()
     watched.settle()
     before, forwards = picture.get_attribute("src"), watched.app.forwards
@@ -119,12 +119,12 @@ def taken(page: Page) -> dict[str, bytes]:
 
 def test_another_model_is_shown_beside_it(page: Page, watched: Watched) -> None:
     choose(page, "segment-beside", "ViT (vit-mini)")
-    expect(page.locator("#segment-second img")).to_be_visible()
+    expect(page.locator("#segment-second-masks img").first).to_be_visible()
     expect(said(page).locator("strong")).to_have_text(["dino-mini", "vit-mini"])
     own = expected(watched, "vit-mini", refine=True)
     assert said(page).locator("li").all_inner_texts() == [*listed(expected(watched, refine=True)), *listed(own)]
     choose(page, "segment-beside", "none")
-    expect(page.locator("#segment-second")).to_have_count(0)
+    expect(page.locator("#segment-second-masks")).to_have_count(0)
 
 
 def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
@@ -143,7 +143,7 @@ def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
     expect(said(page).locator("li")).to_have_text(listed(found))
     expect(page.get_by_label("number input for Parts")).to_have_value("3")
     expect(page.get_by_label("Only in the foreground")).not_to_be_checked()
-    expect(page.get_by_label("number input for Share of attention")).to_have_count(0)
+    expect(page.get_by_label("number input for Attention kept")).to_have_count(0)
     expect(page).to_have_url(url)
 
 

@@ -13,10 +13,10 @@ from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import PhotoInput, Refused
 from vitdemo.ui.components.photo_files import PhotoFiles
-from vitdemo.ui.components.segments import segments_html
+from vitdemo.ui.components.segments import KEEP_LINK, segments_html
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import Addresses, image_of, segment_link
-from vitdemo.ui.segmented import Found, Segmenter, files_of, heads_of, masks_of, pictures_of, slider_of
+from vitdemo.ui.segmented import Found, Segmenter, empty_view, files_of, heads_of, pictures_of, slider_of, views_of
 
 TITLES = {
     "foreground": "Foreground: what stands out",
@@ -41,11 +41,6 @@ SHARED = ("parts", "pca", "similarity")
 """Methods that look at several photos together."""
 
 HEADS = ["mean", "max", "min", "all"]
-
-KEEP_LINK = """() => {
-  const link = document.querySelector("#segment-said .vd-link");
-  if (window.vitdemoOpened && link && link.offsetParent) history.replaceState(history.state, "", link.href);
-}"""
 
 
 class Asked(NamedTuple):
@@ -94,38 +89,44 @@ class SegmentTab:
         self.segmenter = Segmenter(pipeline)
         tau = default_tau(get_spec(model).parameters)
         with gr.Row(equal_height=True):
-            self.model = gr.Dropdown(_models(), value=model, label="Model", elem_id="segment-model", min_width=170)
-            self.beside = gr.Dropdown(_others(), value="", label="Beside it", elem_id="segment-beside", min_width=170)
+            self.model = gr.Dropdown(
+                _models(), value=model, label="Model", elem_id="segment-model", scale=3, min_width=190
+            )
+            self.beside = gr.Dropdown(
+                _others(), value="", label="Beside it", elem_id="segment-beside", scale=3, min_width=190
+            )
             self.method = gr.Dropdown(
                 [(title, name) for name, title in TITLES.items()],
                 value="foreground",
                 label="Method",
                 elem_id="segment-method",
-                scale=2,
+                scale=5,
                 min_width=240,
             )
             self.resolution = gr.Slider(
-                0, 640, RESOLUTION, step=32, label="Long side in pixels", info="0 is the model's own input"
+                *(0, 640, RESOLUTION),
+                step=32,
+                label="Long side",
+                info="pixels; 0: the model's own",
+                scale=4,
+                min_width=200,
             )
         with gr.Row(equal_height=True):
-            self.threshold = gr.Slider(0.05, 1, 0.6, step=0.05, label="Share of attention", visible=False)
-            self.head = gr.Dropdown(HEADS, value="mean", label="Heads", visible=False)
-            self.objects = gr.Slider(1, 5, 1, step=1, label="Objects")
-            self.tau = gr.Slider(0, 0.8, tau, step=0.05, label="Lowest cosine")
-            self.parts = gr.Slider(2, 8, 4, step=1, label="Parts", visible=False)
-            self.within = gr.Checkbox(True, label="Only in the foreground", visible=False, min_width=200)
-            self.matches = gr.Slider(1, 10, 5, step=1, label="Best matches", visible=False)
-            self.refine = gr.Checkbox(True, label="Follow the photo's edges", min_width=200)
-            self.clip = gr.Checkbox(False, label="Clip outlier patches", min_width=190)
-            self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
+            self.threshold = gr.Slider(0.05, 1, 0.6, step=0.05, label="Attention kept", visible=False, min_width=100)
+            self.head = gr.Dropdown(HEADS, value="mean", label="Heads", visible=False, min_width=100)
+            self.objects = gr.Slider(1, 5, 1, step=1, label="Objects", min_width=100)
+            self.parts = gr.Slider(2, 8, 4, step=1, label="Parts", visible=False, min_width=100)
+            self.tau = gr.Slider(0, 0.8, tau, step=0.05, label="Alike from cosine", min_width=100)
+            self.matches = gr.Slider(1, 10, 5, step=1, label="Best matches", visible=False, min_width=100)
+            with gr.Column(min_width=200):
+                self.within = gr.Checkbox(True, label="Only in the foreground", visible=False)
+                self.refine = gr.Checkbox(True, label="Follow the photo's edges")
+                self.clip = gr.Checkbox(False, label="Clip outlier patches")
+            self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity", min_width=200)
         with gr.Row():
-            self.masks = gr.AnnotatedImage(label="Masks", height=520, elem_id="segmented", buttons=["fullscreen"])
-            self.picture = gr.Image(
-                label="Picture", height=520, interactive=False, visible=False, format="png", elem_id="segment-picture"
-            )
-            self.second = gr.Image(
-                label="Beside", height=520, interactive=False, visible=False, format="png", elem_id="segment-second"
-            )
+            # Of the model, and of the one beside it.
+            masks, self.picture = empty_view("segment-first", visible=True)
+            self.views = [masks, self.picture, *empty_view("segment-second", visible=False)]
         self.said = gr.HTML("", apply_default_css=False, elem_id="segment-said")
         with gr.Row():
             self.zip = gr.DownloadButton(
@@ -142,7 +143,7 @@ class SegmentTab:
                 file_count="multiple", file_types=["image"], label="Other photos", elem_id="segment-others"
             )
             self.shared = gr.Gallery(
-                label="Other photos", columns=3, height="auto", object_fit="contain", elem_id="segment-shared"
+                label="Other photos", columns=2, height="auto", object_fit="contain", elem_id="segment-shared"
             )
         self.point, self.last = gr.State(None), gr.State(("", "", ""))
         self.own = {
@@ -166,7 +167,6 @@ class SegmentTab:
         }
         """Controls by the names that links have for them."""
         self.inputs = [*self.settings.values(), self.point, self.others, addresses]
-        self.pictures = [self.masks, self.picture, self.second]
         self.fitted = [self.model, self.beside, *self.own.values(), self.refine]
         self.more = [self.zip, self.compared, self.slider, self.heads_box, self.heads, self.others_box, self.shared]
 
@@ -183,12 +183,12 @@ class SegmentTab:
         triggers = [slider.release for slider in sliders]
         triggers += [control.change for control in (photo, tab, self.point, *others)]
         inputs = [photo, tab, *self.inputs]
-        outputs = [*self.pictures, self.said, self.zip, *self.fitted, self.last, self.point]
-        gr.on(triggers, self.on_change, [self.last, *inputs], outputs, **options).success(
+        outputs = [*self.views, self.said, self.zip, *self.fitted, self.last, self.point]
+        gr.on(triggers, self.on_change, [self.last, *inputs], outputs, show_progress_on=self.views, **options).success(
             self.on_more, inputs, self.more, **quiet
         ).then(None, None, None, js=KEEP_LINK, api_visibility="private")
         self.picture.select(self.on_click, [photo, *self.inputs], self.point, **quiet)
-        self.opacity.release(self.on_opacity, [photo, *self.inputs], [*self.pictures, self.slider], **quiet)
+        self.opacity.release(self.on_opacity, [photo, *self.inputs], [*self.views, self.slider], **quiet)
 
     def on_change(
         self, last: tuple[str, str, str], photo: Photo | Refused | None, tab: str, *controls: Any
@@ -200,12 +200,12 @@ class SegmentTab:
         """
         asked, skipped = Asked(*controls), tuple(gr.skip() for _ in (*self.fitted, self.last, self.point))
         if tab != "segment":
-            return (*(gr.skip() for _ in range(5)), *skipped)
+            return (*(gr.skip() for _ in (*self.views, self.said, self.zip)), *skipped)
         with user_errors():
             if not isinstance(photo, Photo):
                 why = "Drop a photo, or choose an example." if photo is None else photo.message
                 # The last result stays, under the reason.
-                return (*(gr.skip() for _ in range(3)), segments_html(why), gr.skip(), *skipped)
+                return (*(gr.skip() for _ in self.views), segments_html(why), gr.skip(), *skipped)
             spec = get_spec(asked.model)
             if last[0] and asked.model != last[0]:
                 # Another model has other heads, and its patches are alike from another cosine on.
@@ -244,7 +244,7 @@ class SegmentTab:
         """Nothing is computed again but the pictures."""
         asked = Asked(*controls)
         if not isinstance(photo, Photo):
-            return tuple(gr.skip() for _ in range(4))
+            return tuple(gr.skip() for _ in (*self.views, self.slider))
         with user_errors():
             found = self._found(photo, asked)
             refined = asked.refine and asked.method in LAYERED and len(found.first.masks) > 0
@@ -260,7 +260,7 @@ class SegmentTab:
             refined = asked.refine and asked.method in LAYERED and len(found.first.masks) > 0
             attends, shares = asked.method == "attention", asked.method in SHARED
             return (
-                gr.update(value=files_of(found, self.picture.GRADIO_CACHE), interactive=True),
+                gr.update(value=files_of(found, self.zip.GRADIO_CACHE), interactive=True),
                 gr.update(visible=refined),
                 slider_of(found, asked.opacity) if refined else gr.skip(),
                 gr.update(visible=attends),
@@ -274,7 +274,7 @@ class SegmentTab:
         return self.segmenter.find(photo, others, asked.model, asked.beside, asked.parameters)
 
     def _pictures(self, found: Found, asked: Asked) -> tuple[Any, ...]:
-        return masks_of(found, asked.opacity, asked.method in LAYERED)
+        return views_of(found, asked.opacity, asked.method in LAYERED)
 
     def _said(self, asked: Asked) -> Mapping[str, Any]:
         """What a link says: the controls that the method has."""

@@ -79,27 +79,36 @@ class Segmenter:
         return found
 
 
-def masks_of(found: Found, opacity: float, layered: bool) -> tuple[Any, ...]:
-    """What to set the masks, the plain picture and the other model's to."""
-    photo, first = found.photos[0], found.first
-    masks, picture = gr.update(visible=layered), gr.update(visible=not layered)
-    if layered:
-        colours = {
-            name: COLOURS[(number - 1) % len(COLOURS)] for name, number in zip(first.names, first.numbers, strict=True)
-        }
-        layers = [(mask * opacity, name) for mask, name in zip(first.masks, first.names, strict=True)]
-        masks = gr.update(
-            value=(base_picture(photo, first), layers), color_map=colours, visible=True, label=first.spec.name
+def empty_view(name: str, visible: bool) -> tuple[gr.AnnotatedImage, gr.Image]:
+    """Masks, and in their place, for methods that have none, a picture."""
+    return (
+        gr.AnnotatedImage(label="Masks", height=520, elem_id=f"{name}-masks", buttons=["fullscreen"], visible=visible),
+        gr.Image(
+            label="Picture", height=520, interactive=False, visible=False, format="png", elem_id=f"{name}-picture"
+        ),
+    )
+
+
+def views_of(found: Found, opacity: float, layered: bool) -> tuple[Any, ...]:
+    """What to set masks and picture to, of either model."""
+    photo = found.photos[0]
+    return (*_view(photo, found.first, opacity, layered), *_view(photo, found.second, opacity, layered))
+
+
+def _view(photo: Photo, found: Segmentation | None, opacity: float, layered: bool) -> tuple[Any, Any]:
+    if found is None:
+        return gr.update(visible=False), gr.update(visible=False)
+    name = found.spec.name
+    if not layered:
+        return gr.update(visible=False), gr.update(
+            value=segmentation_overlay(photo, found, opacity), visible=True, label=name
         )
-    else:
-        picture = gr.update(value=segmentation_overlay(photo, first, opacity), visible=True, label=first.spec.name)
-    second = gr.update(visible=False)
-    if found.second is not None:
-        drawn = base_picture(photo, found.second) if layered else None
-        second = gr.update(
-            value=segmentation_overlay(photo, found.second, opacity, drawn), visible=True, label=found.second.spec.name
-        )
-    return masks, picture, second
+    colours = {
+        name: COLOURS[(number - 1) % len(COLOURS)] for name, number in zip(found.names, found.numbers, strict=True)
+    }
+    layers = [(mask * opacity, name) for mask, name in zip(found.masks, found.names, strict=True)]
+    masks = gr.update(value=(base_picture(photo, found), layers), color_map=colours, visible=True, label=name)
+    return masks, gr.update(visible=False)
 
 
 def slider_of(found: Found, opacity: float) -> tuple[Image.Image, Image.Image]:

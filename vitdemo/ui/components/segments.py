@@ -8,6 +8,12 @@ from collections.abc import Sequence
 from vitdemo.takeaway import COLOURS
 from vitdemo.types import Segmentation
 
+KEEP_LINK = """() => {
+  const link = document.querySelector("#segment-said .vd-link");
+  if (window.vitdemoOpened && link && link.offsetParent) history.replaceState(history.state, "", link.href);
+}"""
+"""The address bar follows what is shown."""
+
 
 def segments_html(
     found: Segmentation | str, second: Segmentation | None = None, failed: Sequence[str] = (), link: str = ""
