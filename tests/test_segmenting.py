@@ -1,0 +1,129 @@
+"""From photos to masks: every family, every method, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitdemo.errors import OptionError
+from vitdemo.parameters import METHODS, Parameters, default_tau
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec
+from vitdemo.segmenting import segment
+from vitdemo.settings import ASSETS
+from vitdemo.types import ModelSpec, Photo, Segmentation
+
+Spec = Callable[[str], ModelSpec]
+Maker = Callable[..., Photo]
+
+FAMILIES = ("dino", "dinov2", "dinov2-registers", "dinov3", "vit", "deit", "beit", "mae", "hybrid", "ijepa")
+
+
+def example(pipeline: Pipeline, name: str) -> Photo:
+    return pipeline.open(Path(ASSETS / "examples" / f"{name}.jpg"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_has_every_method_at_any_shape(
+    kind: str, method: str, pipeline: Pipeline, tiny_spec: Spec, photo: Maker
+) -> None:
+    spec = tiny_spec(kind)
+    photos = [photo(90, 60, seed=1), photo(50, 70, seed=2)]
+    found = segment(pipeline, photos, spec, Parameters(method=method, resolution=64))
+    for one, own in zip(found, photos, strict=True):
+        left, top, right, bottom = one.view.crop
+        assert one.masks.shape[1:] == (bottom - top, right - left)
+        assert len(one.masks) == len(one.names) == len(one.patches)
+        # The shape of the photo, not a square.
+        assert (one.patches.shape[1] > one.patches.shape[2]) == (own.size[1] > own.size[0])
+        assert one.outliers is not None
+        assert one.outliers.shape == one.patches.shape[1:]
+        assert one.parameters["resolution"] == 64
+    assert bool(found[1].pairs) <= (method == "similarity")
+    assert not found[0].pairs
+
+
+def test_what_follows_from_the_features_runs_no_model(pipeline: Pipeline, photo: Maker) -> None:
+    spec, one = get_spec("dino-mini"), photo(300, 200, seed=5)
+    segment(pipeline, [one], spec)
+    before = pipeline.backend.forwards
+    for parameters in (
+        Parameters(objects=3),
+        Parameters(tau=0.2, refine=True),
+        Parameters(method="attention", threshold=0.3, head="all"),
+        Parameters(method="parts", parts=2, clip=True),
+        Parameters(method="pca"),
+        Parameters(method="similarity", point=(5, 5)),
+    ):
+        segment(pipeline, [one], spec, parameters)
+    assert pipeline.backend.forwards == before
+
+
+def test_outlier_patches_are_told_and_clipped_on_request(pipeline: Pipeline) -> None:
+    spec, photo = get_spec("dino-mini"), example(pipeline, "astronaut")
+    (plain,) = segment(pipeline, [photo], spec, Parameters(method="attention", threshold=0.9))
+    (clipped,) = segment(pipeline, [photo], spec, Parameters(method="attention", threshold=0.9, clip=True))
+    assert plain.outliers is not None
+    assert plain.outliers.any()
+    assert clipped.outliers is not None
+    np.testing.assert_array_equal(plain.outliers, clipped.outliers)
+    assert plain.values is not None
+    assert clipped.values is not None
+    changed = plain.values != clipped.values
+    np.testing.assert_array_equal(changed, plain.outliers)
+    assert "crossed out" in " ".join(plain.notes)
+    assert "mean of the neighbours" in " ".join(clipped.notes)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_photo_of_nothing_has_no_foreground(pipeline: Pipeline, value: int) -> None:
+    photo = pipeline.open(np.full((200, 300, 3), value, np.uint8))
+    for name in ("dino-mini", "vit-mini"):
+        (found,) = segment(pipeline, [photo], get_spec(name))
+        assert not len(found.masks), name
+        assert "No foreground found." in found.notes
+
+
+def test_more_objects_than_there_are_is_said(pipeline: Pipeline) -> None:
+    (found,) = segment(pipeline, [example(pipeline, "crab")], get_spec("dino-mini"), Parameters(objects=10))
+    assert 1 <= len(found.masks) < 10
+    assert list(found.names) == [f"object {number + 1}" for number in range(len(found.masks))]
+    assert len(found.notes) >= 1
+    assert not (found.masks.sum(axis=0) > 1).any()
+
+
+def test_small_models_have_a_higher_cosine_than_the_paper() -> None:
+    assert default_tau(2_700_000) == 0.5
+    assert default_tau(21_700_000) == 0.2
+
+
+def _covered(found: Segmentation, box: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Share of the mask inside of a box, and of the box inside of the mask; the box in shares of the crop."""
+    mask = found.masks.any(axis=0)
+    height, width = mask.shape
+    left, top, right, bottom = box
+    place = np.s_[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
+    return mask[place].sum() / max(1, mask.sum()), mask[place].mean()
+
+
+def test_the_sunflower_and_the_crab_are_found(pipeline: Pipeline) -> None:
+    spec = get_spec("dino-mini")
+    for name, box in (("sunflower", (0.1, 0.05, 0.95, 0.9)), ("crab", (0.0, 0.2, 1.0, 0.9))):
+        (found,) = segment(pipeline, [example(pipeline, name)], spec, Parameters(refine=True))
+        inside, filled = _covered(found, box)
+        assert inside > 0.9, name
+        assert filled > 0.3, name
+
+
+def test_a_wrong_point_is_said_before_a_model_runs(pipeline: Pipeline, tiny_spec: Spec, photo: Maker) -> None:
+    before = pipeline.backend.forwards
+    with pytest.raises(OptionError, match="is not on what tiny-vit sees"):
+        segment(pipeline, [photo(90, 61, seed=9)], tiny_spec("vit"), Parameters(method="similarity", point=(500, 5)))
+    assert pipeline.backend.forwards == before
+    for tau in (-2, 1, float("nan")):
+        with pytest.raises(OptionError, match="at least -1 and below 1"):
+            Parameters(tau=tau)
