@@ -53,17 +53,20 @@ def segmentation_overlay(
     """
     if segmentation.method == "similarity" and segmentation.values is not None:
         heat = AttributionMap(segmentation.values, segmentation.method, None, None, None)
-        picture = overlay(photo, segmentation.view, heat, opacity=opacity)
-        return _with_boxes(_outlined(_crossed(picture, segmentation), segmentation, white=True), segmentation)
+        pixels = np.array(overlay(photo, segmentation.view, heat, opacity=opacity))
+        _cross(pixels, segmentation)
+        _outline(pixels, segmentation, white=True)
+        return _with_boxes(pixels, segmentation)
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.colours is not None:
-        fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation)
+        fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation).astype(np.uint8)
     else:
-        labels = label_map(segmentation.masks, segmentation.numbers)
-        fill, where = colours_of(range(256))[labels], labels > 0
-    np.copyto(pixels, cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where=where[:, :, None])
-    picture = _crossed(Image.fromarray(pixels), segmentation)
-    picture = _outlined(picture, segmentation, white=segmentation.colours is not None)
+        where = label_map(segmentation.masks, segmentation.numbers)
+        fill = cv2.LUT(cv2.merge([where] * 3), colours_of(range(256))[:, None])
+    cv2.copyTo(cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where, pixels)
+    _cross(pixels, segmentation)
+    _outline(pixels, segmentation, white=segmentation.colours is not None)
+    picture = Image.fromarray(pixels)
     if len(segmentation.masks) > 1:
         for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
             if mask.any():
@@ -77,8 +80,10 @@ def base_picture(photo: Photo, segmentation: Segmentation) -> Image.Image:
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.method == "foreground" and len(segmentation.masks):
         outside = ~np.logical_or.reduce(segmentation.masks)
-        pixels[outside] = (pixels[outside] * DIMMED).astype(np.uint8)
-    return _outlined(_crossed(Image.fromarray(pixels), segmentation), segmentation, white=True)
+        cv2.copyTo(cv2.convertScaleAbs(pixels, alpha=DIMMED), outside.astype(np.uint8), pixels)
+    _cross(pixels, segmentation)
+    _outline(pixels, segmentation, white=True)
+    return Image.fromarray(pixels)
 
 
 def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
@@ -93,7 +98,7 @@ def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmen
     picture = Image.new("RGB", (crops[0].width + gap + crops[1].width, height), "white")
     picture.paste(crops[0], (0, 0))
     picture.paste(crops[1], (crops[0].width + gap, 0))
-    draw, stroke = ImageDraw.Draw(picture), max(2, _stroke(picture))
+    draw, stroke = ImageDraw.Draw(picture), max(2, round(height / 200))
     lines = []
     for pair in second[1].pairs:
         ends = []
@@ -137,39 +142,38 @@ def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
     return inside
 
 
-def _crossed(picture: Image.Image, segmentation: Segmentation) -> Image.Image:
-    """A cross on every outlier patch."""
-    if segmentation.outliers is None or not segmentation.outliers.any():
-        return picture
+def _cross(pixels: NDArray[np.uint8], segmentation: Segmentation) -> None:
+    """Draw a cross on every outlier patch."""
+    if segmentation.outliers is None:
+        return
+    stroke, (height, width) = _stroke(pixels), pixels.shape[:2]
     rows, columns = segmentation.outliers.shape
-    wide, high = picture.width / columns, picture.height / rows
-    draw, stroke = ImageDraw.Draw(picture), _stroke(picture)
     for row, column in np.argwhere(segmentation.outliers).tolist():
-        box = ((column + 0.2) * wide, (row + 0.2) * high, (column + 0.8) * wide, (row + 0.8) * high)
-        for colour, width in (("black", 3 * stroke), ("white", stroke)):
-            draw.line((box[0], box[1], box[2], box[3]), colour, width)
-            draw.line((box[0], box[3], box[2], box[1]), colour, width)
-    return picture
+        x = [round((column + share) / columns * width) for share in (0.2, 0.8)]
+        y = [round((row + share) / rows * height) for share in (0.2, 0.8)]
+        for shade, wide in ((0, 3 * stroke), (255, stroke)):
+            cv2.line(pixels, (x[0], y[0]), (x[1], y[1]), (shade,) * 3, wide, cv2.LINE_AA)
+            cv2.line(pixels, (x[0], y[1]), (x[1], y[0]), (shade,) * 3, wide, cv2.LINE_AA)
 
 
-def _stroke(picture: Image.Image) -> int:
-    return max(1, round(max(picture.size) / 400))
+def _stroke(pixels: NDArray[np.uint8]) -> int:
+    longest: int = max(pixels.shape)
+    return max(1, round(longest / 400))
 
 
-def _outlined(picture: Image.Image, segmentation: Segmentation, white: bool) -> Image.Image:
-    """A line of the mask's colour, or a white one, between black ones: it is seen on every photo."""
-    pixels, stroke = np.array(picture), _stroke(picture)
+def _outline(pixels: NDArray[np.uint8], segmentation: Segmentation, white: bool) -> None:
+    """Draw a line of the mask's colour, or a white one, between black ones: it is seen on every photo."""
+    stroke = _stroke(pixels)
     colours = colours_of(segmentation.numbers).tolist()
     for mask, colour in zip(segmentation.masks, colours, strict=True):
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         line = (255, 255, 255) if white or not any(colour) else colour
         cv2.drawContours(pixels, contours, -1, (0, 0, 0), 3 * stroke, cv2.LINE_AA)
         cv2.drawContours(pixels, contours, -1, line, stroke, cv2.LINE_AA)
-    return Image.fromarray(pixels)
 
 
-def _with_boxes(picture: Image.Image, segmentation: Segmentation) -> Image.Image:
-    pixels, stroke = np.array(picture), _stroke(picture)
+def _with_boxes(pixels: NDArray[np.uint8], segmentation: Segmentation) -> Image.Image:
+    stroke = _stroke(pixels)
     for colour, width in (((0, 0, 0), 3 * stroke), ((255, 255, 255), stroke)):
         for left, top, right, bottom in segmentation.boxes:
             cv2.rectangle(pixels, (left, top), (max(left, right - 1), max(top, bottom - 1)), colour, width)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigh
 
 from vitdemo.segmentation.arrays import Floats, Grid, Mask, border_patches, chosen, patch_features
 
@@ -81,13 +81,16 @@ def _axes(
     centred = points - mean
     dimensions = points.shape[1]
     kept = min(count, dimensions)
-    covariance = centred.T @ centred
-    found, vectors = eigh(covariance, subset_by_index=[dimensions - kept, dimensions - 1])
+    # torch's threads have just run the model, and SciPy's would wait for them to calm down: twenty times as long as it takes.
+    matrix = torch.from_numpy(centred)
+    covariance = matrix.T @ matrix
+    found, vectors = (part.numpy() for part in torch.linalg.eigh(covariance))
+    found = found[dimensions - kept :]
     axes = np.zeros((count, dimensions))
-    axes[:kept] = vectors.T[::-1]
+    axes[:kept] = vectors.T[::-1][:kept]
     tops = axes[np.arange(count), np.argmax(np.round(np.abs(axes), 9), axis=1)]
     axes *= np.where(tops < 0, -1, 1)[:, None]
-    total = float(np.trace(covariance))
+    total = float(covariance.trace())
     # What is left by rounding is no variance.
     noise = 1e-12 * max(1.0, float(np.square(points).sum()))
     shares = [max(0.0, float(value)) / total if total > noise else 0.0 for value in found[::-1]]
