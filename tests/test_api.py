@@ -318,6 +318,7 @@ def test_two_users_at_once_get_their_own_answers(app: App, tmp_path: Path) -> No
         assert entry["results"][0]["labels"][0]["score"] == pytest.approx(expected.score, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_uploaded_photos_are_deleted_when_the_server_is_told_to_end(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

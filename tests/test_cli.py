@@ -1,11 +1,13 @@
-"""The command line, as a subprocess: what people and scripts get."""
+"""The command line: what people and scripts get. Where the process itself matters it is one of its own, elsewhere this one."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.hostile import ACCEPTED, REFUSED
+from vitdemo.cli import main
 from vitdemo.registry import ready_models
 from vitdemo.settings import ROOT
 
@@ -21,13 +24,27 @@ CUP = str(ROOT / "assets" / "examples" / "cup.jpg")
 NAMES = [spec.name for spec in ready_models()]
 
 
-def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+Done = subprocess.CompletedProcess[bytes]
+
+
+def run_apart(*arguments: str, stdin: bytes = b"") -> Done:
     command = [sys.executable, "-m", "vitdemo", *arguments]
     return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=100, check=False)
 
 
-def run_json(*arguments: str, status: int = 0, stdin: bytes = b"") -> Any:
-    done = run(*arguments, "--json", stdin=stdin)
+def run(*arguments: str) -> Done:
+    """In this process: torch alone takes seconds to import."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return Done(arguments, status, out.getvalue().encode(), err.getvalue().encode())
+
+
+def run_json(*arguments: str, status: int = 0, run: Callable[..., Done] = run, **options: Any) -> Any:
+    done = run(*arguments, "--json", **options)
     assert done.returncode == status, done.stderr.decode()
     return json.loads(done.stdout)
 
@@ -54,7 +71,8 @@ def test_classify_takes_many_pictures_and_fails_only_for_the_broken_one(tmp_path
 
 def test_standard_input_gives_what_the_file_gives() -> None:
     from_file = run_json("classify", CUP)[0]["results"][0]["labels"]
-    assert run_json("classify", "-", stdin=Path(CUP).read_bytes())[0]["results"][0]["labels"] == from_file
+    entries = run_json("classify", "-", run=run_apart, stdin=Path(CUP).read_bytes())
+    assert entries[0]["results"][0]["labels"] == from_file
 
 
 def test_explain_writes_the_overlay_and_the_numbers(tmp_path: Path) -> None:
@@ -109,7 +127,7 @@ def test_compare_reports_every_model_and_every_pair(tmp_path: Path) -> None:
 
 
 def test_people_get_words_instead_of_json() -> None:
-    done = run("compare", CUP, "--models", "vit-mini,beit-mini")
+    done = run_apart("compare", CUP, "--models", "vit-mini,beit-mini")
     assert done.returncode == 0
     assert b"layer 7" in done.stdout
     assert b"vit-mini / beit-mini" in done.stdout
@@ -160,14 +178,14 @@ def test_a_picture_over_the_byte_limit_names_the_limit(tmp_path: Path) -> None:
     large.write_bytes(bytes(10_000_001))
     for entry in (
         run_json("classify", str(large), status=1)[0],
-        run_json("classify", "-", status=1, stdin=large.read_bytes())[0],
+        run_json("classify", "-", status=1, run=run_apart, stdin=large.read_bytes())[0],
     ):
         assert "10 MB" in entry["error"]
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITDEMO_MAX_SIDE", "wide")
-    done = run("classify", CUP)
+    done = run_apart("classify", CUP)
     assert done.returncode == 1
     assert b"VITDEMO_MAX_SIDE='wide'" in done.stderr
 

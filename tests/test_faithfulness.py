@@ -415,6 +415,7 @@ def real(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ph
     return [one for _, one in found]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["vit-mini"])
 def test_maps_of_a_class_name_patches_that_matter_more_than_random_ones(

@@ -330,6 +330,7 @@ def gradients(folder: Path, processes: int) -> dict[str, Tensor]:
     return loaded
 
 
+@pytest.mark.thorough
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     one, two = gradients(tmp_path / "one", 1), gradients(tmp_path / "two", 2)
     assert one.keys() == two.keys()
