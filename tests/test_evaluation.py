@@ -17,8 +17,8 @@ from PIL import Image
 
 from tests import tiny
 from vitdemo.cards import BEGIN, END, write_card
-from vitdemo.errors import InputError
-from vitdemo.evaluation import BACKGROUND, KEPT, Evaluation, evaluate, fit_threshold, read_labelled
+from vitdemo.errors import CheckpointError, InputError
+from vitdemo.evaluation import BACKGROUND, Evaluation, calibrate, calibration_error, evaluate, read_labelled
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import spec_from_folder
 from vitdemo.settings import Settings
@@ -69,14 +69,16 @@ def _by_hand(runs: Pipeline, spec: ModelSpec, items: list[tuple[str, Photo]]) ->
     outcomes = [(label, runs.classify([photo], spec)[0].labels) for label, photo in items]
     known = [(label, labels) for label, labels in outcomes if label in spec.labels]
     right = {label: [labels[0].label == truth for truth, labels in known if truth == label] for label, _ in known}
-    background = [labels[0].score < spec.threshold for label, labels in outcomes if label == BACKGROUND]
+    held = [photo for label, photo in items if int(photo.digest, 16) % 2]
+    kept = [runs.classify([photo], spec)[0] for label, photo in items if label in spec.labels and photo in held]
+    background = [runs.classify([photo], spec)[0] for label, photo in items if label == BACKGROUND and photo in held]
     return {
         "photos": len(known),
         "top1": sum(map(sum, right.values())) / len(known),
         "top5": sum(truth in [label.label for label in labels] for truth, labels in known) / len(known),
         "mean_per_class": sum(sum(hits) / len(hits) for hits in right.values()) / len(right),
-        "kept": sum(labels[0].score >= spec.threshold for _, labels in known) / len(known),
-        "refused": sum(background) / len(background),
+        "kept": sum(one.labels[0].score >= spec.threshold for one in kept) / len(kept),
+        "refused": sum(one.labels[0].score < spec.threshold for one in background) / len(background),
     }
 
 
@@ -148,7 +150,7 @@ def test_photos_of_other_classes_cannot_be_evaluated(runs: Pipeline, spec: Model
     with pytest.raises(InputError, match="No photo has one of the 7 labels of tiny-vit"):
         evaluate(runs, other, read_labelled(folder))
     with pytest.raises(InputError, match="No photo has one of the 7 labels of tiny-vit"):
-        fit_threshold(runs, other, read_labelled(folder))
+        calibrate(runs, other, read_labelled(folder))
 
 
 @pytest.fixture
@@ -157,31 +159,86 @@ def mine(tiny_folder: Callable[[str], Path], tmp_path: Path) -> ModelSpec:
     return spec_from_folder(Path(shutil.copytree(tiny_folder("vit"), tmp_path / "mine")))
 
 
-def test_a_threshold_keeps_its_share_of_the_labelled_photos_and_is_written_into_the_config(
+def _loss(runs: Pipeline, spec: ModelSpec, folder: Path) -> float:
+    """Negative log-likelihood of the labelled photos of the half that is fitted on."""
+    losses = []
+    for label, photo in read_labelled(folder):
+        if label in spec.labels and int(photo.digest, 16) % 2 == 0:
+            (found,) = runs.classify([photo], spec, top_k=len(spec.labels))
+            losses.append(-math.log(next(one.score for one in found.labels if one.label == label)))
+    return sum(losses) / len(losses)
+
+
+def test_the_temperature_is_the_likeliest_and_the_threshold_parts_best_and_both_are_written(
     runs: Pipeline, mine: ModelSpec, folder: Path
 ) -> None:
     config = Path(mine.checkpoint) / "config.json"
     before = json.loads(config.read_text())
-    fitted = fit_threshold(runs, mine, read_labelled(folder))
-    scores = [
-        runs.classify([photo], mine)[0].labels[0].score
-        for label, photo in read_labelled(folder)
-        if label in mine.labels
-    ]
-    assert len(scores) == LABELLED
-    assert sum(score >= fitted.threshold for score in scores) / LABELLED == pytest.approx(KEPT / 100, abs=1 / LABELLED)
-    assert fitted.threshold == pytest.approx(np.percentile(scores, 100 - KEPT), abs=1e-4)
-    assert fitted == replace(mine, threshold=fitted.threshold)
+    fitted = calibrate(runs, mine, read_labelled(folder))
+    assert fitted == replace(mine, temperature=fitted.temperature, threshold=fitted.threshold)
     assert spec_from_folder(Path(mine.checkpoint)) == fitted
+    best = _loss(runs, fitted, folder)
+    for factor in (0.8, 1.25):
+        assert _loss(runs, replace(fitted, temperature=fitted.temperature * factor), folder) > best
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for label, photo in read_labelled(folder):
+        if label in (*mine.labels, BACKGROUND) and int(photo.digest, 16) % 2 == 0:
+            scores[label != BACKGROUND].append(runs.classify([photo], fitted)[0].labels[0].score)
+
+    def errors(threshold: float) -> float:
+        missed = sum(score < threshold for score in scores[True]) / len(scores[True])
+        return missed + sum(score >= threshold for score in scores[False]) / len(scores[False])
+
+    tolerated = 1 / min(len(scores[True]), len(scores[False]))  # the threshold is rounded
+    assert errors(fitted.threshold) <= min(map(errors, [*scores[True], *scores[False]])) + tolerated + 1e-9
     after = json.loads(config.read_text())
     assert after["vitdemo"].pop("threshold") == fitted.threshold
+    assert after["vitdemo"].pop("temperature") == fitted.temperature
     assert after == before
-    assert runs.classify([next(iter(read_labelled(folder)))[1]], fitted)[0].labels
+
+
+def test_a_second_calibration_finds_the_same(runs: Pipeline, mine: ModelSpec, folder: Path) -> None:
+    first = calibrate(runs, mine, read_labelled(folder))
+    second = calibrate(runs, first, read_labelled(folder))
+    assert second.temperature == pytest.approx(first.temperature, rel=1e-2)
+    assert second.threshold == pytest.approx(first.threshold, abs=1e-2)
+
+
+def test_scores_are_softmax_at_the_temperature(runs: Pipeline, spec: ModelSpec, photo: Callable[..., Photo]) -> None:
+    plain, hot = (runs.classify([photo()], replace(spec, temperature=one), top_k=7)[0] for one in (1.0, 2.0))
+    assert [one.index for one in plain.labels] == [one.index for one in hot.labels]
+    roots = np.sqrt([one.score for one in plain.labels])
+    np.testing.assert_allclose([one.score for one in hot.labels], roots / roots.sum(), rtol=1e-5)
+
+
+def test_calibration_error_is_that_of_bins() -> None:
+    scores = np.array([0.05, 0.5, 0.51, 0.99, 1.0])
+    right = np.array([False, True, False, True, True])
+    expected = (abs(0 - 0.05) + 2 * abs(0.5 - 0.505) + 2 * abs(1 - 0.995)) / 5
+    assert calibration_error(scores, right) == pytest.approx(expected)
+    assert math.isnan(calibration_error(np.zeros(0), np.zeros(0, np.bool_)))
+
+
+def test_a_temperature_that_is_none_is_refused(mine: ModelSpec) -> None:
+    path = Path(mine.checkpoint) / "config.json"
+    config = json.loads(path.read_text())
+    for wrong in (0, -1, float("nan"), float("inf")):
+        path.write_text(json.dumps({**config, "vitdemo": {"temperature": wrong}}))
+        with pytest.raises(CheckpointError, match="above 0"):
+            spec_from_folder(Path(mine.checkpoint))
 
 
 def _figures(**changes: float) -> Evaluation:
-    fields = {"photos": 18, "top1": 0.5, "top5": 0.75, "mean_per_class": 0.4, "kept": 0.9, "refused": 0.25}
-    return Evaluation(model="mine", threshold=0.125, **{**fields, **changes})  # type: ignore[arg-type]
+    fields = {
+        "photos": 18,
+        "top1": 0.5,
+        "top5": 0.75,
+        "mean_per_class": 0.4,
+        "kept": 0.9,
+        "refused": 0.25,
+        "ece": 0.0625,
+    }
+    return Evaluation(model="mine", threshold=0.125, temperature=1.5, **{**fields, **changes})  # type: ignore[arg-type]
 
 
 def _card(spec: ModelSpec) -> str:
@@ -198,6 +255,7 @@ def test_a_card_gets_the_figures_and_writing_them_twice_changes_nothing(mine: Mo
         "| mean per-class top-1 | 40.0% |",
         "| 90.0% |",
         "| 25.0% |",
+        "| expected calibration error, temperature 1.50 | 0.062 |",
     ):
         assert first.count(words) == 1
     assert "18 photos of `test.tar` and `more.tar`" in first

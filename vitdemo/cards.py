@@ -31,6 +31,7 @@ def _table(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> str:
         ("top-1", f"{figures.top1:.1%}"),
         ("top-5", f"{figures.top5:.1%}"),
         ("mean per-class top-1", f"{figures.mean_per_class:.1%}"),
+        (f"expected calibration error, temperature {figures.temperature:.2f}", f"{figures.ece:.3f}"),
         (f"labelled photos that score at least {figures.threshold:.2f}", f"{figures.kept:.1%}"),
         (f"photos of no class that score less than {figures.threshold:.2f}", f"{figures.refused:.1%}"),
     ]

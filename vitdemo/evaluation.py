@@ -1,4 +1,7 @@
-"""Accuracy of a model on labelled photos, and how well a low score tells that a photo is of none of its classes."""
+"""Accuracy of a model on labelled photos, and how well its scores tell how sure it may be.
+
+Whatever is about scores is measured on one half of the photos, told by their digests; what is fitted is fitted on the other.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from vitdemo.datasets import BACKGROUND, label_of, read_files
 from vitdemo.errors import ImageError, InputError
@@ -19,8 +25,8 @@ from vitdemo.types import ModelSpec, Photo
 WORST = 10
 """Pairs of classes that are listed as confused."""
 
-KEPT = 85
-"""Percent of the labelled photos that are to pass the threshold."""
+BINS = 15
+"""Of equal width, in which scores are compared with accuracy: as in Guo et al. 2017."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,14 @@ class Evaluation:
     top5: float
     mean_per_class: float
     """Mean over the classes of each class's share of right photos: rare classes count as much as common ones."""
+    ece: float
+    """Expected calibration error, 0 to 1, of the best score of the labelled photos of the measured half."""
+    temperature: float
     threshold: float
     kept: float
-    """Share of the labelled photos whose best score reaches the threshold."""
+    """Share of the labelled photos of the measured half whose best score reaches the threshold."""
     refused: float
-    """Share of the background photos whose best score does not; NaN without such photos."""
+    """Share of its background photos whose best score does not; NaN without such photos."""
     confusions: tuple[tuple[str, str, int], ...] = ()
     """The worst pairs: the right class, the one that was named, and how often."""
 
@@ -68,15 +77,16 @@ def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Ph
     """
     if not spec.labels:
         raise InputError(f"{spec.name} has no classifier to evaluate.")
-    truth, hits5, guesses, scores = [], [], [], []
+    truth, hits5, guesses, scores, measured = [], [], [], [], []
     for chunk in _chunks(photos, batch):
         predictions = pipeline.classify([photo for _, photo in chunk], spec, top_k=5)
-        for (label, _), prediction in zip(chunk, predictions, strict=True):
+        for (label, photo), prediction in zip(chunk, predictions, strict=True):
             truth.append(label)
+            measured.append(not _fitted_on(photo))
             guesses.append(prediction.labels[0].label)
             hits5.append(label in [guess.label for guess in prediction.labels])
             scores.append(prediction.labels[0].score)
-    labels, best = np.array(truth), np.array(scores)
+    labels, best, held = np.array(truth), np.array(scores), np.array(measured)
     known = np.isin(labels, spec.labels)
     if not known.any():
         raise InputError(f"No photo has one of the {len(spec.labels)} labels of {spec.name}.")
@@ -89,9 +99,11 @@ def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Ph
         top1=float(right[known].mean()),
         top5=float(np.array(hits5)[known].mean()),
         mean_per_class=float(np.mean(per_class)),
+        ece=calibration_error(best[known & held], right[known & held]),
+        temperature=spec.temperature,
         threshold=spec.threshold,
-        kept=float((best[known] >= spec.threshold).mean()),
-        refused=float((best[background] < spec.threshold).mean()) if background.any() else float("nan"),
+        kept=_share(best[known & held] >= spec.threshold),
+        refused=_share(best[background & held] < spec.threshold),
         confusions=tuple(
             (right_one, named, count)
             for (right_one, named), count in Counter(
@@ -112,23 +124,75 @@ def _chunks(photos: Iterator[tuple[str, Photo]], size: int) -> Iterator[list[tup
         yield chunk
 
 
-def fit_threshold(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]]) -> ModelSpec:
-    """The score that 85% of the labelled photos reach, written into the model's `config.json`.
+def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Mean distance of accuracy from score over bins of equal width, weighted by what is in them; NaN of nothing.
 
-    The best softmax score is the usual first means to tell photos of unknown classes (Hendrycks & Gimpel 2017,
-    arXiv:1610.02136). The share is a choice: fewer doubts about photos that are of a class, or more about those that are not.
-    The photos must not be the ones that the figures in the card are measured on.
+    Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
+
+    Args:
+        scores: `[N]`, the best score of each photo.
+        right: `[N]`, whether the class of that score is the photo's.
+
+    >>> float(calibration_error(np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, True, False, True])))
+    0.15
     """
-    scores = []
-    for chunk in _chunks(photos, 32):
-        known = [photo for label, photo in chunk if label in spec.labels]
-        if known:
-            scores += [prediction.labels[0].score for prediction in pipeline.classify(known, spec)]
-    if not scores:
+    if not len(scores):
+        return float("nan")
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    gaps = [
+        abs(right[bins == one].mean() - scores[bins == one].mean()) * (bins == one).sum() for one in np.unique(bins)
+    ]
+    return round(float(sum(gaps) / len(scores)), 12)
+
+
+def calibrate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]]) -> ModelSpec:
+    """Fit temperature and threshold on the half of the photos that `evaluate` does not measure them on, and write them into
+    the model's `config.json`.
+
+    The temperature is that of the smallest negative log-likelihood (Guo et al. 2017, arXiv:1706.04599). The threshold parts the
+    best scores of labelled photos from those of background ones (Hendrycks & Gimpel 2017, arXiv:1610.02136) with the fewest
+    errors in both, as shares; without background photos nothing is doubted.
+
+    Raises:
+        InputError: no photo of that half has one of the model's labels.
+    """
+    shares, truth, strange = [], [], []
+    for chunk in _chunks(((label, photo) for label, photo in photos if _fitted_on(photo)), 32):
+        predictions = pipeline.classify([photo for _, photo in chunk], spec, top_k=len(spec.labels))
+        for (label, _), prediction in zip(chunk, predictions, strict=True):
+            scores = np.zeros(len(spec.labels))
+            scores[[found.index for found in prediction.labels]] = [found.score for found in prediction.labels]
+            if label in spec.labels:
+                shares.append(scores)
+                truth.append(spec.labels.index(label))
+            elif label == BACKGROUND:
+                strange.append(scores)
+    if not shares:
         raise InputError(f"No photo has one of the {len(spec.labels)} labels of {spec.name}.")
-    threshold = round(float(np.percentile(scores, 100 - KEPT)), 4)
+    # Logits but for a constant, which no softmax sees.
+    logits = spec.temperature * np.log(np.maximum(np.array([*shares, *strange]), 1e-30))
+    known = np.arange(len(logits)) < len(shares)
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits[known] / np.exp(log_temperature), axis=1)[np.arange(len(truth)), truth].mean())
+
+    temperature = round(float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)), 4)
+    best = np.exp(log_softmax(logits / temperature, axis=1)).max(axis=1)
+    threshold = 0.0
+    if strange:
+        candidates = np.unique(best)
+        errors = [(best[known] < one).mean() + (best[~known] >= one).mean() for one in candidates]
+        threshold = round(float(candidates[int(np.argmin(errors))]), 4)
     path = Path(spec.checkpoint) / "config.json"
     config = read_json(path)
-    config.setdefault("vitdemo", {})["threshold"] = threshold
+    config.setdefault("vitdemo", {}).update(temperature=temperature, threshold=threshold)
     write_json(path, config)
-    return replace(spec, threshold=threshold)
+    return replace(spec, temperature=temperature, threshold=threshold)
+
+
+def _fitted_on(photo: Photo) -> bool:
+    return int(photo.digest[-1], 16) % 2 == 0
+
+
+def _share(values: NDArray[np.bool_]) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -14,7 +14,7 @@ def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int) -> Predictio
     """The most probable labels, and how it ran."""
     labels: tuple[Label, ...] = ()
     if output.logits is not None:
-        scores, indices = output.logits.softmax(dim=-1).topk(min(top_k, len(spec.labels)))
+        scores, indices = (output.logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
         labels = tuple(
             Label(spec.labels[index], score, index)
             for score, index in zip(scores.tolist(), indices.tolist(), strict=True)

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.hostile import encode
 from tests.served import App
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import get_settings
 from vitdemo.ui.examples import examples
+
+# Two busy cores are shared by two browsers and their servers.
+expect.set_options(timeout=15_000)
 
 FLAGS = [
     "--no-sandbox",

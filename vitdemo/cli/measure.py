@@ -34,7 +34,7 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with a folder a class")
     evaluate.add_argument("--card", action="store_true", help="write the figures into the embedded model's card")
     evaluate.add_argument(
-        "--fit-threshold", action="store_true", help="choose the threshold of the model on these photos"
+        "--calibrate", action="store_true", help="fit the model's temperature and threshold on half of these photos"
     )
     evaluate.add_argument("--faithfulness", action="store_true", help="deletion and insertion instead of accuracy")
     evaluate.add_argument("--method", action="append", help="for --faithfulness: may be repeated, or a,b,c")
@@ -72,16 +72,16 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.segmentation:
         return run_segmentation(options)
     from vitdemo.cards import write_card
-    from vitdemo.evaluation import evaluate, fit_threshold, read_labelled
+    from vitdemo.evaluation import calibrate, evaluate, read_labelled
 
     specs, pipeline = specs_of(options, every=True), _pipeline(options)
     results: list[dict[str, Any]] = []
     for spec in specs:
         print(f"evaluating {spec.name} ...", file=sys.stderr)
         photos = (item for path in options.data for item in read_labelled(path))
-        if options.fit_threshold:
-            spec = fit_threshold(pipeline, spec, photos)
-            results.append({"model": spec.name, "threshold": spec.threshold})
+        if options.calibrate:
+            spec = calibrate(pipeline, spec, photos)
+            results.append({"model": spec.name, "temperature": spec.temperature, "threshold": spec.threshold})
         else:
             figures = evaluate(pipeline, spec, photos)
             results.append({key: rounded(value) for key, value in vars(figures).items()})

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -144,11 +144,19 @@ def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processo
         bytes=0,
         license=str(ours.get("license", "unknown")),
         methods=applicable(bool(shown), bool(labels)),
+        temperature=_temperature(ours),
         threshold=float(ours.get("threshold", 0.0)),
         pooling="mean" if ours.get("pooling") == "mean" or configs.reads_patches(config) else "class",
         note=f"{family} has no classifier: the labels are a linear probe's on its features." if probe.exists() else "",
         reconstructs="ViTMAEForPreTraining" in (config.get("architectures") or []),
     )
+
+
+def _temperature(ours: Mapping[str, Any]) -> float:
+    found = float(ours.get("temperature", 1.0))
+    if not 0 < found < math.inf:
+        raise CheckpointError(f"The temperature in config.json must be above 0, not {found}.")
+    return found
 
 
 def count_parameters(weights: Path) -> int:

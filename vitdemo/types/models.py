@@ -75,6 +75,8 @@ class ModelSpec:
     bytes: int
     license: str
     methods: tuple[str, ...] = ("attention",)
+    temperature: float = 1.0
+    """By which logits are divided before the softmax, so that scores are as high as answers are right."""
     threshold: float = 0.0
     """Best scores under this are answered with "probably not one of the classes"."""
     pooling: Literal["class", "mean"] = "class"
