@@ -190,7 +190,10 @@ def test_the_temperature_is_the_likeliest_and_the_threshold_parts_best_and_both_
         return missed + sum(score >= threshold for score in scores[False]) / len(scores[False])
 
     tolerated = 1 / min(len(scores[True]), len(scores[False]))  # the threshold is rounded
-    assert errors(fitted.threshold) <= min(map(errors, [*scores[True], *scores[False]])) + tolerated + 1e-9
+    most = np.percentile(scores[True], 25)
+    assert fitted.threshold <= most + 1e-4
+    if fitted.threshold < most - 1e-4:
+        assert errors(fitted.threshold) <= min(map(errors, [*scores[True], *scores[False]])) + tolerated + 1e-9
     after = json.loads(config.read_text())
     assert after["vitdemo"].pop("threshold") == fitted.threshold
     assert after["vitdemo"].pop("temperature") == fitted.temperature

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from transformers import (
 from tests.test_loop import CLASSES, coloured_photos
 from vitdemo.errors import OptionError
 from vitdemo.nn.vit import VisionTransformer
+from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
 from vitdemo.training.data import Batches, PhotoSet
 from vitdemo.training.features import linear_probe, nearest_neighbours
@@ -167,6 +169,17 @@ def test_the_pixels_of_a_patch_are_normalised_one_by_one() -> None:
     assert patches.shape == (2, 6, 192)
     torch.testing.assert_close(patches.mean(dim=-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
     torch.testing.assert_close(patches.std(dim=-1), torch.ones(2, 6), atol=1e-4, rtol=0)
+
+
+def test_a_fresh_mae_tells_places_apart() -> None:
+    network: Any = build("mae", "mini", ["a", "b"], 64)
+    for positions in (network.vit.embeddings.position_embeddings, network.decoder.decoder_pos_embed):
+        patches = positions[0, 1:]
+        assert len(torch.unique(patches.round(decimals=4), dim=0)) == 16
+        assert not positions.requires_grad
+    with torch.no_grad():
+        told = network(torch.rand(1, 3, 64, 64)).logits[0]
+    assert (told - told[0]).abs().amax(dim=1)[1:].min() > 1e-4
 
 
 def test_mae_sees_a_quarter_while_learning_and_everything_when_judged() -> None:

@@ -25,6 +25,9 @@ from vitdemo.types import ModelSpec, Photo
 WORST = 10
 """Pairs of classes that are listed as confused."""
 
+KEPT = 75
+"""Percent of the labelled photos that pass the threshold at least: who is doubted most of the time stops listening."""
+
 BINS = 15
 """Of equal width, in which scores are compared with accuracy: as in Guo et al. 2017."""
 
@@ -151,7 +154,7 @@ def calibrate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, P
 
     The temperature is that of the smallest negative log-likelihood (Guo et al. 2017, arXiv:1706.04599). The threshold parts the
     best scores of labelled photos from those of background ones (Hendrycks & Gimpel 2017, arXiv:1610.02136) with the fewest
-    errors in both, as shares; without background photos nothing is doubted.
+    errors in both, as shares, but lets at least three of four labelled ones pass; without background photos nothing is doubted.
 
     Raises:
         InputError: no photo of that half has one of the model's labels.
@@ -182,7 +185,8 @@ def calibrate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, P
     if strange:
         candidates = np.unique(best)
         errors = [(best[known] < one).mean() + (best[~known] >= one).mean() for one in candidates]
-        threshold = round(float(candidates[int(np.argmin(errors))]), 4)
+        parting = candidates[int(np.argmin(errors))]
+        threshold = round(float(min(parting, np.percentile(best[known], 100 - KEPT))), 4)
     path = Path(spec.checkpoint) / "config.json"
     config = read_json(path)
     config.setdefault("vitdemo", {}).update(temperature=temperature, threshold=threshold)

@@ -118,7 +118,21 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
         ),
     }
     network: PreTrainedModel = builders[arch]()
+    if isinstance(network, ViTMAEForPreTraining):
+        _give_positions(network)
     return network
+
+
+def _give_positions(network: ViTMAEForPreTraining) -> None:
+    """Sines and cosines, of encoder and decoder, which do not learn them.
+
+    transformers 5.23 leaves zeros in fresh ones: a decoder that cannot tell places apart paints every hidden patch the same.
+    """
+    embeddings = network.vit.embeddings
+    # It takes a projection that has its weights for a sign that all of them are loaded.
+    vars(embeddings.patch_embeddings.projection)["_is_hf_initialized"] = False
+    embeddings.initialize_weights()
+    network.decoder.initialize_weights(embeddings.patch_embeddings.num_patches)
 
 
 def _backbone(width: int) -> dict[str, Any]:
