@@ -277,7 +277,7 @@ def test_new_figures_replace_the_old_ones_and_nothing_else(mine: ModelSpec) -> N
     assert text.endswith(f"{END}\n\nAfter: été.\n")
     assert "62.5%" in text
     assert "50.0%" not in text
-    assert "old" not in text
+    assert "\nold\n" not in text
 
 
 @pytest.mark.parametrize("text", ["# Mine\n\nNo marks.\n", f"# Mine\n\n{BEGIN}\nno end\n", ""])

@@ -40,6 +40,6 @@ def _table(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> str:
         f"\nMeasured on {figures.photos} photos of {names}, through the product's own preprocessing "
         f"(PyTorch {torch.__version__}, {datetime.date.today():%Y-%m-%d}):\n\n"
         f"| figure | value |\n|---|---|\n{body}\n"
-        f"Measured with `python -m vitdemo evaluate {' '.join(path.name for path in data)} --model {spec.name} --card`; calibration and "
-        "shares of scores on the half of the photos that temperature and threshold were not fitted on.\n\n"
+        f"Measured with `python -m vitdemo evaluate {' '.join(path.name for path in data)} --model {spec.name} --card`; "
+        "calibration and shares of scores on the half of the photos that temperature and threshold were not fitted on.\n\n"
     )

@@ -285,15 +285,15 @@ def test_explain_shows_the_model_that_is_chosen(watched: Watched) -> None:
 
 def test_a_photo_of_no_class_is_doubted_and_the_classes_are_listed(watched: Watched) -> None:
     page = watched.page
-    doubted = [
-        item.prediction
-        for example in examples()
-        for item in watched.app.pipeline.compare(watched.app.pipeline.open(example.path), ready_models()).explanations
-        if example.label is None
-    ]
-    expected = [prediction.spec.name for prediction in doubted if prediction.uncovered]
-    assert expected
-    title = next(example.title for example in examples() if example.label is None)
+    pipeline = watched.app.pipeline
+    for example in examples()[1:]:
+        compared = pipeline.compare(pipeline.open(example.path), ready_models()).explanations
+        expected = [item.prediction.spec.name for item in compared if item.prediction.uncovered]
+        if 0 < len(expected) < len(compared):
+            break
+    else:
+        pytest.fail("no example is doubted by some models and not by others")
+    title = example.title
     wait_for_new_result(page, page.locator("#examples").get_by_role("button", name=title).click)
     panels = page.locator("#compared .vd-panel").filter(has=page.locator(".vd-doubt"))
     assert [panel.get_attribute("aria-label") for panel in panels.all()] == expected
