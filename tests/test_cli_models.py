@@ -136,6 +136,7 @@ def test_a_model_is_fetched_when_it_is_first_named_and_then_runs_without_the_hub
     assert "the Hub cannot be reached" in refused("classify", CUP, "--model", OWN, status=1)
 
 
+@pytest.mark.thorough
 def test_a_folder_is_a_model(hub: FakeHub, tiny_folder: Callable[[str], Path]) -> None:
     (entry,) = run_json("classify", CUP, "--model", str(tiny_folder("beit")))
     assert entry["results"][0]["model"] == "tiny-beit"
@@ -168,6 +169,7 @@ def test_offline_nothing_is_asked_and_what_is_here_works(hub: FakeHub, monkeypat
     assert len(hub.requests) == asked
 
 
+@pytest.mark.thorough
 def test_a_masked_autoencoder_reconstructs(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     png = tmp_path / "rebuilt.png"
     options = ["--model", str(tiny_folder("mae")), "--ratio", "0.5", "--seed", "3"]

@@ -105,6 +105,7 @@ def test_self_distillation_resumes_with_its_teacher_and_centre(tmp_path: Path) -
     assert_same(weights(whole), weights(resumed))
 
 
+@pytest.mark.thorough
 def test_a_killed_process_resumes_from_its_last_saved_step(tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""

@@ -358,6 +358,7 @@ def test_a_window_in_the_background_runs_no_model_and_goes_on_by_itself(watched:
     words(page).to_be_empty()
 
 
+@pytest.mark.thorough
 def test_a_stream_ends_after_its_time_and_goes_on_with_one_click(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
