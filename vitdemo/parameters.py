@@ -35,7 +35,8 @@ class Parameters:
     objects: int = 1
     """For `foreground`: at most so many."""
     tau: float | None = None
-    """For `foreground` and `parts`: cosine from which patches count as alike; of `default_tau` if not given."""
+    """Cosine from which patches count as alike, for `foreground`, and for `parts` and the pairs of `similarity`, which look for
+    one first; of `default_tau` if not given."""
     parts: int = 4
     within: bool = True
     """For `parts` and `pca`: only inside the foreground."""
@@ -66,16 +67,17 @@ class Parameters:
     @property
     def relevant(self) -> Mapping[str, Any]:
         """Those that its method looks at."""
-        return {name: getattr(self, name) for name in (*_OWN[self.method], "refine", "clip", "resolution")}
+        return {name: getattr(self, name) for name in (*OWN[self.method], "refine", "clip", "resolution")}
 
 
-_OWN = {
+OWN = {
     "attention": ("threshold", "head"),
     "foreground": ("objects", "tau"),
     "parts": ("parts", "within", "tau"),
     "pca": ("within",),
-    "similarity": ("point", "matches"),
+    "similarity": ("point", "matches", "tau"),
 }
+"""What each method looks at, beside what all do."""
 
 
 def parse_head(text: str | None) -> int | str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from vitdemo.parameters import RESOLUTION, Parameters, default_tau
+from vitdemo.parameters import OWN, RESOLUTION, Parameters, default_tau
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Photo
@@ -25,15 +25,6 @@ TITLES = {
     "pca": "Colours: three principal components",
     "similarity": "Similarity: click on the picture",
 }
-OWN = {
-    "attention": ("threshold", "head"),
-    "foreground": ("objects", "tau"),
-    "parts": ("parts", "tau", "within"),
-    "pca": ("within",),
-    "similarity": ("matches",),
-}
-"""The controls that each method has."""
-
 LAYERED = ("attention", "foreground", "parts")
 """Methods whose masks can follow the edges of the photo."""
 
@@ -198,14 +189,14 @@ class SegmentTab:
         Args:
             last: model, method and photo of the last time; a photo of "" is one that comes with the controls.
         """
-        asked, skipped = Asked(*controls), tuple(gr.skip() for _ in (*self.fitted, self.last, self.point))
+        asked, fitted = Asked(*controls), tuple(gr.skip() for _ in (*self.fitted, self.last, self.point))
         if tab != "segment":
-            return (*(gr.skip() for _ in (*self.views, self.said, self.zip)), *skipped)
+            return (*(gr.skip() for _ in (*self.views, self.said, self.zip)), *fitted)
         with user_errors():
             if not isinstance(photo, Photo):
                 why = "Drop a photo, or choose an example." if photo is None else photo.message
                 # The last result stays, under the reason.
-                return (*(gr.skip() for _ in self.views), segments_html(why), gr.skip(), *skipped)
+                return (*(gr.skip() for _ in self.views), segments_html(why), gr.skip(), *fitted)
             spec = get_spec(asked.model)
             if last[0] and asked.model != last[0]:
                 # Another model has other heads, and its patches are alike from another cosine on.
@@ -218,8 +209,8 @@ class SegmentTab:
             said = segments_html(found.first, found.second, found.failed, link)
             now = (asked.model, asked.method, photo.digest)
             if now != last:
-                skipped = (*self.fit(asked), now, asked.point)
-            return (*self._pictures(found, asked), said, gr.update(interactive=False), *skipped)
+                fitted = (*self.fit(asked), now, asked.point)
+            return (*self._pictures(found, asked), said, gr.update(interactive=False), *fitted)
 
     def fit(self, asked: Asked) -> tuple[Any, ...]:
         """Models that can be had by now, and the controls that the method has, with the heads of the model."""
