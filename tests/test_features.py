@@ -83,3 +83,8 @@ def test_what_is_remembered_grows_by_what_is_asked_for(tiny_spec: Spec, photo: M
     assert both.queries
     assert both.features is not None
     assert fresh.backend.forwards == 2
+
+
+def test_a_convolutional_network_has_no_features(pipeline: Pipeline, tiny_spec: Spec, photo: Maker) -> None:
+    found = pipeline.explain(photo(), tiny_spec("resnet"), features=True, keep=True)
+    assert (found.features, found.queries) == (None, ())

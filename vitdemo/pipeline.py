@@ -130,12 +130,13 @@ class Pipeline:
             request = Attribution(method, index, rank, fusion, share_of(discard), query)
         pixels = {} if shared is None else shared
         # A method's own map has neither rows nor features beside it.
-        keep = (keep or readout == "patch") and bool(spec.readouts) and request is None
+        whole = bool(spec.readouts) and request is None
+        keep = (keep or readout == "patch") and whole
         capture = Capture(
             tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
             mean="mean" in spec.readouts,
             queries=keep,
-            features=features and request is None,
+            features=features and whole,
         )
         output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request or capture, remember)
         prediction = replace(prediction_of(spec, output, top_k), from_cache=from_cache)
