@@ -82,7 +82,7 @@
       return;
     }
     sessionStorage.removeItem(NOTE);
-    if (lost) say(TEXTS.back, 3000);
+    if (lost) say(TEXTS.back, 5000);
     for (const go of waiting.splice(0)) go();
     // Gradio does not begin its pulse again. Not at once: a server that is about to end would end it at once.
     if (pulse) setTimeout(() => real(pulse).then((answer) => answer.text()).catch(() => {}), EVERY);
