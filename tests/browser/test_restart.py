@@ -101,7 +101,9 @@ def own_photo(page: Page, url: str) -> Page:
     page.evaluate("window.mark = 1")
     # Of an answer that is under way, Gradio itself knows that it was cut, and loads the page anew.
     page.wait_for_timeout(500)
-    while answers:
+    for _ in range(100):
+        if not answers:
+            break
         page.wait_for_timeout(100)
     return page
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     BeitConfig,
@@ -109,13 +110,14 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
         ),
         "cnn": lambda: ResNetForImageClassification(
             ResNetConfig(
-                embedding_size=32,
-                hidden_sizes=[chosen.width // 4, chosen.width // 2, chosen.width, chosen.width * 4 // 3],
+                embedding_size=chosen.width // 6,
+                hidden_sizes=[chosen.width // 6, chosen.width // 3, chosen.width * 2 // 3, chosen.width * 11 // 12],
                 depths=[2, 2, 2, 2],
                 layer_type="basic",
                 **names,
             )
-        ),
+            # Convolutions in bf16 are twice as fast on a CPU, and on tensor cores, where a pixel's channels lie together.
+        ).to(memory_format=torch.channels_last),
     }
     network: PreTrainedModel = builders[arch]()
     if isinstance(network, ViTMAEForPreTraining):
