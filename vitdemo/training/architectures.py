@@ -116,12 +116,14 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
                 layer_type="basic",
                 **names,
             )
-            # Convolutions in bf16 are twice as fast on a CPU, and on tensor cores, where a pixel's channels lie together.
-        ).to(memory_format=torch.channels_last),
+        ),
     }
     network: PreTrainedModel = builders[arch]()
     if isinstance(network, ViTMAEForPreTraining):
         _give_positions(network)
+    if arch == "cnn":
+        # Convolutions in bf16 are twice as fast where a pixel's channels lie together.
+        nn.Module.to(network, memory_format=torch.channels_last)
     return network
 
 
