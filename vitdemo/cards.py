@@ -1,17 +1,22 @@
-"""Model cards of the embedded models: what was measured stands between two marks, the rest is written by hand."""
+"""Cards of the embedded models, and their table in the README: what was measured stands between two marks."""
 
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from vitdemo.evaluation import Evaluation
+from vitdemo.registry import PROBE_FILE, embedded_models
+from vitdemo.settings import ROOT
 from vitdemo.types import ModelSpec
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+TABLE_BEGIN, TABLE_END = "<!-- models -->\n", "<!-- /models -->"
+TOP1, PER_CLASS, ECE = "top-1", "mean per-class top-1", "expected calibration error"
 
 
 def write_card(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> None:
@@ -25,13 +30,52 @@ def write_card(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> No
     path.write_text(before + BEGIN + "\n" + _table(spec, figures, data) + END + after, encoding="utf-8")
 
 
+def figure(spec: ModelSpec, name: str) -> str | None:
+    """What the model's card says of this figure, such as "59.5%"; None if it says nothing."""
+    path = Path(spec.checkpoint) / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = re.search(rf"^\| {re.escape(name)}(?:, [^|]*)? \| ([^|]+) \|$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def models_table() -> str:
+    """The embedded models with the figures of their cards, in Markdown."""
+    rows = "".join(
+        f"| [`{spec.name}`](assets/models/{spec.name}/README.md) | {_kind(spec)} | "
+        f"{' | '.join(figure(spec, name) or 'none' for name in (TOP1, PER_CLASS, ECE))} | "
+        f"{spec.parameters / 1e6:.1f} M | {spec.bytes / 1e6:.1f} MB |\n"
+        for spec in embedded_models()
+    )
+    return (
+        "| name | family | top-1 | mean per class | calibration error | parameters | file |\n"
+        f"|---|---|---|---|---|---|---|\n{rows}"
+    )
+
+
+def _kind(spec: ModelSpec) -> str:
+    if (Path(spec.checkpoint) / PROBE_FILE).exists():
+        return f"{spec.family}, linear probe"
+    return f"{spec.family}, distilled" if "distillation" in spec.readouts else spec.family
+
+
+def write_models_table(readme: Path = ROOT / "README.md") -> bool:
+    """Put the table between its marks in the README; whether they are there."""
+    text = readme.read_text(encoding="utf-8")
+    before, begun, rest = text.partition(TABLE_BEGIN)
+    _, ended, after = rest.partition(TABLE_END)
+    if not (begun and ended):
+        return False
+    readme.write_text(before + TABLE_BEGIN + models_table() + TABLE_END + after, encoding="utf-8")
+    return True
+
+
 def _table(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> str:
     names = " and ".join(f"`{path.name}`" for path in data)
     rows = [
-        ("top-1", f"{figures.top1:.1%}"),
+        (TOP1, f"{figures.top1:.1%}"),
         ("top-5", f"{figures.top5:.1%}"),
-        ("mean per-class top-1", f"{figures.mean_per_class:.1%}"),
-        (f"expected calibration error, temperature {figures.temperature:.2f}", f"{figures.ece:.3f}"),
+        (PER_CLASS, f"{figures.mean_per_class:.1%}"),
+        (f"{ECE}, temperature {figures.temperature:.2f}", f"{figures.ece:.3f}"),
         (f"labelled photos that score at least {figures.threshold:.2f}", f"{figures.kept:.1%}"),
         (f"photos of no class that score less than {figures.threshold:.2f}", f"{figures.refused:.1%}"),
     ]

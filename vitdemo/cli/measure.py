@@ -32,7 +32,9 @@ def add_commands(commands: Any) -> None:
     """Define them."""
     evaluate = add_command(commands, "evaluate", run_evaluate, "accuracy on labelled photos")
     evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with a folder a class")
-    evaluate.add_argument("--card", action="store_true", help="write the figures into the embedded model's card")
+    evaluate.add_argument(
+        "--card", action="store_true", help="write the figures into the models' cards, and their table into the README"
+    )
     evaluate.add_argument(
         "--calibrate", action="store_true", help="fit the model's temperature and threshold on half of these photos"
     )
@@ -71,10 +73,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
         return run_faithfulness(options)
     if options.segmentation:
         return run_segmentation(options)
-    from vitdemo.cards import write_card
+    from vitdemo.cards import write_card, write_models_table
     from vitdemo.evaluation import calibrate, evaluate, read_labelled
+    from vitdemo.registry import embedded_models
 
-    specs, pipeline = specs_of(options, every=True), _pipeline(options)
+    specs = specs_of(options, every=True) if options.model else [spec for spec in embedded_models() if spec.labels]
+    pipeline = _pipeline(options)
     results: list[dict[str, Any]] = []
     for spec in specs:
         print(f"evaluating {spec.name} ...", file=sys.stderr)
@@ -92,6 +96,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
             print("  ".join(f"{key} {value}" for key, value in results[-1].items() if key != "confusions"))
             for right, named, count in confusions:
                 print(f"    {right} taken for {named}: {count}")
+    if options.card and any(spec.source == "embedded" for spec in specs):
+        write_models_table()
     if options.json:
         print_json(results)
     return FINE

@@ -1,4 +1,4 @@
-"""`train` and `probe`."""
+"""`train`, `probe` and `rebuild`."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def add_commands(commands: Any) -> None:
     probe.add_argument("--save", action="store_true", help="keep the probe with a model that has no classifier")
     probe.add_argument("--json", action="store_true", help="JSON on stdout")
 
+    rebuild = add_command(commands, "rebuild", run_rebuild, "train an embedded model anew, by its own recipe")
+    rebuild.add_argument("name", metavar="NAME", help="such as vit-mini")
+    rebuild.add_argument("data", nargs="+", type=Path, metavar="DATA", help="folder, zip or tar with a folder a class")
+    rebuild.add_argument(
+        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
+    )
+    rebuild.add_argument(
+        "--out", type=Path, default=Path("runs/embedded"), metavar="FOLDER", help="(default: runs/embedded)"
+    )
+    rebuild.add_argument(
+        "--share", type=_number, default=1.0, help="of the epochs: 2 trains twice as long (default: 1)"
+    )
+    rebuild.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    rebuild.add_argument("--json", action="store_true", help="JSON on stdout")
+
 
 def _number(text: str) -> float:
     try:
@@ -119,8 +134,6 @@ def _part(text: str) -> float:
 
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
-    from tqdm import tqdm
-
     from vitdemo.training.job import Job
     from vitdemo.training.loop import Plan
     from vitdemo.training.run import train
@@ -159,25 +172,9 @@ def run_train(options: argparse.Namespace) -> int:
         plan=plan,
     )
     print("reading photos ...", file=sys.stderr)
-    bar: Any = None
-
-    def report(figures: dict[str, Any]) -> None:
-        nonlocal bar
-        if "views" in figures:
-            print(f"teacher: view {figures['views']} of {figures['of']}", file=sys.stderr)
-            return
-        if bar is None:
-            bar = tqdm(
-                unit="step", file=sys.stderr, dynamic_ncols=True, total=figures["steps"], initial=figures["step"] - 1
-            )
-        bar.update(figures["step"] - bar.n)
-        shown = {"loss": f"{figures['loss']:.3f}", "photos/s": f"{figures['images_per_second']:.0f}"}
-        shown |= {name: f"{figures[name]:.3f}" for name in ("accuracy", "agreement", "score") if name in figures}
-        bar.set_postfix(shown, refresh=False)
-
-    outcome = train(job, report)
-    if bar is not None:
-        bar.close()
+    bar = _Bar()
+    outcome = train(job, bar)
+    bar.close()
     for line in outcome.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     result = outcome.result
@@ -196,6 +193,64 @@ def run_train(options: argparse.Namespace) -> int:
         print_json(figures)
     else:
         print("\n".join(f"{name:24} {value}" for name, value in figures.items()))
+    return FINE
+
+
+class _Bar:
+    """A bar of a run's steps on stderr."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.run = ""
+
+    def __call__(self, figures: dict[str, Any], run: str = "") -> None:
+        from tqdm import tqdm
+
+        if run != self.run:
+            self.close()
+            self.run = run
+        if "views" in figures:
+            print(f"teacher: view {figures['views']} of {figures['of']}", file=sys.stderr)
+            return
+        if self.bar is None:
+            self.bar = tqdm(
+                unit="step",
+                desc=run or None,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                total=figures["steps"],
+                initial=figures["step"] - 1,
+            )
+        self.bar.update(figures["step"] - self.bar.n)
+        shown = {"loss": f"{figures['loss']:.3f}", "photos/s": f"{figures['images_per_second']:.0f}"}
+        shown |= {name: f"{figures[name]:.3f}" for name in ("accuracy", "agreement", "score") if name in figures}
+        self.bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def run_rebuild(options: argparse.Namespace) -> int:
+    _need_accelerate()
+    from vitdemo.training.embedded import rebuild
+
+    bar = _Bar()
+    folder = rebuild(
+        options.name,
+        tuple(options.data),
+        options.out,
+        tuple(options.test),
+        options.share,
+        options.cpu,
+        lambda run, figures: bar(figures, run),
+    )
+    bar.close()
+    if options.json:
+        print_json({"model": str(folder)})
+    else:
+        print(folder)
     return FINE
 
 

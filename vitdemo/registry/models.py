@@ -101,11 +101,16 @@ def forget_folder(name: str) -> None:
     _added.pop(name, None)
 
 
+def embedded_models() -> tuple[ModelSpec, ...]:
+    """Those that ship with the project, in the order of the families."""
+    return tuple(_embedded().values())
+
+
 def default_models(settings: Settings) -> tuple[ModelSpec, ...]:
-    """The models that a comparison opens with: those of the settings, else every embedded one."""
+    """The models that a comparison opens with: those of the settings, else every embedded one with labels and attention."""
     if settings.models:
         return tuple(get_spec(name) for name in settings.models)
-    return tuple(_embedded().values())
+    return tuple(spec for spec in embedded_models() if spec.labels and spec.readouts)
 
 
 def segmenting_model() -> ModelSpec:

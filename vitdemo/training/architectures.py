@@ -123,7 +123,8 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
         _give_positions(network)
     if arch == "cnn":
         # Convolutions in bf16 are twice as fast where a pixel's channels lie together.
-        nn.Module.to(network, memory_format=torch.channels_last)
+        module: nn.Module = network
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

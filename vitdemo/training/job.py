@@ -43,6 +43,8 @@ class Job:
     cpu: bool = False
     command: str = ""
     license: str = "unknown"
+    labels: tuple[str, ...] = ()
+    """Order of the classes, where neither the weights that are begun with nor the teacher have one."""
     plan: Plan = field(default_factory=lambda: Plan(steps=0))
 
 

@@ -78,7 +78,7 @@ def train(
         TrainingError: no room, no finite loss, or nothing to resume.
     """
     check(job, teacher is not None)
-    photos = in_order_of(load_photos(job.data), _known_labels(job))
+    photos = in_order_of(load_photos(job.data), _known_labels(job) or job.labels)
     if job.test:
         training, test = photos, load_photos(job.test, photos.classes)
     else:
@@ -103,7 +103,7 @@ def train(
         recipe=job.recipe,
         family="DINO" if job.recipe == "dino" else FAMILY[job.arch],
         license=job.license,
-        device=f"{'CUDA' if torch.cuda.is_available() and not job.cpu else 'CPU'}, {torch.get_num_threads()} threads",
+        device=device_name(job.cpu),
         seconds=0.0,
         steps=0,
         score_name=recipe.score_name,
@@ -134,6 +134,13 @@ def train(
         done = replace(origin, seconds=result.seconds, steps=result.steps, score=result.score, curve=curve)
         export(trainer.network, job.out, names, plan.size, done)
     return Outcome(result, bare, skipped)
+
+
+def device_name(cpu: bool) -> str:
+    """Of what a run runs on."""
+    if torch.cuda.is_available() and not cpu:
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def in_order_of(photos: PhotoSet, labels: Sequence[str]) -> PhotoSet:
