@@ -70,7 +70,7 @@ MAKINGS = {
     "mae-mini": Making("mae", (Stage("mim", SIZE, 30, 128, 2e-3),), begin="vit-mini"),
     "cnn-mini": Making(
         "cnn",
-        (Stage("distill", 96, 60, 128, 2e-3), Stage("distill", 160, 10), Stage("distill", SIZE, 3)),
+        (Stage("distill", 96, 60, 128, 2e-3), Stage("distill", 160, 8), Stage("distill", SIZE, 2)),
     ),
 }
 

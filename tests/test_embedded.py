@@ -1,0 +1,108 @@
+"""The recipes of the embedded models, run for a step or two; and what ships of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.photos import FOLDERS, files, in_tar
+from vitdemo.cards import ECE, PER_CLASS, TOP1, figure, models_table
+from vitdemo.cli import main
+from vitdemo.errors import UnknownModelError
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import embedded_models, spec_from_folder
+from vitdemo.settings import ASSETS, ROOT
+from vitdemo.training.embedded import MAKINGS, SIZE, rebuild
+from vitdemo.training.history import PARTS, run_log, with_training
+
+CLASSES = len(FOLDERS)
+
+
+@pytest.fixture(scope="module")
+def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return in_tar(tmp_path_factory.mktemp("photos") / "photos.tar", files(dict.fromkeys(FOLDERS, 4)))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all models: what one begins with is not trained twice."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def stages(runs: Path) -> dict[str, int]:
+    """When each run ended."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in sorted(runs.glob("*-mini-*/README.md"))}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dino-mini",
+        "cnn-mini",
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in MAKINGS if name not in ("dino-mini", "cnn-mini")),
+    ],
+)
+def test_every_embedded_model_is_made_from_photos_by_one_command(
+    name: str, tar: Path, runs: Path, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rebuild", name, str(tar), "--test", str(tar), "--out", str(runs), "--share", "0.001", "--cpu", "--json"]
+    assert main(command) == 0
+    folder = Path(json.loads(capsys.readouterr().out)["model"])
+    assert folder == runs / name
+    spec = spec_from_folder(folder)
+    assert spec.family == next(known.family for known in embedded_models() if known.name == name)
+    assert spec.image_size == (SIZE, SIZE)
+    assert len(spec.labels) == (0 if name == "mae-mini" else CLASSES)
+    photo = pipeline.open(next((ASSETS / "examples").glob("*.jpg")))
+    assert len(pipeline.classify([photo], spec)[0].labels) == len(spec.labels)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for number, stage in enumerate(MAKINGS[name].stages, 1):
+        assert card.count(f"| {name}-{number} | `{stage.recipe}` | {stage.resolution} |") == 1
+    assert f"`python -m vitdemo rebuild {name} photos.tar`" in card
+    before = stages(runs)
+    assert main(command) == 0
+    assert stages(runs) == before
+
+
+def test_a_model_that_is_none_of_them_is_refused_with_the_names(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError, match="vit-mini, deit-mini"):
+        rebuild("vit", (tmp_path / "photos.tar",), tmp_path)
+
+
+def test_of_a_step_that_was_done_twice_the_later_line_counts(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [{"step": step, "loss": 9.0 - step, "seconds": 60.0 * step} for step in (1, 2, 3)]
+    again = [{"step": step, "loss": 1.0, "seconds": 120.0 * step} for step in (2, 3)]
+    path.write_text("\n".join(map(json.dumps, [*lines, *again])) + '\n{"step": 4, "lo')
+    log = run_log(path)
+    assert (log.steps, log.minutes, log.losses) == (3, 6.0, (8.0, 1.0, 1.0))
+    path.write_text("\n".join(json.dumps({"step": step, "loss": step, "seconds": 1.0}) for step in range(12)))
+    assert run_log(path).losses == tuple(2 * part + 0.5 for part in range(PARTS))
+
+
+def test_a_cards_own_words_stay_around_its_training() -> None:
+    section = "## Training\n\nnew\n"
+    card = "# Mine\n\nWords.\n\n## Training\n\nold\n\n## Known weaknesses\n\nMany.\n"
+    assert with_training(card, section) == card.replace("old", "new")
+    assert with_training("# Mine\n", section) == "# Mine\n\n" + section
+    assert with_training(with_training(card, section), section) == with_training(card, section)
+
+
+def test_the_embedded_models_are_small_enough_to_ship() -> None:
+    sizes = [path.stat().st_size for path in (ASSETS / "models").rglob("*.safetensors")]
+    assert max(sizes) < 10_000_000
+    assert sum(sizes) < 50_000_000
+
+
+def test_there_is_a_recipe_for_each_embedded_model_and_an_embedded_model_for_each_recipe() -> None:
+    assert sorted(MAKINGS) == sorted(spec.name for spec in embedded_models())
+
+
+def test_the_readme_says_of_the_embedded_models_what_their_cards_say() -> None:
+    assert models_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+    for spec in embedded_models():
+        told = [figure(spec, name) for name in (TOP1, PER_CLASS, ECE)]
+        assert all(told) if spec.labels else not any(told)
