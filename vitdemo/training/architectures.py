@@ -98,7 +98,7 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
                 **names,
                 patch_size=patch,
                 decoder_hidden_size=max(96, chosen.width // 2),
-                decoder_num_hidden_layers=4,
+                decoder_num_hidden_layers=3,
                 decoder_num_attention_heads=chosen.heads,
                 decoder_intermediate_size=4 * max(96, chosen.width // 2),
                 # What is told is drawn, and must not need the hidden patch's own mean and deviation.
