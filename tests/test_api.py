@@ -25,12 +25,13 @@ from tests.fakehub import FakeHub
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
 from vitdemo.parameters import Parameters
-from vitdemo.registry import add_folder, available_models, forget_folder, get_spec, ready_models
+from vitdemo.registry import add_folder, available_models, default_models, forget_folder, get_spec, ready_models
 from vitdemo.segmenting import segment
-from vitdemo.settings import ROOT
+from vitdemo.settings import ROOT, Settings
 
 CUP = ROOT / "assets" / "examples" / "cup.jpg"
-NAMES = [spec.name for spec in ready_models()]
+NAMES = [spec.name for spec in default_models(Settings())]
+READY = [spec.name for spec in ready_models()]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_classify_gives_the_scores_of_the_pipeline(client: Client, app: App) -> 
     assert entry["image"] == "cup.jpg"
     assert [result["model"] for result in entry["results"]] == NAMES
     opened = app.pipeline.open(CUP)
-    for result, spec in zip(entry["results"], ready_models(), strict=True):
+    for result, spec in zip(entry["results"], default_models(Settings()), strict=True):
         expected = app.pipeline.classify([opened], spec, top_k=3)[0].labels
         assert [label["label"] for label in result["labels"]] == [label.label for label in expected]
         np.testing.assert_allclose(
@@ -102,7 +103,7 @@ def test_compare_gives_every_model_and_a_figure(client: Client) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": "resnet-9000"}, f"Choose from: {', '.join(NAMES)}; or a model of the Hub"),
+        ({"model": "resnet-9000"}, f"Choose from: {', '.join(READY)}; or a model of the Hub"),
         ({"layer": 8}, "layers 0 to 7"),
         ({"head": "6"}, "0 to 5"),
         ({"method": "magic"}, "Choose from: attention, "),

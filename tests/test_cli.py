@@ -17,11 +17,12 @@ from PIL import Image
 
 from tests.hostile import ACCEPTED, REFUSED
 from vitdemo.cli import main
-from vitdemo.registry import ready_models
-from vitdemo.settings import ROOT
+from vitdemo.registry import default_models, ready_models
+from vitdemo.settings import ROOT, Settings
 
 CUP = str(ROOT / "assets" / "examples" / "cup.jpg")
-NAMES = [spec.name for spec in ready_models()]
+NAMES = [spec.name for spec in default_models(Settings())]
+READY = [spec.name for spec in ready_models()]
 
 
 Done = subprocess.CompletedProcess[bytes]
@@ -137,7 +138,7 @@ def test_people_get_words_instead_of_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["classify", CUP, "--model", "resnet-9000"], f"Choose from: {', '.join(NAMES)}; or a model of the Hub"),
+        (["classify", CUP, "--model", "resnet-9000"], f"Choose from: {', '.join(READY)}; or a model of the Hub"),
         (["explain", CUP, "--layer", "8"], "layers 0 to 7"),
         (["explain", CUP, "--head", "6"], "0 to 5"),
         (["explain", CUP, "--head", "median"], "mean, max, min"),

@@ -40,9 +40,8 @@ def stages(runs: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     "name",
     [
-        "dino-mini",
         "cnn-mini",
-        *(pytest.param(name, marks=pytest.mark.thorough) for name in MAKINGS if name not in ("dino-mini", "cnn-mini")),
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in MAKINGS if name != "cnn-mini"),
     ],
 )
 def test_every_embedded_model_is_made_from_photos_by_one_command(

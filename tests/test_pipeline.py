@@ -23,7 +23,7 @@ from vitdemo.errors import ImageError, OptionError, UnknownModelError
 from vitdemo.loading import load_model
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import preprocess
-from vitdemo.registry import get_spec, ready_models
+from vitdemo.registry import default_models, get_spec
 from vitdemo.serialise import explanation_json, prediction_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, ModelSpec, Photo, Processor
@@ -64,7 +64,7 @@ def test_five_models_share_one_decode_and_one_preprocess(
     monkeypatch.setattr(images, "decode", lambda *arguments: decoded.append(1) or decode(*arguments))
     own = Pipeline(SETTINGS, pipeline.backend)
     before = pipeline.backend.forwards
-    comparison = own.compare(own.open(CUP), ready_models()[:5])
+    comparison = own.compare(own.open(CUP), default_models(SETTINGS))
     assert len(decoded) == 1
     assert len(preprocessed) == 1
     assert pipeline.backend.forwards == before + 5
@@ -420,7 +420,7 @@ def test_a_photo_that_was_opened_is_not_opened_again(fresh: Pipeline, photo: Cal
         fresh.open(b"not an image")
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in ready_models()])
+@pytest.mark.parametrize("name", [spec.name for spec in default_models(SETTINGS)])
 def test_every_embedded_model_explains_an_example(pipeline: Pipeline, name: str) -> None:
     found = pipeline.explain(pipeline.open(CUP), get_spec(name))
     assert found.map.values.shape == (14, 14)

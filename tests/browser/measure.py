@@ -20,7 +20,8 @@ from tests.browser.conftest import FLAGS, Watched, chromium
 from tests.browser.live_rate import cpu
 from tests.hostile import encode
 from tests.served import App, serving
-from vitdemo.registry import ready_models
+from vitdemo.registry import default_models
+from vitdemo.settings import Settings
 from vitdemo.ui.examples import examples
 
 CHANGES = 40
@@ -76,7 +77,7 @@ def new_photo(seed: int) -> bytes:
 
 def arrivals(page: Page, app: App) -> None:
     """From choosing a file to five drawn panels, and the five forwards alone."""
-    specs = ready_models()
+    specs = default_models(Settings())
     whole, alone = [], []
     for turn in range(PHOTOS):
         page.get_by_label("Remove Image").click()

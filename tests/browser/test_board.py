@@ -18,14 +18,15 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Watched
 from tests.browser.test_page import best_labels, pictures, wait_for_new_result, wait_until_drawn
 from vitdemo.methods import METHODS
-from vitdemo.registry import ready_models
+from vitdemo.registry import default_models
 from vitdemo.serialise import comparison_json
+from vitdemo.settings import Settings
 from vitdemo.types import Comparison
 from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser
 
-MODELS = ready_models()
+MODELS = default_models(Settings())
 COUNT = len(MODELS)
 DISPUTED = 3
 """An example on which the models do not all say the same."""

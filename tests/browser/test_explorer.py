@@ -20,17 +20,18 @@ from tests.browser.test_page import pictures, upload, wait_for_new_result, wait_
 from tests.hostile import encode, photo
 from tests.served import App
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import ready_models
+from vitdemo.registry import default_models
 from vitdemo.rendering import overlay
 from vitdemo.reproduce import fill, reproduce_compare, reproduce_explain
 from vitdemo.serialise import explanation_json
+from vitdemo.settings import Settings
 from vitdemo.types import Explanation
 from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser
 
-FIRST = ready_models()[0]
-COUNT = len(ready_models())
+FIRST = default_models(Settings())[0]
+COUNT = len(default_models(Settings()))
 ONE, ALL = "explained", "compared"
 
 
@@ -175,7 +176,7 @@ def test_in_compare_the_same_place_asks_in_every_model(watched: Watched) -> None
     page, pipeline = watched.page, watched.app.pipeline
     watched.requests.clear()
     picture(page, ALL, 2).click(position=position(page, pipeline, 6, 6, ALL))
-    for index, model in enumerate(ready_models()):
+    for index, model in enumerate(default_models(Settings())):
         expect(page.locator("#compared .vd-text").nth(index)).to_contain_text("patch in row 6, column 6")
         said = explained(pipeline, model, readout="patch", point=place_of(pipeline, 6, 6)).description
         assert same_words(words(page, ALL, index), said)
@@ -218,7 +219,7 @@ def test_in_compare_the_heads_of_the_layer_follow_the_slider(watched: Watched) -
     page = watched.page
     page.locator("#compared .vd-heads summary").first.click()
     cells = page.locator("#compared .vd-cells button")
-    expect(cells).to_have_count(sum(model.num_heads for model in ready_models()))
+    expect(cells).to_have_count(sum(model.num_heads for model in default_models(Settings())))
     before = cells.locator("canvas").evaluate_all("(all) => all.map((one) => one.toDataURL())")
     page.locator("#compared [name=layer]").fill("1")
     expect(cells.first).to_have_attribute("title", "layer 1, head 0")
@@ -308,7 +309,7 @@ def test_the_browsers_overlay_is_pythons_within_two_grey_levels(watched: Watched
         page.locator("#compared [name=layer]").fill(str(layer))
         page.locator("#compared [name=head]").select_option(head)
         wait_until_drawn(page)
-        for spec in ready_models():
+        for spec in default_models(Settings()):
             panel = page.locator("#compared .vd-panel", has=page.locator(f"code[title={spec.name}]"))
             with page.expect_download() as download:
                 panel.get_by_role("button", name="Save the picture").click()
@@ -445,7 +446,9 @@ def test_compare_has_its_calls_too(watched: Watched) -> None:
     page.locator("#compared .vd-calls summary").click()
     wait_until_drawn(page)
     image = str(examples()[0].path.relative_to(Path.cwd()))
-    texts = fill(reproduce_compare(image, [spec.name for spec in ready_models()], {}, "HOST"), 7, "mean", "")
+    texts = fill(
+        reproduce_compare(image, [spec.name for spec in default_models(Settings())], {}, "HOST"), 7, "mean", ""
+    )
     assert call(page, ALL, "python") == texts["python"]
     assert call(page, ALL, "cli") == texts["cli"]
 

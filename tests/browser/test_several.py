@@ -16,7 +16,8 @@ from tests.browser.conftest import Watched
 from tests.browser.test_page import best_labels, expected_labels, wait_for_new_result
 from tests.hostile import encode, photo
 from tests.served import App
-from vitdemo.registry import ready_models
+from vitdemo.registry import default_models
+from vitdemo.settings import Settings
 from vitdemo.survey import Row, in_words, ranked, summarise
 from vitdemo.ui.examples import examples
 
@@ -68,7 +69,7 @@ def rows_of(app: App, files: dict[str, bytes]) -> list[Row]:
         if index == BROKEN:
             rows.append(Row(name, error="The image is cut off."))
         else:
-            rows.append(summarise(name, app.pipeline.compare(app.pipeline.open(data), ready_models())))
+            rows.append(summarise(name, app.pipeline.compare(app.pipeline.open(data), default_models(Settings()))))
     return rows
 
 
@@ -110,7 +111,7 @@ def test_photos_are_sorted_by_disagreement_opened_and_downloaded(watched: Watche
         page.get_by_role("link", name="Download CSV").click()
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
     lines = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert len(lines) == 3 * len(ready_models()) + 1
+    assert len(lines) == 3 * len(default_models(Settings())) + 1
     assert list(dict.fromkeys(line["image"].removeprefix("'") for line in lines)) == titles(page)
     assert f"'{EVIL}" in {line["image"] for line in lines}
     shown = {

@@ -128,7 +128,8 @@ def _finished(
     cpu: bool,
 ) -> Path:
     """The last stage under the model's name, with the embedded model's own words in its card."""
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     for file in ("config.json", "preprocessor_config.json", "model.safetensors", "README.md"):
         shutil.copyfile(last / file, out / file)
     config = read_json(out / "config.json")
