@@ -20,7 +20,14 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from vitdemo.registry import available_models, default_models, obtain, on_console, segmenting_model
+from vitdemo.registry import (
+    available_models,
+    default_models,
+    obtain,
+    on_console,
+    reconstructing_model,
+    segmenting_model,
+)
 from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
@@ -63,8 +70,8 @@ def compare(image: Any, models: Sequence[str] | None = None, **options: Any) -> 
 def reconstruct(image: Any, model: str | None = None, **options: Any) -> Reconstruction:
     """What a masked autoencoder makes up for hidden patches: see `vitdemo.pipeline.Pipeline.reconstruct` for the options."""
     pipeline = _shared()
-    name = model or next((spec.name for spec in available_models() if spec.reconstructs), None)
-    return pipeline.reconstruct(pipeline.open(image), _spec(name), **options)
+    spec = _spec(model) if model else reconstructing_model()
+    return pipeline.reconstruct(pipeline.open(image), spec, **options)
 
 
 @overload

@@ -236,9 +236,7 @@ class Pipeline:
             OptionError: the model is no masked autoencoder with a decoder, or the ratio leaves nothing to hide or to see.
         """
         if not spec.reconstructs:
-            raise OptionError(
-                f"{spec.name} does not reconstruct. A masked autoencoder does, such as facebook/vit-mae-base."
-            )
+            raise OptionError(f"{spec.name} does not reconstruct. A masked autoencoder does, such as mae-mini.")
         hidden = hidden_patches(spec.patch_grid, ratio, seed)
         batch = preprocess([photo], spec.processor)
         filled, output = self.backend.reconstruct(spec, batch.pixel_values, hidden[None], dtype)

@@ -23,7 +23,7 @@ from vitdemo.cli.common import (
 )
 from vitdemo.errors import ImageError, OptionError
 from vitdemo.methods import METHODS
-from vitdemo.registry import available_models
+from vitdemo.registry import reconstructing_model
 
 if TYPE_CHECKING:
     from vitdemo.pipeline import Pipeline
@@ -196,7 +196,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     from vitdemo.serialise import reconstruction_json
 
     if not options.model:
-        options.model = [next((spec.name for spec in available_models() if spec.reconstructs), "")]
+        options.model = [reconstructing_model().name]
     specs, pipeline = specs_of(options, every=False), pipeline_of(options)
     if len(specs) > 1:
         raise OptionError("reconstruct takes one model.")

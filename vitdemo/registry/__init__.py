@@ -14,6 +14,7 @@ from vitdemo.registry.models import (
     forget_folder,
     get_spec,
     ready_models,
+    reconstructing_model,
     segmenting_model,
 )
 from vitdemo.registry.official import OFFICIAL
@@ -39,6 +40,7 @@ __all__ = [
     "processor_from_config",
     "read_json",
     "ready_models",
+    "reconstructing_model",
     "remove",
     "remove_damaged",
     "segmenting_model",

@@ -119,6 +119,11 @@ def segmenting_model() -> ModelSpec:
     return next((spec for spec in ready if spec.family == "DINO"), ready[0])
 
 
+def reconstructing_model() -> ModelSpec:
+    """The model that fills in hidden patches where none is named: the first masked autoencoder."""
+    return next(spec for spec in ready_models() if spec.reconstructs)
+
+
 def hub_spec(name: str) -> ModelSpec | None:
     """What is known of a model of the Hub: from its files if they are here, else from the table; None if from neither."""
     repo, _ = cache.split(name)

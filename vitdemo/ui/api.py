@@ -11,7 +11,7 @@ import gradio as gr
 from vitdemo.faithfulness import faithfulness as measured
 from vitdemo.options import parse_point
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import available_models, default_models, get_spec, ready_models
+from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
 from vitdemo.rendering import comparison_figure, overlay, reconstruction_figure
 from vitdemo.serialise import (
     comparison_json,
@@ -144,8 +144,8 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """
         with user_errors():
             photo = required(image)
-            name = model or next((spec.name for spec in ready_models() if spec.reconstructs), "facebook/vit-mae-base")
-            found = pipeline.reconstruct(photo, get_spec(name), ratio=ratio, seed=int(seed))
+            spec = get_spec(model) if model else reconstructing_model()
+            found = pipeline.reconstruct(photo, spec, ratio=ratio, seed=int(seed))
             png = _folder() / "reconstruction.png"
             reconstruction_figure(photo, found).save(png)
             return {"image": photo.name, **reconstruction_json(found, ratio, int(seed))}, str(png)
