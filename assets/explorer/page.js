@@ -23,10 +23,15 @@ function redraw() {
   if (!frame) frame = requestAnimationFrame(draw);
 }
 
+/* Whether values of several models have one unit: shares of attention and cosines do, what gradients weigh does not. */
+function comparable() {
+  return !single() && !panels.some((panel) => panel.method && panel.method.aims);
+}
+
 /* Lowest and highest value that the colours stand for: of all maps, or of each its own. */
 function rangeOf(maps) {
   const drawn = maps.filter((map) => map && map.values);
-  const common = state.common && drawn.length > 1;
+  const common = comparable() && state.common && drawn.length > 1;
   const low = Math.min(...drawn.map((map) => map.low)), high = Math.max(...drawn.map((map) => map.high));
   return (map) => (common ? [low, high] : map && map.values ? [map.low, map.high] : [0, 1]);
 }
@@ -60,7 +65,8 @@ function showControls() {
   }
   for (const name of ["layer", "head", "readout"]) $(`[name=${name}]`).closest("label").hidden = Boolean(method) || !shaped.length;
   $(".vd-play").hidden = Boolean(method) || !shaped.length;
-  for (const name of ["common", "sort"]) $(`[name=${name}]`).closest("label").hidden = single();
+  $("[name=common]").closest("label").hidden = !comparable();
+  $("[name=sort]").closest("label").hidden = single();
   for (const part of [".vd-agreement", ".vd-swipe", ".vd-verdict", ".vd-board"]) $(part).hidden = single();
   state.colourMap = options($("[name=colourMap]"), Object.keys(tables).map((name) => [name, name]), state.colourMap);
   state.sort = options($("[name=sort]"), Object.keys(ORDERS).map((name) => [name, name]), state.sort);

@@ -83,7 +83,7 @@ function saveFigure() {
     lines.forEach((text, rank) => write(text, x, y + tall + line * (rank + 2), "15px"));
     write(panel.nodes.text.textContent, x, y + tall + line * 5, "13px");
   });
-  write(`vitdemo · scale ${state.common ? "common" : "each its own"} · ${state.colourMap}`, gap, canvas.height - gap / 2, "13px");
+  write(`vitdemo · scale ${comparable() && state.common ? "common" : "each its own"} · ${state.colourMap}`, gap, canvas.height - gap / 2, "13px");
   canvas.toBlob((blob) => save(`${stem()}-models.png`, blob), "image/png");
 }
 

@@ -138,6 +138,10 @@ def test_a_pressed_label_is_explained_in_every_model_that_has_it(page: Page, wat
     pressed = page.locator("#compared .vd-labels button[aria-pressed=true] .vd-label").all_inner_texts()
     assert pressed
     assert set(pressed) == {name}
+    # What gradients weigh has no common unit: each map has its own scale.
+    expect(page.locator("#compared [name=common]")).to_be_hidden()
+    highest = page.locator("#compared .vd-legend").locator("span:last-child").all_inner_texts()
+    assert len(set(highest)) == len(MODELS)
 
 
 def test_the_swipe_shows_one_model_left_of_the_line_and_the_other_right_of_it(page: Page) -> None:

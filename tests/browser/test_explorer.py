@@ -360,6 +360,14 @@ def test_a_link_brings_back_model_method_class_and_photo(page: Page, watched: Wa
     other.close()
 
 
+def test_a_link_to_a_model_without_attention_opens_with_a_method_that_it_has(page: Page, watched: Watched) -> None:
+    other = open_again(page, watched.app, f"{watched.app.url}?tab=explain&model=cnn-mini&image=kangaroo")
+    expect(other.locator("#explained .vd-text")).to_contain_text("Grad-CAM for ")
+    expect(other.locator("#method input")).to_have_value("Grad-CAM")
+    expect(other.locator(".toast-body")).to_have_count(0)
+    other.close()
+
+
 def test_a_link_brings_back_layer_head_and_patch(page: Page, watched: Watched) -> None:
     page.locator("#explained [name=head]").select_option("3")
     page.locator("#explained [name=layer]").fill("2")

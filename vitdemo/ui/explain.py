@@ -45,7 +45,7 @@ class ExplainTab:
     def __init__(self, pipeline: Pipeline, results: Results, photo: Photo, model: str, addresses: gr.State) -> None:
         self.pipeline, self.results, self.default = pipeline, results, model
         spec = get_spec(model)
-        first = _kept("attention", spec)
+        first = fitting("attention", spec)
         with gr.Row(equal_height=True):
             self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="model")
             self.method = gr.Dropdown(**_methods(spec, first), label="Method", elem_id="method")
@@ -147,7 +147,7 @@ class ExplainTab:
         asked = Asked(*controls)
         with user_errors():
             spec = get_spec(asked.model)
-        kept = _kept(asked.method, spec)
+        kept = fitting(asked.method, spec)
         value = self.explain(photo, *asked._replace(method=kept, target=PREDICTED))
         return (value, *self.controls(spec, kept, PREDICTED), gr.update(visible=bool(spec.labels)))
 
@@ -211,8 +211,8 @@ def _options(photo: Photo, asked: Asked) -> dict[str, Any]:
     return found
 
 
-def _kept(method: str, spec: ModelSpec) -> str:
-    """The method, or the first one of a model to which it does not apply."""
+def fitting(method: str, spec: ModelSpec) -> str:
+    """The method, or, of a model to which it does not apply, the first one that does."""
     return method if method in spec.methods else next(iter(spec.methods), "attention")
 
 

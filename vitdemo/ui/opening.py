@@ -16,7 +16,7 @@ from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.photo import fetch_to_cache
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
-from vitdemo.ui.explain import ExplainTab
+from vitdemo.ui.explain import ExplainTab, fitting
 from vitdemo.ui.links import Wanted, example_called, wanted
 from vitdemo.ui.segment import TITLES, SegmentTab, heads_offered
 
@@ -83,7 +83,7 @@ class Opening:
     def _explain(self, asked: Wanted, photo: Photo, addresses: dict[str, str]) -> tuple[Any, ...]:
         name = asked.model or self.explain.default
         spec = get_spec(name)
-        method = asked.method if asked.method in spec.methods else "attention"
+        method = fitting(asked.method, spec)
         point = asked.patch if method == "similarity" else None
         controls = (name, method, asked.target, asked.resolution, point, addresses)
         value = self.explain.explain(photo, *controls, start=asked.start)
