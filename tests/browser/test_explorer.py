@@ -364,7 +364,9 @@ def test_a_link_to_a_model_without_attention_opens_with_a_method_that_it_has(pag
     other = open_again(page, watched.app, f"{watched.app.url}?tab=explain&model=cnn-mini&image=kangaroo")
     expect(other.locator("#explained .vd-text")).to_contain_text("Grad-CAM for ")
     expect(other.locator("#method input")).to_have_value("Grad-CAM")
-    expect(other.locator(".toast-body")).to_have_count(0)
+    # A message would go away by itself.
+    other.wait_for_timeout(1000)
+    assert other.locator(".toast-body").count() == 0
     other.close()
 
 

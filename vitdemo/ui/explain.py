@@ -15,6 +15,7 @@ from vitdemo.registry import get_spec
 from vitdemo.reproduce import reproduce_explain
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.compare import HOST, OFFERED, PREDICTED, nothing
+from vitdemo.ui.components.choice import DependentChoice
 from vitdemo.ui.components.curve import curve_html
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import Refused
@@ -48,7 +49,7 @@ class ExplainTab:
         first = fitting("attention", spec)
         with gr.Row(equal_height=True):
             self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="model")
-            self.method = gr.Dropdown(**_methods(spec, first), label="Method", elem_id="method")
+            self.method = DependentChoice(**_methods(spec, first), label="Method", elem_id="method")
             self.target = gr.Dropdown(
                 **_targets(spec),
                 label="Class that is explained",
@@ -114,10 +115,10 @@ class ExplainTab:
         self, photo: Photo | Refused | None, *controls: Any, start: dict[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """What the explorer shows."""
-        asked = Asked(*controls)
         with user_errors():
             if not isinstance(photo, Photo):
                 return nothing(photo)
+            asked = _asked(*controls)
             options = _options(photo, asked)
             explanation = self.pipeline.explain(photo, get_spec(asked.model), **options, keep=True)
             link = {
@@ -152,8 +153,9 @@ class ExplainTab:
         return (value, *self.controls(spec, kept, PREDICTED), gr.update(visible=bool(spec.labels)))
 
     def on_method(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, Any, Any]:
-        asked = Asked(*controls)
         value = self.explain(photo, *controls)
+        with user_errors():
+            asked = _asked(*controls)
         info = _methods(get_spec(asked.model), asked.method)["info"]
         return value, gr.update(visible=METHODS[asked.method].class_specific), gr.update(info=info)
 
@@ -169,10 +171,10 @@ class ExplainTab:
         return self.explain(photo, *Asked(*controls)._replace(point=chosen)), chosen, "", gr.skip()
 
     def on_measure(self, photo: Photo | Refused | None, *controls: Any) -> str:
-        asked = Asked(*controls)
         with user_errors():
             if not isinstance(photo, Photo):
                 return ""
+            asked = _asked(*controls)
             spec = get_spec(asked.model)
             found = faithfulness(self.pipeline, photo, spec, **_options(photo, asked))
             # The display controls of attention are the browser's: they do not reach this.
@@ -194,6 +196,12 @@ class ExplainTab:
         self, photo: Photo | Refused | None, tab: str, model: str, share: float, seed: int
     ) -> tuple[Any, Any, int]:
         return (*self.on_rebuild(photo, tab, model, share, seed + 1), seed + 1)
+
+
+def _asked(*controls: Any) -> Asked:
+    """The method may still be that of the model before."""
+    asked = Asked(*controls)
+    return asked._replace(method=fitting(asked.method, get_spec(asked.model)))
 
 
 def _options(photo: Photo, asked: Asked) -> dict[str, Any]:
