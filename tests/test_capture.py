@@ -23,7 +23,7 @@ from vitdemo.types import Capture, ModelSpec
 
 CPU = torch.device("cpu")
 EVERYTHING = Capture(tokens=(0, 1), mean=True)
-MODELS = [*(spec.name for spec in ready_models()), *tiny.KINDS]
+MODELS = [*(spec.name for spec in ready_models() if spec.readouts), *tiny.KINDS]
 
 Load = Callable[[str], tuple[ModelSpec, Classifier]]
 

@@ -106,8 +106,9 @@ def test_an_exported_classifier_gives_the_same_logits(arch: str, tmp_path: Path)
     assert spec.image_size == (32, 32)
     expected = logits_of(network, pixels)
     assert expected.std() > 0.01
-    # Our own ViT adds up in another order than transformers'; of all others the numbers are the same.
-    torch.testing.assert_close(model(pixels), expected, rtol=0, atol=2e-5 if arch == "scratch" else 0)
+    # Our own ViT adds up in another order than transformers', and a CNN that is being trained in another than one that is loaded;
+    # of all others the numbers are the same.
+    torch.testing.assert_close(model(pixels), expected, rtol=0, atol=2e-5 if arch in ("scratch", "cnn") else 0)
 
 
 @torch.no_grad()

@@ -66,8 +66,8 @@ def test_every_model_is_listed_with_the_keys_of_the_contract() -> None:
         assert set(entry) == MODEL_KEYS
         assert _read_back(entry) == entry
         assert entry["offline"] is (entry["source"] == "embedded")
-        assert (entry["image_size"], entry["patch_size"]) == ([224, 224], 16)
-        assert entry["classes"] == 100
+        assert (entry["image_size"], entry["patch_size"]) == ([224, 224], 32 if spec.family == "CNN" else 16)
+        assert entry["classes"] == (0 if spec.family == "MAE" else 100)
 
 
 def test_a_model_of_the_hub_is_listed_with_its_page_its_license_and_whether_it_is_here() -> None:

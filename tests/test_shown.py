@@ -77,7 +77,7 @@ def test_one_row_can_be_asked_for(shown: Any) -> None:
     whole = functions["patch_rows"]({"id": key, "panel": 0, "layer": 2, "row": None})
     one = functions["patch_rows"]({"id": key, "panel": 0, "layer": 2, "row": 40})
     assert one["first"] == 40
-    np.testing.assert_allclose(restored(one, 196, 6)[0], restored(whole, 196, 6)[40])
+    np.testing.assert_allclose(restored(one, 196, 6)[0], restored(whole, 196, 6)[40], rtol=1e-5)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -123,16 +123,12 @@ def shared_context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
-@pytest.fixture(scope="session")
-def kept(shared_context: BrowserContext, app: App) -> Page:
-    """A page of nothing that stays: as long as there is one, its process does, with the code that it compiled."""
-    page = shared_context.new_page()
-    page.goto(f"{app.url}favicon.ico")
-    return page
-
-
 @pytest.fixture
-def context(shared_context: BrowserContext, kept: Page) -> Iterator[BrowserContext]:
+def context(shared_context: BrowserContext, app: App) -> Iterator[BrowserContext]:
+    if not shared_context.pages:
+        # A page of nothing that stays: as long as there is one, its process does, with the code that it compiled.
+        shared_context.new_page().goto(f"{app.url}favicon.ico")
+    kept = shared_context.pages[0]
     yield shared_context
     for page in shared_context.pages:
         if page != kept:
