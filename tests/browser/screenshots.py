@@ -20,6 +20,7 @@ SHOTS = [
     ("compare-phone", 390, 1500, "light", "Compare", "Crocodile"),
     ("explain-dark", 1440, 1000, "dark", "Explain", "Pyramid"),
     ("explain-phone", 390, 1500, "dark", "Explain", "Crab"),
+    ("mae", 1440, 1000, "light", "Explain", "Sunflower"),
     ("segment", 1440, 1000, "light", "Segment", "Sunflower"),
     ("segment-phone", 390, 1500, "dark", "Segment", "Sunflower"),
     ("live", 1440, 900, "light", "Live", "Sunflower"),
@@ -40,7 +41,7 @@ def main(url: str) -> None:
         browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
         for name, width, height, scheme, tab, example in SHOTS:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
-            page.goto(url)
+            page.goto(f"{url}?tab=explain&model=mae-mini" if name == "mae" else url)
             page.wait_for_function("window.vitdemoOpened")
             page.get_by_role("tab", name=tab).click()
             page.locator("#examples").get_by_role("button", name=example).click()
@@ -51,6 +52,8 @@ def main(url: str) -> None:
                 page.locator("#explained .vd-heads summary").click()
             page.wait_for_timeout(3000)
             page.mouse.move(0, 0)
+            if name == "mae":
+                page.locator("#rebuilt").scroll_into_view_if_needed()
             page.screenshot(path=folder / f"{name}.png")
             page.close()
         browser.close()

@@ -28,7 +28,7 @@ SMALLEST = 0.01
 """Share of the photo that a second or later object must exceed, in MaskCut."""
 
 LOOSE = 0.7
-"""Eigenvalue above which a cut is arbitrary. With the embedded ViT and DINO those of plain pictures are above 0.75, of examples below 0.6."""
+"""Eigenvalue above which a cut is arbitrary: plain pictures have more with the embedded ViT and DINO, examples less than 0.6."""
 
 BASIS = 24
 """Vectors between two restarts of Lanczos."""
