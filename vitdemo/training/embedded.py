@@ -65,7 +65,7 @@ MAKINGS = {
         begin="vit-mini",
     ),
     "hybrid-mini": Making(
-        "hybrid", (Stage("distill", 128, 30, keep=0.6), Stage("distill", SIZE, 2, keep=0.4)), begin="vit-mini"
+        "hybrid", (Stage("distill", 96, 40, 128, 2e-3), Stage("distill", SIZE, 2, keep=0.4)), begin="vit-mini"
     ),
     "mae-mini": Making("mae", (Stage("mim", SIZE, 30, 128, 2e-3),), begin="vit-mini"),
     "cnn-mini": Making(
