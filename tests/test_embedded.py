@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.photos import FOLDERS, files, in_tar
-from vitdemo.cards import ECE, PER_CLASS, TOP1, figure, models_table
+from vitdemo.cards import ECE, PER_CLASS, TABLE_BEGIN, TABLE_END, TOP1, figure, models_table, write_models_table
 from vitdemo.cli import main
 from vitdemo.errors import UnknownModelError
 from vitdemo.pipeline import Pipeline
@@ -16,6 +16,7 @@ from vitdemo.registry import embedded_models, spec_from_folder
 from vitdemo.settings import ASSETS, ROOT
 from vitdemo.training.embedded import MAKINGS, SIZE, rebuild
 from vitdemo.training.history import PARTS, run_log, with_training
+from vitdemo.training.loop import LOG
 
 CLASSES = len(FOLDERS)
 
@@ -64,6 +65,13 @@ def test_every_embedded_model_is_made_from_photos_by_one_command(
     before = stages(runs)
     assert main(command) == 0
     assert stages(runs) == before
+    # Killed when its last step was saved: it goes on from there.
+    last = runs / f"{name}-{len(MAKINGS[name].stages)}"
+    log = (last / LOG).read_text(encoding="utf-8")
+    (last / "README.md").unlink()
+    assert main(command) == 0
+    assert (last / "README.md").exists()
+    assert (last / LOG).read_text(encoding="utf-8") == log
 
 
 def test_a_model_that_is_none_of_them_is_refused_with_the_names(tmp_path: Path) -> None:
@@ -98,6 +106,20 @@ def test_the_embedded_models_are_small_enough_to_ship() -> None:
 
 def test_there_is_a_recipe_for_each_embedded_model_and_an_embedded_model_for_each_recipe() -> None:
     assert sorted(MAKINGS) == sorted(spec.name for spec in embedded_models())
+
+
+def test_the_table_takes_the_place_of_what_stands_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"Before.\n{TABLE_BEGIN}old\n{TABLE_END}\nAfter.\n", encoding="utf-8")
+    for _ in range(2):
+        write_models_table(readme)
+        assert readme.read_text(encoding="utf-8") == f"Before.\n{TABLE_BEGIN}{models_table()}{TABLE_END}\nAfter.\n"
+    for text in ("No marks.\n", f"{TABLE_BEGIN}No end.\n"):
+        readme.write_text(text, encoding="utf-8")
+        write_models_table(readme)
+        assert readme.read_text(encoding="utf-8") == text
+    write_models_table(tmp_path / "absent.md")
+    assert not (tmp_path / "absent.md").exists()
 
 
 def test_the_readme_says_of_the_embedded_models_what_their_cards_say() -> None:

@@ -58,15 +58,13 @@ def _kind(spec: ModelSpec) -> str:
     return f"{spec.family}, distilled" if "distillation" in spec.readouts else spec.family
 
 
-def write_models_table(readme: Path = ROOT / "README.md") -> bool:
-    """Put the table between its marks in the README; whether they are there."""
-    text = readme.read_text(encoding="utf-8")
+def write_models_table(readme: Path = ROOT / "README.md") -> None:
+    """Put the table between its marks in the README; without both of them nothing is written."""
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     before, begun, rest = text.partition(TABLE_BEGIN)
     _, ended, after = rest.partition(TABLE_END)
-    if not (begun and ended):
-        return False
-    readme.write_text(before + TABLE_BEGIN + models_table() + TABLE_END + after, encoding="utf-8")
-    return True
+    if begun and ended:
+        readme.write_text(before + TABLE_BEGIN + models_table() + TABLE_END + after, encoding="utf-8")
 
 
 def _table(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> str:

@@ -105,7 +105,8 @@ def rebuild(
         raise UnknownModelError(f"Unknown embedded model {name!r}. Choose from: {', '.join(MAKINGS)}.")
     making = MAKINGS[name]
     told: list[tuple[Stage, Path]] = []
-    last = rebuild(making.begin, data, out, test, share, cpu, report) if making.begin else None
+    begin = rebuild(making.begin, data, out, test, share, cpu, report) if making.begin else None
+    last = begin
     for number, stage in enumerate(making.stages, 1):
         folder = out / f"{name}-{number}"
         if not (folder / "README.md").exists():
@@ -114,12 +115,13 @@ def rebuild(
         told.append((stage, folder))
         last = folder
     assert last is not None
-    return _finished(name, making, last, out / name, data, test, told, cpu)
+    return _finished(name, making, begin, last, out / name, data, test, told, cpu)
 
 
 def _finished(
     name: str,
     making: Making,
+    begin: Path | None,
     last: Path,
     out: Path,
     data: tuple[Path, ...],
@@ -127,7 +129,7 @@ def _finished(
     told: list[tuple[Stage, Path]],
     cpu: bool,
 ) -> Path:
-    """The last stage under the model's name, with the embedded model's own words in its card."""
+    """The last stage under the model's name, with a card of all stages."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for file in ("config.json", "preprocessor_config.json", "model.safetensors", "README.md"):
@@ -137,16 +139,23 @@ def _finished(
     write_json(out / "config.json", config)
     if making.stages[-1].recipe == "dino":
         probe(spec_from_folder(out), data, test, save=True)
-    present = ASSETS / "models" / name / "README.md"
-    text = (present if present.exists() else out / "README.md").read_text(encoding="utf-8")
+    # What is said of the embedded model by hand is true of one of the same classes alone.
+    known, classes = embedded_labels(), spec_from_folder(begin or out).labels
+    words = ASSETS / "models" / name / "README.md" if classes == known else out / "README.md"
+    text = words.read_text(encoding="utf-8").replace(f"# {last.name}\n", f"# {name}\n", 1)
     command = f"python -m vitdemo rebuild {name} {' '.join(path.name for path in data)}"
     runs = [
         Run(stage.recipe, stage.resolution, stage.batch, run_log(folder / LOG), folder.name) for stage, folder in told
     ]
     taught = any(stage.recipe == "distill" for stage in making.stages)
-    section = training_section(command, making.begin, taught, runs, device_name(cpu))
+    section = training_section(command, [path.name for path in data], making.begin, taught, runs, device_name(cpu))
     (out / "README.md").write_text(with_training(text, section), encoding="utf-8")
     return out
+
+
+def embedded_labels() -> tuple[str, ...]:
+    """The classes of the embedded models, in their order."""
+    return next((spec.labels for spec in embedded_models() if spec.labels), ())
 
 
 def _job(
@@ -175,8 +184,7 @@ def _job(
         epochs=max(stage.epochs * share, 1e-3),
         resume=(folder / STATE).exists(),
         cpu=cpu,
-        labels=next((spec.labels for spec in embedded_models() if spec.labels), ()),
-        license="CC-BY-4.0",
+        labels=embedded_labels(),
         plan=Plan(
             steps=0,
             batch=stage.batch,

@@ -49,10 +49,13 @@ def run_log(path: Path) -> Log:
     return Log(len(steps), found[steps[-1]]["seconds"] / 60 if steps else 0.0, tuple(parts))
 
 
-def training_section(command: str, begin: str | None, taught: bool, runs: Sequence[Run], device: str) -> str:
+def training_section(
+    command: str, data: Sequence[str], begin: str | None, taught: bool, runs: Sequence[Run], device: str
+) -> str:
     """The section, in Markdown.
 
     Args:
+        data: names of the archives and folders with the photos.
         begin: the model whose layers the first run took over.
         taught: an EfficientNet was asked.
     """
@@ -61,10 +64,7 @@ def training_section(command: str, begin: str | None, taught: bool, runs: Sequen
         f"{run.log.minutes:.0f} | {', '.join(f'{loss:.2f}' for loss in run.log.losses)} |\n"
         for run in runs
     )
-    lines = [
-        "Data: the training part of Caltech-101 (Li, Andreeto, Ranzato, Perona 2022, CaltechDATA, CC BY 4.0): 6,563 photos of",
-        "  100 classes, 349 of none.",
-    ]
+    lines = [f"Data: {', '.join(f'`{name}`' for name in data)}."]
     if taught:
         lines += [
             "Teacher: an EfficientNet-Lite2 with ImageNet weights, asked once about four views of each photo: features at the",
