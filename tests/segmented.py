@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.parameters import Parameters
+from vitdemo.options.segment import Parameters
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation, View
 

@@ -24,7 +24,7 @@ from PIL import Image
 from tests.fakehub import FakeHub
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
-from vitdemo.parameters import Parameters
+from vitdemo.options.segment import Parameters
 from vitdemo.registry import available_models, default_models, get_spec, ready_models
 from vitdemo.segmenting import segment
 from vitdemo.settings import ROOT, Settings

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from vitdemo.attribution import attention_map, describe, fuse, overlap, rank_correlation, resolve_head, resolve_layer
 from vitdemo.errors import OptionError
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.types import AttributionMap, Box, Fusion, View
 
 LAYERS, HEADS = 3, 4

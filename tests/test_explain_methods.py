@@ -21,7 +21,7 @@ from vitdemo import capture
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.loading import Classifier, load_model
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
 from vitdemo.serialise import explanation_json, save_npz
 from vitdemo.settings import ASSETS, Settings

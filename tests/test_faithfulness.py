@@ -22,7 +22,7 @@ from vitdemo.errors import OptionError
 from vitdemo.evaluation import read_labelled
 from vitdemo.faithfulness import Faithfulness, faithfulness, measure
 from vitdemo.loading import Classifier, load_model
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import preprocess
 from vitdemo.registry import get_spec, ready_models, spec_from_folder

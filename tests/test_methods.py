@@ -28,8 +28,8 @@ from vitdemo.capture import TAP, AttentionRecord, record_attention
 from vitdemo.engine.attribute import attribute, read_out
 from vitdemo.errors import OptionError
 from vitdemo.loading import Classifier, load_model
-from vitdemo.methods import METHODS, applicable, obstacle
 from vitdemo.nn.heads import blocks, final_norm, head_of, norms, watching
+from vitdemo.options.methods import METHODS, applicable, obstacle
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import Attribution, Capture, Fusion, LayerQueries, ModelSpec
 

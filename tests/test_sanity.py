@@ -12,7 +12,7 @@ import torch
 
 from vitdemo.cli import main
 from vitdemo.loading import load_model
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.sanity import _randomised, randomisation

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitdemo.errors import OptionError
-from vitdemo.parameters import METHODS, Parameters, default_tau
+from vitdemo.options.segment import METHODS, Parameters, default_tau
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.segmenting import segment

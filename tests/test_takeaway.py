@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.segmented import CROP, SIZE, masks, segmentation
 from vitdemo.masks_rendering import COLOURS, segmentation_overlay
-from vitdemo.parameters import METHODS
+from vitdemo.options.segment import METHODS
 from vitdemo.serialise import segmentation_json
 from vitdemo.takeaway import archive, coco, files, folder_names, is_own_file, rle
 from vitdemo.types import Pair, Photo, View

@@ -9,7 +9,7 @@ import torch
 
 from tests import tiny
 from vitdemo.errors import OptionError
-from vitdemo.targets import parse_target, resolve_target
+from vitdemo.options.targets import parse_target, resolve_target
 from vitdemo.types import ModelOutput, ModelSpec
 
 LOGITS = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0, 5.0, -2.0])

@@ -83,7 +83,7 @@ def segment(image: Any, model: str | None = ..., **parameters: Any) -> Segmentat
 
 
 def segment(image: Any, model: str | None = None, **parameters: Any) -> Segmentation | list[Segmentation]:
-    """Masks of a picture, or of each of a list of them: see `vitdemo.parameters.Parameters` for what can be chosen.
+    """Masks of a picture, or of each of a list of them: see `vitdemo.options.segment.Parameters` for what can be chosen.
 
     Parts and principal components are shared over a list, and `similarity` looks in all of it for a patch of the first one.
 
@@ -91,7 +91,7 @@ def segment(image: Any, model: str | None = None, **parameters: Any) -> Segmenta
         image: as for `classify`, or a list or tuple of such.
         model: as for `classify`; a DINO if not given.
     """
-    from vitdemo.parameters import Parameters
+    from vitdemo.options.segment import Parameters
     from vitdemo.segmenting import segment as segment_photos
 
     asked, pipeline = Parameters(**parameters), _shared()

@@ -25,7 +25,7 @@ from vitdemo.engine.attribute import attribute
 from vitdemo.engine.devices import DTYPES
 from vitdemo.errors import EngineError, OptionError
 from vitdemo.loading import Classifier, load_model
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.registry import OFFICIAL, spec_from_folder, write_json

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.attribution import fuse, resolve_head
-from vitdemo.parameters import Parameters
+from vitdemo.options.segment import Parameters
 from vitdemo.segmentation import (
     LOOSE,
     TAU,

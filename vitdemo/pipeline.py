@@ -17,13 +17,21 @@ from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.masking import hidden_patches, picture_of, with_grey
-from vitdemo.methods import METHODS
-from vitdemo.options import fusion_of, method_for, missing_target, patch_at, readouts_of, reason_against, share_of
+from vitdemo.options.explain import (
+    fusion_of,
+    method_for,
+    missing_target,
+    patch_at,
+    readouts_of,
+    reason_against,
+    share_of,
+)
+from vitdemo.options.methods import METHODS
+from vitdemo.options.targets import parse_target, resolve_target
 from vitdemo.outputs import holds, on_grid, prediction_of
 from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.remembered import Remembered, bytes_of
 from vitdemo.settings import Settings, get_settings
-from vitdemo.targets import parse_target, resolve_target
 from vitdemo.types import (
     Attribution,
     AttributionMap,
@@ -97,7 +105,7 @@ class Pipeline:
         """A prediction, and one map of where the model looked.
 
         Args:
-            method: a name of `vitdemo.methods.METHODS`.
+            method: a name of `vitdemo.options.methods.METHODS`.
             layer, readout: for `attention`; whose attention is the model's own default if not given; "patch" is that of the
                 patch at `point`.
             head: for `attention`; `rollout` takes a fusion.

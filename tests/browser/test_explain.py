@@ -13,7 +13,7 @@ from tests import tiny
 from tests.browser.conftest import Watched
 from tests.browser.test_page import pictures, result_id, wait_for_new_result, wait_until_drawn
 from tests.served import App
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.registry import add_folder, forget_folder, get_spec, ready_models
 from vitdemo.ui.examples import examples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.types import AttributionMap
 
 READOUT_WORDS = {"class": "class token", "distillation": "distillation token", "mean": "mean of all tokens"}

@@ -22,7 +22,7 @@ from vitdemo.cli.common import (
     write,
 )
 from vitdemo.errors import ImageError, OptionError
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.registry import reconstructing_model
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """As `Pipeline.explain` wants them."""
-    from vitdemo.options import parse_point
+    from vitdemo.options.explain import parse_point
 
     names = ("method", "layer", "head", "readout", "target", "resolution", "discard", "dtype")
     return {**{name: getattr(options, name) for name in names}, "point": parse_point(options.point)}

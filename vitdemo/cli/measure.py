@@ -20,7 +20,7 @@ from vitdemo.cli.common import (
     specs_of,
 )
 from vitdemo.errors import OptionError
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 
 if TYPE_CHECKING:
     from vitdemo.pipeline import Pipeline

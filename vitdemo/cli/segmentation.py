@@ -23,7 +23,7 @@ from vitdemo.cli.common import (
     write,
 )
 from vitdemo.errors import EngineError, ImageError, OptionError
-from vitdemo.parameters import METHODS, RESOLUTION, Parameters, parse_head
+from vitdemo.options.segment import METHODS, RESOLUTION, Parameters, parse_head
 from vitdemo.registry import segmenting_model
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def run_segment(options: argparse.Namespace) -> int:
 
 
 def _asked(options: argparse.Namespace) -> Parameters:
-    from vitdemo.options import parse_point
+    from vitdemo.options.explain import parse_point
 
     return Parameters(
         method=options.method,

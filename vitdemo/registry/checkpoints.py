@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitdemo.errors import CheckpointError
-from vitdemo.methods import applicable
+from vitdemo.options.methods import applicable
 from vitdemo.registry import configs
 from vitdemo.types import ModelSpec, Processor
 

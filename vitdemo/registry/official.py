@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitdemo.methods import applicable
+from vitdemo.options.methods import applicable
 from vitdemo.registry.configs import prefix_tokens, readouts, reads_patches
 from vitdemo.types import ModelSpec, Processor
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.faithfulness import faithfulness as measured
-from vitdemo.options import parse_point
+from vitdemo.options.explain import parse_point
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
 from vitdemo.rendering import comparison_figure, overlay, reconstruction_figure

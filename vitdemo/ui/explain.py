@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vitdemo.faithfulness import faithfulness
-from vitdemo.methods import METHODS
-from vitdemo.options import reason_against
+from vitdemo.options.explain import reason_against
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import view_of
 from vitdemo.registry import get_spec

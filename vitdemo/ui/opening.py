@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.methods import METHODS
-from vitdemo.parameters import default_tau
+from vitdemo.options.methods import METHODS
+from vitdemo.options.segment import default_tau
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.types import Photo

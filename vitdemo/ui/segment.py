@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from vitdemo.parameters import OWN, RESOLUTION, Parameters, default_tau
+from vitdemo.options.segment import OWN, RESOLUTION, Parameters, default_tau
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Photo

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.masks_rendering import segmentation_overlay
-from vitdemo.options import parse_point
-from vitdemo.parameters import RESOLUTION, Parameters, parse_head
+from vitdemo.options.explain import parse_point
+from vitdemo.options.segment import RESOLUTION, Parameters, parse_head
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, segmenting_model
 from vitdemo.segmenting import segment as segment_photos

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitdemo.attribution.describe import READOUT_WORDS
-from vitdemo.methods import METHODS
+from vitdemo.options.methods import METHODS
 from vitdemo.rendering import COLOUR_MAPS, colour_table
 from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo

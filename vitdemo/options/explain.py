@@ -6,9 +6,9 @@ from typing import Any
 
 from vitdemo.attribution import FUSIONS
 from vitdemo.errors import OptionError
-from vitdemo.methods import METHODS, Method, obstacle
+from vitdemo.options.methods import METHODS, Method, obstacle
+from vitdemo.options.targets import parse_target
 from vitdemo.preprocess import input_size, view_of
-from vitdemo.targets import parse_target
 from vitdemo.types import Fusion, ModelSpec, Photo, Processor, Readout
 
 

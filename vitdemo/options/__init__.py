@@ -1,0 +1,1 @@
+"""What a user may ask for, checked without torch: methods, classes, maps and masks."""
