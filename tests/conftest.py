@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from vitdemo.images import open_image
+from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, spec_from_folder
 from vitdemo.settings import ROOT, Settings, get_settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitdemo.evaluation import BACKGROUND
-from vitdemo.images import open_image
+from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Photo

@@ -30,7 +30,7 @@ from vitdemo.composites import (
     paste,
 )
 from vitdemo.errors import InputError, OptionError
-from vitdemo.images import open_image
+from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.segmenting import Parameters

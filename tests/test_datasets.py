@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.photos import files, in_folder, in_tar, in_zip
-from vitdemo.datasets import BACKGROUND, label_of, read_files
 from vitdemo.errors import InputError
+from vitdemo.images.class_folders import BACKGROUND, label_of, read_files
 
 PHOTOS = files({"blue_sky": 3, "green": 2, BACKGROUND: 2})
 UNREADABLE = "{} is missing, damaged, or neither a folder nor a zip or tar archive."

@@ -22,11 +22,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from vitdemo.decode import NOT_READABLE
 from vitdemo.errors import ImageError, UrlError
-from vitdemo.fetch import BROKEN_OFF, NOT_AN_ADDRESS, fetch_url
-from vitdemo.gate import BLOCKED, NO_ANSWER, is_public, system_resolver
-from vitdemo.images import open_image
+from vitdemo.images.decode import NOT_READABLE
+from vitdemo.images.fetch import BROKEN_OFF, NOT_AN_ADDRESS, fetch_url
+from vitdemo.images.open import open_image
+from vitdemo.images.public_network import BLOCKED, NO_ANSWER, is_public, system_resolver
 from vitdemo.settings import Settings
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from PIL import BmpImagePlugin, ExifTags, Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin
 
-from vitdemo.decode import CUT_OFF, FIRST_FRAME, FIRST_PAGE, NO_MEMORY, NOT_READABLE
 from vitdemo.errors import ImageError, UrlError
-from vitdemo.images import open_image
+from vitdemo.images.decode import CUT_OFF, FIRST_FRAME, FIRST_PAGE, NO_MEMORY, NOT_READABLE
+from vitdemo.images.open import open_image
 from vitdemo.settings import Settings
 from vitdemo.types import Photo
 

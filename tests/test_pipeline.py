@@ -15,11 +15,11 @@ import torch
 
 import vitdemo
 from tests import tiny
-from vitdemo import images
 from vitdemo import pipeline as pipeline_module
 from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
+from vitdemo.images import open as images
 from vitdemo.loading import load_model
 from vitdemo.pipeline import Pipeline
 from vitdemo.preprocess import preprocess

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vitdemo.datasets import read_files
 from vitdemo.errors import InputError, OptionError
-from vitdemo.images import open_image
+from vitdemo.images.class_folders import read_files
+from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.segmenting import Parameters, segment
 from vitdemo.settings import ASSETS

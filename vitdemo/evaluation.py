@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from vitdemo.datasets import BACKGROUND, label_of, read_files
 from vitdemo.errors import ImageError, InputError
-from vitdemo.images import open_image
+from vitdemo.images.class_folders import BACKGROUND, label_of, read_files
+from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import read_json, write_json
 from vitdemo.types import ModelSpec, Photo

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo import images
 from vitdemo.attribution import agreement_of, attention_map, describe, patch_map
 from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
+from vitdemo.images import open as images
 from vitdemo.masking import hidden_patches, picture_of, with_grey
 from vitdemo.options.explain import (
     fusion_of,
@@ -70,7 +70,7 @@ class Pipeline:
         """Let a picture in through the image door.
 
         Raises:
-            ImageError: see `vitdemo.images`.
+            ImageError: see `vitdemo.images.open`.
         """
         return source if isinstance(source, Photo) else images.open_image(source, self.settings)
 

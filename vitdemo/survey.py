@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from vitdemo.errors import OptionError, VitDemoError
-from vitdemo.images import Source
+from vitdemo.images.open import Source
 from vitdemo.pipeline import Pipeline
 from vitdemo.types import Comparison, Explanation, Label, ModelSpec, Photo
 

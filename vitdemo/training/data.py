@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitdemo.datasets import BACKGROUND, label_of, read_files
 from vitdemo.errors import ImageError, InputError
-from vitdemo.images import open_image
+from vitdemo.images.class_folders import BACKGROUND, label_of, read_files
+from vitdemo.images.open import open_image
 from vitdemo.training.augment import Augmentation, random_view
 
 Pixels = NDArray[np.uint8]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from vitdemo.images import open_image
+from vitdemo.images.open import open_image
 from vitdemo.settings import ROOT
 from vitdemo.types import Photo
 from vitdemo.ui.examples import Example, examples

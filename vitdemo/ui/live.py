@@ -97,7 +97,7 @@ class LiveTab:
         """Let a frame in through the image door.
 
         Raises:
-            ImageError: see `vitdemo.images`; or it is no data URL, and must not be taken for a path of the server.
+            ImageError: see `vitdemo.images.open`; or it is no data URL, and must not be taken for a path of the server.
         """
         if not isinstance(source, str) or not source.startswith("data:image/"):
             raise ImageError("The camera's frame is not a picture.")

@@ -13,8 +13,8 @@ from gradio.data_classes import ImageData
 from gradio_client import utils as client_utils
 
 from vitdemo.errors import ImageError
-from vitdemo.fetch import fetch_url
-from vitdemo.images import open_image
+from vitdemo.images.fetch import fetch_url
+from vitdemo.images.open import open_image
 from vitdemo.settings import get_settings
 from vitdemo.types import Photo
 from vitdemo.ui.errors import user_errors, worded

@@ -13,7 +13,7 @@ import httpcore
 import httpx
 
 from vitdemo.errors import UrlError
-from vitdemo.gate import NO_ANSWER, Deadline, Gate, Resolver, system_resolver
+from vitdemo.images.public_network import NO_ANSWER, Deadline, Gate, Resolver, system_resolver
 from vitdemo.settings import Settings
 
 MAX_REDIRECTS = 5

@@ -22,10 +22,19 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from vitdemo.decode import CUT_OFF, FORMATS, NOT_READABLE, check_size, decode, frame_notes, rounded_up, worded_errors
 from vitdemo.errors import ImageError, UrlError
-from vitdemo.fetch import fetch_url
-from vitdemo.rgb import image_from_array, upright_rgb
+from vitdemo.images.convert import image_from_array, upright_rgb
+from vitdemo.images.decode import (
+    CUT_OFF,
+    FORMATS,
+    NOT_READABLE,
+    check_size,
+    decode,
+    frame_notes,
+    rounded_up,
+    worded_errors,
+)
+from vitdemo.images.fetch import fetch_url
 from vitdemo.settings import Settings, get_settings
 from vitdemo.types import Photo
 

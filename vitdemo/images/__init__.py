@@ -1,0 +1,1 @@
+"""From a file, URL or array to an upright RGB photo within the limits."""
