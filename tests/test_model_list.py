@@ -16,7 +16,7 @@ from tests.fakehub import FakeHub
 from vitdemo.errors import SettingsError
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import FAMILIES, OFFICIAL, available_models, forget_folder, ready_models
-from vitdemo.registry.cache import folder
+from vitdemo.registry.hub_cache import folder
 from vitdemo.settings import Settings
 from vitdemo.ui import downloads as downloads_module
 from vitdemo.ui.components.model_list import model_list_value

@@ -1,11 +1,10 @@
 """What models there are: embedded ones, the official ones of the Hub, and any other that is here. Never imports torch."""
 
-from vitdemo.registry.cache import is_hub_name, remove, remove_damaged
 from vitdemo.registry.checkpoints import PROBE_FILE, count_parameters, read_json, spec_from_folder, write_json
 from vitdemo.registry.configs import ARCHITECTURES, FAMILIES, processor_from_config
-from vitdemo.registry.console import on_console
 from vitdemo.registry.download import Progress, download, obtain
-from vitdemo.registry.models import (
+from vitdemo.registry.hub_cache import is_hub_name, remove, remove_damaged
+from vitdemo.registry.lookup import (
     add_folder,
     available_models,
     default_models,
@@ -18,6 +17,7 @@ from vitdemo.registry.models import (
     segmenting_model,
 )
 from vitdemo.registry.official import OFFICIAL
+from vitdemo.registry.progress_bar import on_console
 
 __all__ = [
     "ARCHITECTURES",

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vitdemo.errors import DownloadError, NotDownloadedError, UnknownModelError
 from vitdemo.registry import cache
-from vitdemo.registry.answers import worded
 from vitdemo.registry.checkpoints import INDEX, PICKLE, WEIGHTS, parts
-from vitdemo.registry.models import check_snapshot, find_spec, hub_spec, named, spec_from_snapshot
+from vitdemo.registry.hub_errors import worded
+from vitdemo.registry.lookup import check_snapshot, find_spec, hub_spec, named, spec_from_snapshot
 from vitdemo.registry.official import OFFICIAL
 from vitdemo.registry.transfer import transfer
 from vitdemo.settings import VERSION
