@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.segmented import CROP, SIZE, masks, segmentation
-from vitdemo.masks_rendering import COLOURS, colours_of, components_picture, label_map, segmentation_overlay
 from vitdemo.options.segment import METHODS
+from vitdemo.rendering.masks import COLOURS, colours_of, components_picture, label_map, segmentation_overlay
 from vitdemo.types import Photo
 
 Maker = Callable[..., Photo]

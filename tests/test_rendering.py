@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vitdemo.errors import OptionError
-from vitdemo.rendering import COLOUR_MAPS, FAINTEST, colour_table, comparison_figure, overlay, upsample
+from vitdemo.rendering.overlay import COLOUR_MAPS, FAINTEST, colour_table, comparison_figure, overlay, upsample
 from vitdemo.types import AttributionMap, Explanation, Label, ModelSpec, Photo, Prediction, View
 
 

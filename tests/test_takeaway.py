@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.segmented import CROP, SIZE, masks, segmentation
-from vitdemo.masks_rendering import COLOURS, segmentation_overlay
 from vitdemo.options.segment import METHODS
+from vitdemo.rendering.masks import COLOURS, segmentation_overlay
 from vitdemo.serialise import segmentation_json
 from vitdemo.takeaway import archive, coco, files, folder_names, is_own_file, rle
 from vitdemo.types import Pair, Photo, View

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitdemo.masks_rendering import (
+from vitdemo.rendering.masks import (
     COLOURS,
     base_picture,
     colours_of,

@@ -21,7 +21,7 @@ from tests.hostile import encode, photo
 from tests.served import App
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
-from vitdemo.rendering import overlay
+from vitdemo.rendering.overlay import overlay
 from vitdemo.reproduce import fill, reproduce_compare, reproduce_explain
 from vitdemo.serialise import explanation_json
 from vitdemo.settings import Settings

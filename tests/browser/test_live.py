@@ -23,7 +23,7 @@ from tests.served import App, serving
 from vitdemo.errors import EngineError, ImageError
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models
-from vitdemo.rendering import upsample
+from vitdemo.rendering.overlay import upsample
 from vitdemo.types import Explanation
 from vitdemo.ui import live as live_module
 from vitdemo.ui.examples import examples

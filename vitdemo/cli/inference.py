@@ -107,7 +107,7 @@ def run_classify(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    from vitdemo.rendering import overlay
+    from vitdemo.rendering.overlay import overlay
     from vitdemo.serialise import explanation_json, save_npz
 
     specs, pipeline = specs_of(options, every=False), pipeline_of(options)
@@ -140,7 +140,7 @@ def run_explain(options: argparse.Namespace) -> int:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from vitdemo.rendering import comparison_figure
+    from vitdemo.rendering.overlay import comparison_figure
     from vitdemo.serialise import comparison_json
     from vitdemo.survey import in_words, ranked, survey, survey_csv
 
@@ -192,7 +192,7 @@ def _print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
 
 
 def run_reconstruct(options: argparse.Namespace) -> int:
-    from vitdemo.rendering import reconstruction_figure
+    from vitdemo.rendering.overlay import reconstruction_figure
     from vitdemo.serialise import reconstruction_json
 
     if not options.model:

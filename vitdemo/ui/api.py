@@ -12,7 +12,7 @@ from vitdemo.faithfulness import faithfulness as measured
 from vitdemo.options.explain import parse_point
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
-from vitdemo.rendering import comparison_figure, overlay, reconstruction_figure
+from vitdemo.rendering.overlay import comparison_figure, overlay, reconstruction_figure
 from vitdemo.serialise import (
     comparison_json,
     explanation_json,

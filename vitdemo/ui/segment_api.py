@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.masks_rendering import segmentation_overlay
 from vitdemo.options.explain import parse_point
 from vitdemo.options.segment import RESOLUTION, Parameters, parse_head
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, segmenting_model
+from vitdemo.rendering.masks import segmentation_overlay
 from vitdemo.segmenting import segment as segment_photos
 from vitdemo.serialise import segmentation_json
 from vitdemo.takeaway import archive

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vitdemo.attribution.describe import READOUT_WORDS
 from vitdemo.options.methods import METHODS
-from vitdemo.rendering import COLOUR_MAPS, colour_table
+from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
 from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo
 

@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.rendering import DEFAULT_COLOUR_MAP, colour_table
+from vitdemo.rendering.overlay import DEFAULT_COLOUR_MAP, colour_table
 from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo, Processor
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from vitdemo.rendering import overlay, upsample
+from vitdemo.rendering.overlay import overlay, upsample
 from vitdemo.types import AttributionMap, Photo, Segmentation
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
