@@ -12,10 +12,10 @@ import torch
 
 from tests import tiny
 from vitdemo import bench
-from vitdemo.capture import TAP, record_attention
 from vitdemo.cli import main
 from vitdemo.errors import EngineError, OptionError
-from vitdemo.loading import load_model
+from vitdemo.models.attention_tap import TAP, record_attention
+from vitdemo.models.loading import load_model
 from vitdemo.pipeline import GRADIENT_TOKENS
 from vitdemo.registry import OFFICIAL
 from vitdemo.settings import Settings

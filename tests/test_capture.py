@@ -16,8 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
-from vitdemo.capture import TAP, AttentionRecord, attention_rows, mean_row, record_attention
-from vitdemo.loading import Classifier, load_model
+from vitdemo.models.attention_tap import TAP, AttentionRecord, attention_rows, mean_row, record_attention
+from vitdemo.models.loading import Classifier, load_model
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Capture, ModelSpec
 

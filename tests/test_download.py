@@ -28,7 +28,7 @@ from tests import fakehub, tiny
 from tests.fakehub import INFO, FakeHub
 from vitdemo.cli import main
 from vitdemo.errors import CheckpointError, DownloadError, NotDownloadedError, OptionError, UnknownModelError
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
 from vitdemo.registry import (
     OFFICIAL,
     Progress,

@@ -24,7 +24,7 @@ from vitdemo.engine import Backend, LocalBackend, devices
 from vitdemo.engine import local as local_module
 from vitdemo.engine.devices import LARGE, pick_device, pick_dtype
 from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError, TooLargeError
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
 from vitdemo.registry import get_spec
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, ModelOutput, ModelSpec

@@ -17,10 +17,10 @@ import torch
 from scipy.stats import spearmanr
 
 from tests import tiny
-from vitdemo import capture
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
-from vitdemo.loading import Classifier, load_model
+from vitdemo.models import attention_tap as capture
+from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
 from vitdemo.serialise import explanation_json, save_npz

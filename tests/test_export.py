@@ -23,9 +23,9 @@ from tests.photos import CLASSES, files, in_folder, in_tar
 from vitdemo.cards import write_card
 from vitdemo.errors import CheckpointError, OptionError, TrainingError
 from vitdemo.evaluation import evaluate, read_labelled
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
+from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import preprocess
 from vitdemo.registry import PROBE_FILE, find_spec, get_spec, read_json, spec_from_folder
 from vitdemo.settings import Settings
 from vitdemo.training import job as jobs

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests import tiny
 from vitdemo.engine import LocalBackend
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
+from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import preprocess
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, ModelSpec, Photo
 

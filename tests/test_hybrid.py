@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import ViTForImageClassification
 
 from tests import tiny
-from vitdemo.loading import load_model
-from vitdemo.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridPatchEmbeddings
+from vitdemo.models.loading import load_model
+from vitdemo.models.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridPatchEmbeddings
 from vitdemo.registry import get_spec, spec_from_folder
 from vitdemo.registry.configs import patch_side
 

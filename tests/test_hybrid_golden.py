@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests import tiny
-from vitdemo.capture import record_attention
-from vitdemo.loading import load_model
-from vitdemo.nn.hybrid import ViTHybridForImageClassification
+from vitdemo.models.attention_tap import record_attention
+from vitdemo.models.loading import load_model
+from vitdemo.models.nn.hybrid import ViTHybridForImageClassification
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import Capture, ModelSpec
 

@@ -48,4 +48,4 @@ def test_nothing_heavy_is_loaded_by(code: str) -> None:
 
 
 def test_what_is_loaded_is_seen() -> None:
-    assert _heavy_after("from vitdemo.preprocess import preprocess") == ["torch"]
+    assert _heavy_after("from vitdemo.models.preprocess import preprocess") == ["torch"]

@@ -19,9 +19,9 @@ from torch import nn
 from transformers import initialization, modeling_utils
 
 from tests import tiny
-from vitdemo.capture import TAP
 from vitdemo.errors import CheckpointError
-from vitdemo.loading import load_model
+from vitdemo.models.attention_tap import TAP
+from vitdemo.models.loading import load_model
 from vitdemo.registry import PROBE_FILE, ready_models, spec_from_folder
 from vitdemo.types import ModelSpec
 

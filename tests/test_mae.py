@@ -17,10 +17,10 @@ from torch import Tensor
 from tests import tiny
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import InvalidScoresError, OptionError
-from vitdemo.loading import Classifier, load_model
-from vitdemo.masking import GREY, hidden_patches, picture_of, with_grey
+from vitdemo.models.loading import Classifier, load_model
+from vitdemo.models.masking import GREY, hidden_patches, picture_of, with_grey
+from vitdemo.models.preprocess import look, preprocess
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import look, preprocess
 from vitdemo.registry import spec_from_folder
 from vitdemo.settings import Settings
 from vitdemo.types import ModelSpec, Photo, Processor

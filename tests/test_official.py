@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from tests import tiny
 from tests.fakehub import FakeHub
-from vitdemo.capture import record_attention
-from vitdemo.loading import _CLASSES, _WITH_POOLER, load_model
-from vitdemo.nn.hybrid import ViTHybridConfig
-from vitdemo.preprocess import look, preprocess
+from vitdemo.models.attention_tap import record_attention
+from vitdemo.models.loading import _CLASSES, _WITH_POOLER, load_model
+from vitdemo.models.nn.hybrid import ViTHybridConfig
+from vitdemo.models.preprocess import look, preprocess
 from vitdemo.registry import (
     FAMILIES,
     OFFICIAL,

@@ -20,9 +20,9 @@ from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
 from vitdemo.images import open as images
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
+from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import preprocess
 from vitdemo.registry import default_models, get_spec
 from vitdemo.serialise import explanation_json, prediction_json
 from vitdemo.settings import ASSETS, Settings

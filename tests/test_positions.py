@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from tests import tiny
-from vitdemo.loading import load_model
-from vitdemo.nn.positions import resize_bias, resize_positions, take_any_grid
+from vitdemo.models.loading import load_model
+from vitdemo.models.position_embeddings import resize_bias, resize_positions, take_any_grid
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import ModelSpec
 

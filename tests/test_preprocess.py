@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import BeitImageProcessorPil, DeiTImageProcessorPil, ViTImageProcessorPil
 
 from vitdemo.errors import OptionError
-from vitdemo.preprocess import LONG, at_resolution, look, preprocess
+from vitdemo.models.preprocess import LONG, at_resolution, look, preprocess
 from vitdemo.registry import processor_from_config
 from vitdemo.types import ModelSpec, Photo, Processor
 

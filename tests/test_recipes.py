@@ -25,7 +25,7 @@ from transformers import (
 
 from tests.test_loop import CLASSES, coloured_photos
 from vitdemo.errors import OptionError
-from vitdemo.nn.vit import VisionTransformer
+from vitdemo.models.nn.vit import VisionTransformer
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
 from vitdemo.training.data import Batches, PhotoSet

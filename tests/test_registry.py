@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from vitdemo.errors import CheckpointError, UnknownModelError
-from vitdemo.nn.hybrid import ViTHybridConfig
+from vitdemo.models.nn.hybrid import ViTHybridConfig
 from vitdemo.registry import (
     count_parameters,
     default_models,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vitdemo.cli import main
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec

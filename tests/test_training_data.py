@@ -19,7 +19,7 @@ from tests.photos import CLASSES, files, in_folder, in_tar, in_zip, png
 from vitdemo.errors import InputError
 from vitdemo.images.class_folders import BACKGROUND
 from vitdemo.images.open import open_image
-from vitdemo.preprocess import preprocess
+from vitdemo.models.preprocess import preprocess
 from vitdemo.training.augment import MEAN, STD, Augmentation, Mixing, evaluation_view, normalised, random_view
 from vitdemo.training.data import STORED_SIDE, Batch, Batches, PhotoSet, load_photos
 from vitdemo.types import Processor

@@ -17,10 +17,10 @@ from torch.nn import functional as nnf
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from tests import tiny
-from vitdemo.capture import record_attention
 from vitdemo.errors import CheckpointError, OptionError
-from vitdemo.loading import load_model
-from vitdemo.nn.vit import VisionTransformer, cut_patches, load_transformers_weights, to_transformers
+from vitdemo.models.attention_tap import record_attention
+from vitdemo.models.loading import load_model
+from vitdemo.models.nn.vit import VisionTransformer, cut_patches, load_transformers_weights, to_transformers
 from vitdemo.registry import get_spec, spec_from_folder
 from vitdemo.types import Capture
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from vitdemo.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
+from vitdemo.models.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
 
 LABELS = ("apple", "easy face", "tench, Tinca tinca", "crane", "crane, bird", "cup", "sunflower")
 

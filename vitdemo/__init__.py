@@ -31,7 +31,7 @@ from vitdemo.registry import (
 from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
-    from vitdemo.loading import Classifier
+    from vitdemo.models.loading import Classifier
     from vitdemo.pipeline import Pipeline
     from vitdemo.types import Comparison, Explanation, Prediction, Reconstruction, Segmentation
 
@@ -104,7 +104,7 @@ def segment(image: Any, model: str | None = None, **parameters: Any) -> Segmenta
 def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:
     """The network itself: a torch module that takes `[B, 3, H, W]` pixels and returns logits, in evaluation mode."""
     from vitdemo.engine.devices import pick_device, pick_dtype
-    from vitdemo.loading import load_model
+    from vitdemo.models.loading import load_model
 
     spec = _spec(model)
     chosen = pick_device(device)

@@ -20,14 +20,14 @@ import transformers
 from torch import Tensor
 
 from vitdemo.attribution import rank_correlation
-from vitdemo.capture import TAP, record_attention
 from vitdemo.engine.attribute import attribute
 from vitdemo.engine.devices import DTYPES
 from vitdemo.errors import EngineError, OptionError
-from vitdemo.loading import Classifier, load_model
+from vitdemo.models.attention_tap import TAP, record_attention
+from vitdemo.models.loading import Classifier, load_model
+from vitdemo.models.preprocess import at_resolution, preprocess
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
-from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.registry import OFFICIAL, spec_from_folder, write_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Attribution, Capture, ModelSpec, Photo

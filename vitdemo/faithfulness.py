@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitdemo.errors import OptionError
+from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import preprocess
 from vitdemo.types import Capture, ModelSpec, Photo
 
 STEPS = 20

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.attribution import agreement_of, attention_map, describe, patch_map
-from vitdemo.capture import TOKEN_NAMES
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
-from vitdemo.masking import hidden_patches, picture_of, with_grey
+from vitdemo.models.attention_tap import TOKEN_NAMES
+from vitdemo.models.masking import hidden_patches, picture_of, with_grey
+from vitdemo.models.preprocess import at_resolution, preprocess
 from vitdemo.options.explain import (
     fusion_of,
     method_for,
@@ -29,7 +30,6 @@ from vitdemo.options.explain import (
 from vitdemo.options.methods import METHODS
 from vitdemo.options.targets import parse_target, resolve_target
 from vitdemo.outputs import holds, on_grid, prediction_of
-from vitdemo.preprocess import at_resolution, preprocess
 from vitdemo.remembered import Remembered, bytes_of
 from vitdemo.settings import Settings, get_settings
 from vitdemo.types import (

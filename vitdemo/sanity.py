@@ -11,8 +11,8 @@ from torch import nn
 
 from vitdemo.attribution import rank_correlation
 from vitdemo.engine import LocalBackend
-from vitdemo.loading import Classifier, load_model
-from vitdemo.nn.heads import blocks
+from vitdemo.models.layers import blocks
+from vitdemo.models.loading import Classifier, load_model
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import Settings
 from vitdemo.types import ModelSpec, Photo

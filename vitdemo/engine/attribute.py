@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, similarity, streamed_rollout
-from vitdemo.capture import record_attention
 from vitdemo.errors import OptionError
-from vitdemo.loading import Classifier
-from vitdemo.nn.heads import final_norm, head_of, norms, watching
+from vitdemo.models.attention_tap import record_attention
+from vitdemo.models.layers import final_norm, head_of, norms, watching
+from vitdemo.models.loading import Classifier
 from vitdemo.types import Attribution, Capture
 
 

@@ -13,13 +13,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vitdemo.capture import AttentionRecord, record_attention
 from vitdemo.engine.attribute import attribute, watching_features
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
 from vitdemo.engine.memory import Residents
 from vitdemo.engine.outputs import finite, split
 from vitdemo.errors import TooLargeError
-from vitdemo.loading import Classifier, load_model
+from vitdemo.models.attention_tap import AttentionRecord, record_attention
+from vitdemo.models.loading import Classifier, load_model
 from vitdemo.settings import Settings
 from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
 

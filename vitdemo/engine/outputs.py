@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vitdemo.capture import AttentionRecord
 from vitdemo.engine.devices import short
 from vitdemo.errors import InvalidScoresError
+from vitdemo.models.attention_tap import AttentionRecord
 from vitdemo.types import LayerQueries, ModelOutput, ModelSpec, PatchFeatures
 
 

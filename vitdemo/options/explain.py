@@ -6,9 +6,9 @@ from typing import Any
 
 from vitdemo.attribution import FUSIONS
 from vitdemo.errors import OptionError
+from vitdemo.models.preprocess import input_size, view_of
 from vitdemo.options.methods import METHODS, Method, obstacle
 from vitdemo.options.targets import parse_target
-from vitdemo.preprocess import input_size, view_of
 from vitdemo.types import Fusion, ModelSpec, Photo, Processor, Readout
 
 

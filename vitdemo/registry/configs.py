@@ -50,7 +50,7 @@ ARCHITECTURES = (
     "ViTMSNModel",
     "ViTModel",
 )
-"""transformers' classes that `vitdemo.loading` takes."""
+"""transformers' classes that `vitdemo.models.loading` takes."""
 
 _WHY_NOT = {
     "levit": "its attention does not pass through transformers' attention interface",

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from vitdemo.errors import OptionError
-from vitdemo.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
-from vitdemo.nn.vit import VisionTransformer
+from vitdemo.models.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
+from vitdemo.models.nn.vit import VisionTransformer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vitdemo.errors import TrainingError
-from vitdemo.nn.vit import VisionTransformer, to_transformers
+from vitdemo.models.nn.vit import VisionTransformer, to_transformers
 from vitdemo.registry import read_json, write_json
 from vitdemo.training.augment import MEAN, STD
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitdemo.errors import TrainingError
-from vitdemo.nn.positions import resize_bias
-from vitdemo.nn.vit import VisionTransformer, as_transformers
+from vitdemo.models.nn.vit import VisionTransformer, as_transformers
+from vitdemo.models.position_embeddings import resize_bias
 
 LEAST_SHARE = 0.1
 """Of a network's numbers that must be found: a head alone is no beginning."""

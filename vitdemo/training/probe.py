@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from vitdemo.errors import OptionError, TrainingError
-from vitdemo.loading import load_model
+from vitdemo.models.loading import load_model
 from vitdemo.registry import PROBE_FILE, read_json, write_json
 from vitdemo.training.data import PhotoSet, load_photos
 from vitdemo.training.features import accuracy, linear_probe, nearest_neighbours, over

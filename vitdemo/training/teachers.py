@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitdemo.errors import OptionError
-from vitdemo.loading import Classifier, load_model
+from vitdemo.models.loading import Classifier, load_model
 from vitdemo.training.augment import MEAN, STD
 from vitdemo.training.recipes.base import logits_of
 from vitdemo.types import ModelSpec

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from vitdemo.faithfulness import faithfulness
+from vitdemo.models.preprocess import view_of
 from vitdemo.options.explain import reason_against
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
-from vitdemo.preprocess import view_of
 from vitdemo.registry import get_spec
 from vitdemo.reproduce import reproduce_explain
 from vitdemo.types import ModelSpec, Photo

@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitdemo.capture import TAP
 from vitdemo.errors import CheckpointError
-from vitdemo.nn.hybrid import ViTHybridForImageClassification
-from vitdemo.nn.mae import reconstruct, take_masks
-from vitdemo.nn.positions import take_any_grid
+from vitdemo.models.attention_tap import TAP
+from vitdemo.models.nn.hybrid import ViTHybridForImageClassification
+from vitdemo.models.nn.mae import reconstruct, take_masks
+from vitdemo.models.position_embeddings import take_any_grid
 from vitdemo.registry import ARCHITECTURES, PROBE_FILE, read_json, remove_damaged
 from vitdemo.types import ModelSpec
 
@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         return getattr(outputs, "logits", None)
 
     def reconstruct(self, pixel_values: Tensor, hidden: Tensor) -> Tensor:
-        """See `vitdemo.nn.mae.reconstruct`; only for a model that reconstructs."""
+        """See `vitdemo.models.nn.mae.reconstruct`; only for a model that reconstructs."""
         assert isinstance(self.network, transformers.ViTMAEForPreTraining)
         return reconstruct(self.network, pixel_values, hidden)
 

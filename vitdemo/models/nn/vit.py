@@ -185,7 +185,7 @@ _NAMES = {  # the first part of our names, and what transformers calls it; the r
 def as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
     """The model's own tensors, not copies, under transformers' names and in its shapes (a convolution of stride = size)."""
     if model.feature_extractor is not None:
-        raise OptionError("A hybrid has no counterpart among transformers' models: see vitdemo.nn.hybrid.")
+        raise OptionError("A hybrid has no counterpart among transformers' models: see vitdemo.models.nn.hybrid.")
     found = {re.sub(r"^\w+", lambda part: _NAMES[part[0]], name): tensor for name, tensor in model.state_dict().items()}
     kernel = _NAMES["patch_embeddings"] + ".weight"
     found[kernel] = found[kernel].view(-1, model.image_shape[0], model.patch_size, model.patch_size)

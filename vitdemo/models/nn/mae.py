@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from vitdemo.errors import OptionError
-from vitdemo.nn.positions import become
+from vitdemo.models.position_embeddings import become
 
 
 def take_masks(network: ViTMAEForPreTraining) -> None:

@@ -1,0 +1,1 @@
+"""Networks, and what runs around them: weights, pixels in, attention out."""
