@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.attribution import resolve_head
-from vitdemo.drafts import Draft, Seen, drafts
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import at_resolution
 from vitdemo.options.explain import patch_at
 from vitdemo.options.segment import METHODS, RESOLUTION, Parameters, default_tau
 from vitdemo.pipeline import MAX_TOKENS, Pipeline
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
+from vitdemo.segmentation.methods import Draft, Seen, drafts
 from vitdemo.types import Box, Explanation, ModelSpec, Pair, Photo, Segmentation
 
 __all__ = ["METHODS", "RESOLUTION", "Parameters", "each", "segment"]
