@@ -56,7 +56,7 @@ def test_only_the_documented_endpoints_are_public(client: Client) -> None:
 
 
 def test_models_gives_what_the_command_line_gives(client: Client) -> None:
-    from vitdemo.serialise import model_json
+    from vitdemo.export.results import model_json
 
     assert client.predict(api_name="/models") == [model_json(spec) for spec in available_models()]
 

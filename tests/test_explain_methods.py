@@ -19,11 +19,11 @@ from scipy.stats import spearmanr
 from tests import tiny
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
+from vitdemo.export.results import explanation_json, save_npz
 from vitdemo.models import attention_tap as capture
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
-from vitdemo.serialise import explanation_json, save_npz
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
 

@@ -20,13 +20,13 @@ from vitdemo.cli import main
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.evaluation import read_labelled
+from vitdemo.export.results import faithfulness_json
 from vitdemo.faithfulness import Faithfulness, faithfulness, measure
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models, spec_from_folder
-from vitdemo.serialise import faithfulness_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
 

@@ -19,12 +19,12 @@ from vitdemo import pipeline as pipeline_module
 from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
+from vitdemo.export.results import explanation_json, prediction_json
 from vitdemo.images import open as images
 from vitdemo.models.loading import load_model
 from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models, get_spec
-from vitdemo.serialise import explanation_json, prediction_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, ModelSpec, Photo, Processor
 

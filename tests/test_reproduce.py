@@ -19,9 +19,9 @@ from PIL import Image
 
 from tests.served import App
 from vitdemo.cli import build_parser, main
+from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, fill, reproduce_compare, reproduce_explain
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
-from vitdemo.reproduce import HEAD, LAYER, POINT, READOUT, Texts, fill, reproduce_compare, reproduce_explain
 from vitdemo.settings import ROOT
 from vitdemo.types import Explanation
 

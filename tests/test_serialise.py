@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from vitdemo.export.results import comparison_json, explanation_json, model_json, prediction_json, save_npz
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, ready_models
-from vitdemo.serialise import comparison_json, explanation_json, model_json, prediction_json, save_npz
 from vitdemo.settings import Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vitdemo.export.results import comparison_json, explanation_json, prediction_json
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
-from vitdemo.serialise import comparison_json, explanation_json, prediction_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Explanation, Photo
 from vitdemo.ui.components.explorer import quantised

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.segmented import CROP, SIZE, masks, segmentation
+from vitdemo.export.results import segmentation_json
+from vitdemo.export.segmentation import archive, coco, files, folder_names, is_own_file, rle
 from vitdemo.options.segment import METHODS
 from vitdemo.rendering.masks import COLOURS, segmentation_overlay
-from vitdemo.serialise import segmentation_json
-from vitdemo.takeaway import archive, coco, files, folder_names, is_own_file, rle
 from vitdemo.types import Pair, Photo, View
 
 Maker = Callable[..., Photo]

@@ -17,9 +17,9 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Watched
 from tests.browser.test_page import best_labels, pictures, wait_for_new_result, wait_until_drawn
+from vitdemo.export.results import comparison_json
 from vitdemo.options.methods import METHODS
 from vitdemo.registry import default_models
-from vitdemo.serialise import comparison_json
 from vitdemo.settings import Settings
 from vitdemo.types import Comparison
 from vitdemo.ui.examples import examples

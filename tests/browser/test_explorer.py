@@ -19,11 +19,11 @@ from tests.browser.conftest import Watched
 from tests.browser.test_page import pictures, upload, wait_for_new_result, wait_until_drawn
 from tests.hostile import encode, photo
 from tests.served import App
+from vitdemo.export.results import explanation_json
+from vitdemo.export.snippets import fill, reproduce_compare, reproduce_explain
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
 from vitdemo.rendering.overlay import overlay
-from vitdemo.reproduce import fill, reproduce_compare, reproduce_explain
-from vitdemo.serialise import explanation_json
 from vitdemo.settings import Settings
 from vitdemo.types import Explanation
 from vitdemo.ui.examples import examples

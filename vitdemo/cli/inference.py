@@ -82,7 +82,7 @@ def add_map(parser: argparse.ArgumentParser) -> None:
 
 
 def run_classify(options: argparse.Namespace) -> int:
-    from vitdemo.serialise import prediction_json
+    from vitdemo.export.results import prediction_json
 
     specs, pipeline = specs_of(options, every=False), pipeline_of(options)
     entries, failed = [], False
@@ -107,8 +107,8 @@ def run_classify(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
+    from vitdemo.export.results import explanation_json, save_npz
     from vitdemo.rendering.overlay import overlay
-    from vitdemo.serialise import explanation_json, save_npz
 
     specs, pipeline = specs_of(options, every=False), pipeline_of(options)
     if len(specs) > 1:
@@ -120,8 +120,8 @@ def run_explain(options: argparse.Namespace) -> int:
     explanation = pipeline.explain(photo, specs[0], **chosen)
     entry = {"image": options.image, **explanation_json(explanation)}
     if options.faithfulness:
+        from vitdemo.export.results import faithfulness_json
         from vitdemo.faithfulness import faithfulness
-        from vitdemo.serialise import faithfulness_json
 
         measured = faithfulness(pipeline, photo, specs[0], **chosen)
         entry["faithfulness"] = faithfulness_json(measured)
@@ -140,8 +140,8 @@ def run_explain(options: argparse.Namespace) -> int:
 
 
 def run_compare(options: argparse.Namespace) -> int:
+    from vitdemo.export.results import comparison_json
     from vitdemo.rendering.overlay import comparison_figure
-    from vitdemo.serialise import comparison_json
     from vitdemo.survey import in_words, ranked, survey, survey_csv
 
     several = len(options.images) > 1
@@ -192,8 +192,8 @@ def _print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
 
 
 def run_reconstruct(options: argparse.Namespace) -> int:
+    from vitdemo.export.results import reconstruction_json
     from vitdemo.rendering.overlay import reconstruction_figure
-    from vitdemo.serialise import reconstruction_json
 
     if not options.model:
         options.model = [reconstructing_model().name]

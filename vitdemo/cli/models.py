@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    from vitdemo.serialise import model_json
+    from vitdemo.export.results import model_json
 
     specs = available_models()
     if options.json:
@@ -52,7 +52,7 @@ def _line(spec: ModelSpec, width: int) -> str:
 
 
 def run_download(options: argparse.Namespace) -> int:
-    from vitdemo.serialise import model_json
+    from vitdemo.export.results import model_json
 
     entries: list[dict[str, Any]] = []
     for name in options.names:

@@ -135,7 +135,7 @@ class _Report:
     def __init__(self, options: argparse.Namespace, images: Sequence[tuple[str, str]]) -> None:
         from tqdm import tqdm
 
-        from vitdemo.takeaway import folder_names
+        from vitdemo.export.segmentation import folder_names
 
         self.options = options
         self.images = [(name, _readable(name), why) for name, why in images]
@@ -164,8 +164,8 @@ class _Report:
     def done(
         self, index: int, photo: Photo, found: Segmentation, first: tuple[Photo, Segmentation] | None = None
     ) -> None:
-        from vitdemo.serialise import segmentation_json
-        from vitdemo.takeaway import files, is_own_file
+        from vitdemo.export.results import segmentation_json
+        from vitdemo.export.segmentation import files, is_own_file
 
         folder = self.options.out_dir / self.folders[index]
         made = files(photo, found, first=first)

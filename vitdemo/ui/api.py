@@ -8,12 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.faithfulness import faithfulness as measured
-from vitdemo.options.explain import parse_point
-from vitdemo.pipeline import Pipeline
-from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
-from vitdemo.rendering.overlay import comparison_figure, overlay, reconstruction_figure
-from vitdemo.serialise import (
+from vitdemo.export.results import (
     comparison_json,
     explanation_json,
     faithfulness_json,
@@ -22,6 +17,11 @@ from vitdemo.serialise import (
     reconstruction_json,
     save_npz,
 )
+from vitdemo.faithfulness import faithfulness as measured
+from vitdemo.options.explain import parse_point
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
+from vitdemo.rendering.overlay import comparison_figure, overlay, reconstruction_figure
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.components.photo import PhotoInput, required
 from vitdemo.ui.errors import user_errors

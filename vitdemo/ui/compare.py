@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from vitdemo.export.snippets import reproduce_compare
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
-from vitdemo.reproduce import reproduce_compare
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import Refused

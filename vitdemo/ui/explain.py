@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from vitdemo.export.snippets import reproduce_explain
 from vitdemo.faithfulness import faithfulness
 from vitdemo.models.preprocess import view_of
 from vitdemo.options.explain import reason_against
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
-from vitdemo.reproduce import reproduce_explain
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.compare import HOST, OFFERED, PREDICTED, nothing
 from vitdemo.ui.components.choice import DependentChoice

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
+from vitdemo.export.results import segmentation_json
+from vitdemo.export.segmentation import archive
 from vitdemo.options.explain import parse_point
 from vitdemo.options.segment import RESOLUTION, Parameters, parse_head
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, segmenting_model
 from vitdemo.rendering.masks import segmentation_overlay
 from vitdemo.segmenting import segment as segment_photos
-from vitdemo.serialise import segmentation_json
-from vitdemo.takeaway import archive
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import required
 from vitdemo.ui.errors import user_errors

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from vitdemo.errors import VitDemoError
+from vitdemo.export.segmentation import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.remembered import Remembered
 from vitdemo.segmentation import enlarge
 from vitdemo.segmenting import Parameters, segment
-from vitdemo.takeaway import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
 from vitdemo.types import Photo, Segmentation
 
 KEPT = 100_000_000

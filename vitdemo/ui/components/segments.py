@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from vitdemo.takeaway import COLOURS
+from vitdemo.export.segmentation import COLOURS
 from vitdemo.types import Segmentation
 
 KEEP_LINK = """() => {

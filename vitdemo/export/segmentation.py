@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitdemo.export.results import box_of, segmentation_json
 from vitdemo.rendering.masks import (
     COLOURS,
     base_picture,
@@ -24,7 +25,6 @@ from vitdemo.rendering.masks import (
     pairs_picture,
     segmentation_overlay,
 )
-from vitdemo.serialise import box_of, segmentation_json
 from vitdemo.types import Photo, Segmentation
 
 __all__ = [

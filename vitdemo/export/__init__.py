@@ -1,0 +1,1 @@
+"""Results as JSON, arrays, archives, and calls that reproduce them."""
