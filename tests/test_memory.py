@@ -17,7 +17,7 @@ import torch
 
 from vitdemo.engine import devices
 from vitdemo.engine.devices import CPU_SHARE, GPU_SHARE, free_memory, is_out_of_memory, memory_budget
-from vitdemo.engine.memory import Residents
+from vitdemo.engine.model_cache import Residents
 from vitdemo.errors import TooLargeError
 
 WAIT = 30.0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitdemo.engine.attribute import attribute, watching_features
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
-from vitdemo.engine.memory import Residents
+from vitdemo.engine.model_cache import Residents
 from vitdemo.engine.outputs import finite, split
 from vitdemo.errors import TooLargeError
 from vitdemo.models.attention_tap import AttentionRecord, record_attention
