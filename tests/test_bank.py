@@ -18,11 +18,11 @@ from tests.test_loop import CLASSES, assert_same, coloured_photos, weights
 from tests.test_recipes import SIZE, ColourTeacher, beit, deit, vit
 from vitdemo.errors import OptionError, TrainingError
 from vitdemo.training.augment import Augmentation, normalised
-from vitdemo.training.bank import BASIS, GRID, SETTINGS, Bank, fill_bank, identity, open_bank
 from vitdemo.training.data import PhotoSet
 from vitdemo.training.loop import Plan, Trainer
-from vitdemo.training.recipes.banked import Banked, BankedBatches
 from vitdemo.training.recipes.base import Moment
+from vitdemo.training.recipes.cached_distill import Banked, BankedBatches
+from vitdemo.training.teacher_cache import BASIS, GRID, SETTINGS, Bank, fill_bank, identity, open_bank
 from vitdemo.training.teachers import Teacher
 
 HOW = Augmentation(56, scale=(0.3, 1.0))

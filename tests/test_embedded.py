@@ -14,9 +14,9 @@ from vitdemo.errors import UnknownModelError
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import embedded_models, spec_from_folder
 from vitdemo.settings import ASSETS, ROOT
-from vitdemo.training.embedded import MAKINGS, SIZE, rebuild
-from vitdemo.training.history import PARTS, run_log, with_training
+from vitdemo.training.card import PARTS, run_log, with_training
 from vitdemo.training.loop import LOG
+from vitdemo.training.rebuild import MAKINGS, SIZE, rebuild
 
 CLASSES = len(FOLDERS)
 

@@ -31,9 +31,9 @@ from vitdemo.settings import Settings
 from vitdemo.training import job as jobs
 from vitdemo.training.architectures import ARCHITECTURES, build
 from vitdemo.training.augment import MEAN, STD, normalised
+from vitdemo.training.config import LEAST_ROOM, Job
 from vitdemo.training.export import Origin, export
-from vitdemo.training.initial import initialise
-from vitdemo.training.job import LEAST_ROOM, Job
+from vitdemo.training.init_weights import initialise
 from vitdemo.training.probe import probe
 from vitdemo.training.recipes.base import logits_of
 from vitdemo.training.recipes.mim import MaskedModelling

@@ -21,8 +21,8 @@ from vitdemo.errors import TrainingError
 from vitdemo.settings import ROOT
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import Augmentation
-from vitdemo.training.average import Average
 from vitdemo.training.data import Batches, PhotoSet
+from vitdemo.training.ema import Average
 from vitdemo.training.loop import LOG, STATE, Plan, Trainer
 from vitdemo.training.optimisers import orthogonal
 from vitdemo.training.recipes.base import Moment, Recipe

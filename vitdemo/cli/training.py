@@ -134,7 +134,7 @@ def _part(text: str) -> float:
 
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
-    from vitdemo.training.job import Job
+    from vitdemo.training.config import Job
     from vitdemo.training.loop import Plan
     from vitdemo.training.run import train
 
@@ -234,7 +234,7 @@ class _Bar:
 
 def run_rebuild(options: argparse.Namespace) -> int:
     _need_accelerate()
-    from vitdemo.training.embedded import rebuild
+    from vitdemo.training.rebuild import rebuild
 
     bar = _Bar()
     folder = rebuild(

@@ -17,8 +17,8 @@ from torch import nn
 
 from vitdemo.errors import TrainingError
 from vitdemo.training.augment import normalised
-from vitdemo.training.average import Average
 from vitdemo.training.data import Batch, PhotoSet
+from vitdemo.training.ema import Average
 from vitdemo.training.optimisers import make_optimiser
 from vitdemo.training.recipes.base import STATE, Moment, Recipe
 

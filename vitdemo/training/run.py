@@ -20,19 +20,19 @@ from vitdemo.errors import OptionError
 from vitdemo.registry import find_spec
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
-from vitdemo.training.bank import Bank, fill_bank
+from vitdemo.training.config import Job, check
 from vitdemo.training.data import PhotoSet, load_photos
 from vitdemo.training.efficientnet import NAME, SIZE, efficientnet_teacher
 from vitdemo.training.export import Origin, export
-from vitdemo.training.initial import initialise
-from vitdemo.training.job import Job, check
+from vitdemo.training.init_weights import initialise
 from vitdemo.training.loop import LOG, Result, Trainer
-from vitdemo.training.recipes.banked import Banked
 from vitdemo.training.recipes.base import STATE, Moment, Recipe
+from vitdemo.training.recipes.cached_distill import Banked
 from vitdemo.training.recipes.dino import Dino
 from vitdemo.training.recipes.distill import Distill
 from vitdemo.training.recipes.mim import MaskedModelling
 from vitdemo.training.recipes.supervised import Supervised
+from vitdemo.training.teacher_cache import Bank, fill_bank
 from vitdemo.training.teachers import Teacher, teacher_from_spec
 
 FAMILY = {

@@ -15,8 +15,8 @@ import torch
 from vitdemo.errors import UnknownModelError
 from vitdemo.registry import embedded_models, read_json, spec_from_folder, write_json
 from vitdemo.settings import ASSETS
-from vitdemo.training.history import Run, run_log, training_section, with_training
-from vitdemo.training.job import Job
+from vitdemo.training.card import Run, run_log, training_section, with_training
+from vitdemo.training.config import Job
 from vitdemo.training.loop import LOG, Plan
 from vitdemo.training.probe import probe
 from vitdemo.training.recipes.base import STATE

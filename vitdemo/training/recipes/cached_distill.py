@@ -1,4 +1,4 @@
-"""Learning from a bank of views: a teacher's answers that were kept beside the views (see `vitdemo.training.bank`).
+"""Learning from a bank of views: a teacher's answers that were kept beside the views (see `vitdemo.training.teacher_cache`).
 
 The student sees a banked view, or its mirror image. Each patch token is to tell the teacher's feature at its place, what the
 student classifies from (the class token, or the mean of the patches) their mean, and the logits the teacher's and the label.
@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 
 from vitdemo.errors import OptionError
 from vitdemo.training.augment import Augmentation
-from vitdemo.training.bank import GRID, Bank
 from vitdemo.training.data import Batch, Batches, PhotoSet
 from vitdemo.training.features import refit
 from vitdemo.training.recipes.base import STATE, Moment, Recipe, cross_entropy, soft_targets
 from vitdemo.training.recipes.mim import block_mask
 from vitdemo.training.recipes.supervised import classifier_score
+from vitdemo.training.teacher_cache import GRID, Bank
 
 
 @dataclass(frozen=True)
