@@ -25,8 +25,8 @@ from tests.fakehub import FakeHub
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
 from vitdemo.options.segment import Parameters
+from vitdemo.pipeline.segment import segment
 from vitdemo.registry import available_models, default_models, get_spec, ready_models
-from vitdemo.segmenting import segment
 from vitdemo.settings import ROOT, Settings
 
 CUP = ROOT / "assets" / "examples" / "cup.jpg"

@@ -16,7 +16,7 @@ from vitdemo.cli import main
 from vitdemo.errors import EngineError, OptionError
 from vitdemo.models.attention_tap import TAP, record_attention
 from vitdemo.models.loading import load_model
-from vitdemo.pipeline import GRADIENT_TOKENS
+from vitdemo.pipeline.pipeline import GRADIENT_TOKENS
 from vitdemo.registry import OFFICIAL
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, ModelSpec

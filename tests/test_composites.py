@@ -32,8 +32,8 @@ from vitdemo.composites import (
 from vitdemo.errors import InputError, OptionError
 from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.segment import Parameters
 from vitdemo.registry import get_spec
-from vitdemo.segmenting import Parameters
 from vitdemo.types import ModelSpec
 
 LISTED = listed()

@@ -23,7 +23,7 @@ from vitdemo.export.results import explanation_json, save_npz
 from vitdemo.models import attention_tap as capture
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.methods import METHODS
-from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
+from vitdemo.pipeline.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
 

@@ -15,7 +15,6 @@ import torch
 
 import vitdemo
 from tests import tiny
-from vitdemo import pipeline as pipeline_module
 from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
@@ -24,6 +23,7 @@ from vitdemo.images import open as images
 from vitdemo.models.loading import load_model
 from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline import pipeline as pipeline_module
 from vitdemo.registry import default_models, get_spec
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, ModelSpec, Photo, Processor

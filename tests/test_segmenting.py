@@ -11,8 +11,8 @@ import pytest
 from vitdemo.errors import OptionError
 from vitdemo.options.segment import METHODS, Parameters, default_tau
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
-from vitdemo.segmenting import segment
 from vitdemo.settings import ASSETS
 from vitdemo.types import ModelSpec, Photo, Segmentation
 

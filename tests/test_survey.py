@@ -20,8 +20,8 @@ from tests.hostile import photo as picture
 from vitdemo.cli import main
 from vitdemo.errors import OptionError
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.batch import COLUMNS, Answer, Row, grouped, in_words, ranked, summarise, survey, survey_csv
 from vitdemo.settings import ROOT, Settings
-from vitdemo.survey import COLUMNS, Answer, Row, grouped, in_words, ranked, summarise, survey, survey_csv
 from vitdemo.types import Agreement, Comparison, Explanation, Label, ModelSpec, Photo, Prediction, View
 
 CUP, ROCKET = (str(ROOT / "assets" / "examples" / f"{name}.jpg") for name in ("cup", "rocket"))

@@ -92,7 +92,7 @@ def segment(image: Any, model: str | None = None, **parameters: Any) -> Segmenta
         model: as for `classify`; a DINO if not given.
     """
     from vitdemo.options.segment import Parameters
-    from vitdemo.segmenting import segment as segment_photos
+    from vitdemo.pipeline.segment import segment as segment_photos
 
     asked, pipeline = Parameters(**parameters), _shared()
     several = isinstance(image, list | tuple)

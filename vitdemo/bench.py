@@ -27,7 +27,7 @@ from vitdemo.models.attention_tap import TAP, record_attention
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.models.preprocess import at_resolution, preprocess
 from vitdemo.options.methods import METHODS
-from vitdemo.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
+from vitdemo.pipeline.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
 from vitdemo.registry import OFFICIAL, spec_from_folder, write_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Attribution, Capture, ModelSpec, Photo

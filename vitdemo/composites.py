@@ -21,7 +21,7 @@ from vitdemo.errors import InputError, OptionError
 from vitdemo.images.class_folders import read_files
 from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
-from vitdemo.segmenting import Parameters, segment
+from vitdemo.pipeline.segment import Parameters, segment
 from vitdemo.settings import ASSETS
 from vitdemo.types import ModelSpec, Photo
 

@@ -17,8 +17,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Watched
 from tests.browser.test_page import upload
 from tests.hostile import encode
+from vitdemo.pipeline.segment import Parameters, segment
 from vitdemo.registry import get_spec
-from vitdemo.segmenting import Parameters, segment
 from vitdemo.types import Segmentation
 from vitdemo.ui.examples import examples
 from vitdemo.ui.segment import TITLES

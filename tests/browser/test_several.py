@@ -16,9 +16,9 @@ from tests.browser.conftest import Watched
 from tests.browser.test_page import best_labels, expected_labels, wait_for_new_result
 from tests.hostile import encode, photo
 from tests.served import App
+from vitdemo.pipeline.batch import Row, in_words, ranked, summarise
 from vitdemo.registry import default_models
 from vitdemo.settings import Settings
-from vitdemo.survey import Row, in_words, ranked, summarise
 from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser

@@ -141,8 +141,8 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     from vitdemo.export.results import comparison_json
+    from vitdemo.pipeline.batch import in_words, ranked, survey, survey_csv
     from vitdemo.rendering.overlay import comparison_figure
-    from vitdemo.survey import in_words, ranked, survey, survey_csv
 
     several = len(options.images) > 1
     if several and options.out:

@@ -245,7 +245,7 @@ def run_faithfulness(options: argparse.Namespace) -> int:
 
 def run_segmentation(options: argparse.Namespace) -> int:
     from vitdemo.composites import Overlap, centre_box, everything, mean_iou, reported
-    from vitdemo.segmenting import Parameters
+    from vitdemo.pipeline.segment import Parameters
 
     if len(options.data) > 1:
         raise OptionError("Composites are made of the photos of one archive.")

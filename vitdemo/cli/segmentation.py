@@ -195,7 +195,7 @@ class _Report:
 
 
 def _one_by_one(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _Report) -> None:
-    from vitdemo.segmenting import segment
+    from vitdemo.pipeline.segment import segment
 
     for index in report.waiting:
         try:
@@ -213,7 +213,7 @@ def _together(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _R
     Raises:
         OptionError: a patch of the first image is asked for, and that one failed.
     """
-    from vitdemo.segmenting import each
+    from vitdemo.pipeline.segment import each
 
     photos = _Opened(pipeline, report)
     for index in report.waiting:

@@ -13,9 +13,9 @@ from vitdemo.export.segmentation import archive
 from vitdemo.options.explain import parse_point
 from vitdemo.options.segment import RESOLUTION, Parameters, parse_head
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.segment import segment as segment_photos
 from vitdemo.registry import get_spec, segmenting_model
 from vitdemo.rendering.masks import segmentation_overlay
-from vitdemo.segmenting import segment as segment_photos
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import required
 from vitdemo.ui.errors import user_errors

@@ -15,10 +15,10 @@ from PIL import Image
 from vitdemo.errors import VitDemoError
 from vitdemo.export.segmentation import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.cache import Remembered
+from vitdemo.pipeline.segment import Parameters, segment
 from vitdemo.registry import get_spec
-from vitdemo.remembered import Remembered
 from vitdemo.segmentation import enlarge
-from vitdemo.segmenting import Parameters, segment
 from vitdemo.types import Photo, Segmentation
 
 KEPT = 100_000_000

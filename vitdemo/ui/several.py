@@ -13,8 +13,8 @@ import gradio as gr
 
 from vitdemo.errors import ImageError, OptionError
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.batch import Row, survey
 from vitdemo.registry import get_spec
-from vitdemo.survey import Row, survey
 from vitdemo.ui.components.gallery import card, gallery, gallery_value
 from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.errors import user_errors

@@ -17,7 +17,7 @@ from typing import Any
 from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map, resolve_layer
 from vitdemo.errors import ForgottenError, OptionError, VitDemoError
 from vitdemo.export.results import comparison_json, explanation_json, npz
-from vitdemo.remembered import Remembered
+from vitdemo.pipeline.cache import Remembered
 from vitdemo.types import Comparison, Explanation, Photo
 from vitdemo.ui.components.explorer import quantised
 

@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from vitdemo.pipeline.batch import Row, grouped, in_words, ranked, survey_csv
 from vitdemo.settings import ASSETS
-from vitdemo.survey import Row, grouped, in_words, ranked, survey_csv
 
 SIDE = 256
 """Long side of a thumbnail, in pixels."""

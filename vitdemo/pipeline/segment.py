@@ -16,7 +16,7 @@ from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import at_resolution
 from vitdemo.options.explain import patch_at
 from vitdemo.options.segment import METHODS, RESOLUTION, Parameters, default_tau
-from vitdemo.pipeline import MAX_TOKENS, Pipeline
+from vitdemo.pipeline.pipeline import MAX_TOKENS, Pipeline
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
 from vitdemo.segmentation.methods import Draft, Seen, drafts
 from vitdemo.types import Box, Explanation, ModelSpec, Pair, Photo, Segmentation

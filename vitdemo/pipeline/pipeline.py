@@ -29,8 +29,8 @@ from vitdemo.options.explain import (
 )
 from vitdemo.options.methods import METHODS
 from vitdemo.options.targets import parse_target, resolve_target
-from vitdemo.outputs import holds, on_grid, prediction_of
-from vitdemo.remembered import Remembered, bytes_of
+from vitdemo.pipeline.cache import Remembered, bytes_of
+from vitdemo.pipeline.outputs import holds, on_grid, prediction_of
 from vitdemo.settings import Settings, get_settings
 from vitdemo.types import (
     Attribution,
