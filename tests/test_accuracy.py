@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vitdemo.evaluation import BACKGROUND
+from vitdemo.evaluation.accuracy import BACKGROUND
 from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests import tiny
-from vitdemo import bench
 from vitdemo.cli import main
 from vitdemo.errors import EngineError, OptionError
+from vitdemo.evaluation import bench
 from vitdemo.models.attention_tap import TAP, record_attention
 from vitdemo.models.loading import load_model
 from vitdemo.pipeline.pipeline import GRADIENT_TOKENS

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vitdemo.cli import main
-from vitdemo.composites import (
+from vitdemo.errors import InputError, OptionError
+from vitdemo.evaluation.segmentation_benchmark import (
     AREAS,
     LIST,
     ROOM,
@@ -29,7 +30,6 @@ from vitdemo.composites import (
     overlap,
     paste,
 )
-from vitdemo.errors import InputError, OptionError
 from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.segment import Parameters
@@ -232,7 +232,7 @@ def test_an_archive_without_the_listed_photos_is_refused_in_words(tmp_path: Path
 def test_the_command_gives_figures_and_baselines(
     small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vitdemo.composites.listed", lambda: halves(LISTED)[1][:1])
+    monkeypatch.setattr("vitdemo.evaluation.segmentation_benchmark.listed", lambda: halves(LISTED)[1][:1])
     arguments = ["evaluate", str(small), "--segmentation", "--model", "dino-mini"]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.photos import FOLDERS, files, in_tar
-from vitdemo.cards import ECE, PER_CLASS, TABLE_BEGIN, TABLE_END, TOP1, figure, models_table, write_models_table
 from vitdemo.cli import main
 from vitdemo.errors import UnknownModelError
+from vitdemo.evaluation.model_card import (
+    ECE,
+    PER_CLASS,
+    TABLE_BEGIN,
+    TABLE_END,
+    TOP1,
+    figure,
+    models_table,
+    write_models_table,
+)
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import embedded_models, spec_from_folder
 from vitdemo.settings import ASSETS, ROOT

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from vitdemo.cards import BEGIN, END, write_card
 from vitdemo.errors import CheckpointError, InputError
-from vitdemo.evaluation import BACKGROUND, Evaluation, calibrate, calibration_error, evaluate, read_labelled
+from vitdemo.evaluation.accuracy import BACKGROUND, Evaluation, calibrate, calibration_error, evaluate, read_labelled
+from vitdemo.evaluation.model_card import BEGIN, END, write_card
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import spec_from_folder
 from vitdemo.settings import Settings

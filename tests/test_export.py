@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.photos import CLASSES, files, in_folder, in_tar
-from vitdemo.cards import write_card
 from vitdemo.errors import CheckpointError, OptionError, TrainingError
-from vitdemo.evaluation import evaluate, read_labelled
+from vitdemo.evaluation.accuracy import evaluate, read_labelled
+from vitdemo.evaluation.model_card import write_card
 from vitdemo.models.loading import load_model
 from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline

@@ -19,9 +19,9 @@ from tests import tiny
 from vitdemo.cli import main
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
-from vitdemo.evaluation import read_labelled
+from vitdemo.evaluation.accuracy import read_labelled
+from vitdemo.evaluation.faithfulness import Faithfulness, faithfulness, measure
 from vitdemo.export.results import faithfulness_json
-from vitdemo.faithfulness import Faithfulness, faithfulness, measure
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.methods import METHODS

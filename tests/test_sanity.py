@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from vitdemo.cli import main
+from vitdemo.evaluation.randomization import _randomised, randomisation
 from vitdemo.models.loading import load_model
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
-from vitdemo.sanity import _randomised, randomisation
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import ModelSpec, Photo
 

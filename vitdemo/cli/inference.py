@@ -120,8 +120,8 @@ def run_explain(options: argparse.Namespace) -> int:
     explanation = pipeline.explain(photo, specs[0], **chosen)
     entry = {"image": options.image, **explanation_json(explanation)}
     if options.faithfulness:
+        from vitdemo.evaluation.faithfulness import faithfulness
         from vitdemo.export.results import faithfulness_json
-        from vitdemo.faithfulness import faithfulness
 
         measured = faithfulness(pipeline, photo, specs[0], **chosen)
         entry["faithfulness"] = faithfulness_json(measured)

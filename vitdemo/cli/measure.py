@@ -73,8 +73,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         return run_faithfulness(options)
     if options.segmentation:
         return run_segmentation(options)
-    from vitdemo.cards import write_card, write_models_table
-    from vitdemo.evaluation import calibrate, evaluate, read_labelled
+    from vitdemo.evaluation.accuracy import calibrate, evaluate, read_labelled
+    from vitdemo.evaluation.model_card import write_card, write_models_table
     from vitdemo.registry import embedded_models
 
     specs = specs_of(options, every=True) if options.model else [spec for spec in embedded_models() if spec.labels]
@@ -104,7 +104,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    from vitdemo import bench
+    from vitdemo.evaluation import bench
 
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(options)
@@ -177,7 +177,7 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
 
 
 def run_sanity(options: argparse.Namespace) -> int:
-    from vitdemo.sanity import randomisation
+    from vitdemo.evaluation.randomization import randomisation
 
     specs, pipeline = specs_of(options, every=True), _pipeline(options)
     photos = [pipeline.open(name) for name in options.images]
@@ -211,8 +211,8 @@ def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
 
 
 def run_faithfulness(options: argparse.Namespace) -> int:
-    from vitdemo.evaluation import read_labelled
-    from vitdemo.faithfulness import measure
+    from vitdemo.evaluation.accuracy import read_labelled
+    from vitdemo.evaluation.faithfulness import measure
 
     specs, pipeline = specs_of(options, every=True), _pipeline(options)
     results: list[dict[str, Any]] = []
@@ -244,7 +244,7 @@ def run_faithfulness(options: argparse.Namespace) -> int:
 
 
 def run_segmentation(options: argparse.Namespace) -> int:
-    from vitdemo.composites import Overlap, centre_box, everything, mean_iou, reported
+    from vitdemo.evaluation.segmentation_benchmark import Overlap, centre_box, everything, mean_iou, reported
     from vitdemo.pipeline.segment import Parameters
 
     if len(options.data) > 1:

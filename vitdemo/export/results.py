@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vitdemo.types import Agreement, Box, Comparison, Explanation, ModelSpec, Prediction, Reconstruction, Segmentation
 
 if TYPE_CHECKING:
-    from vitdemo.faithfulness import Faithfulness
+    from vitdemo.evaluation.faithfulness import Faithfulness
 
 
 def model_json(spec: ModelSpec) -> dict[str, Any]:

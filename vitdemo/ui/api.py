@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from vitdemo.evaluation.faithfulness import faithfulness as measured
 from vitdemo.export.results import (
     comparison_json,
     explanation_json,
@@ -17,7 +18,6 @@ from vitdemo.export.results import (
     reconstruction_json,
     save_npz,
 )
-from vitdemo.faithfulness import faithfulness as measured
 from vitdemo.options.explain import parse_point
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from vitdemo.evaluation.faithfulness import faithfulness
 from vitdemo.export.snippets import reproduce_explain
-from vitdemo.faithfulness import faithfulness
 from vitdemo.models.preprocess import view_of
 from vitdemo.options.explain import reason_against
 from vitdemo.options.methods import METHODS

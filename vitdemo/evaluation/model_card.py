@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vitdemo.evaluation import Evaluation
+from vitdemo.evaluation.accuracy import Evaluation
 from vitdemo.registry import PROBE_FILE, embedded_models
 from vitdemo.settings import ROOT
 from vitdemo.types import ModelSpec

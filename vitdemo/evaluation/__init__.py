@@ -1,0 +1,1 @@
+"""How good, how faithful and how fast models and maps are."""
