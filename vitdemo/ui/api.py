@@ -23,9 +23,9 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
 from vitdemo.rendering.overlay import comparison_figure, overlay, reconstruction_figure
 from vitdemo.types import ModelSpec, Photo
+from vitdemo.ui.api_segment import add_segment
 from vitdemo.ui.components.photo import PhotoInput, required
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.segment_api import add_segment
 
 INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 4}
 """Shared by everything that runs a model."""

@@ -11,19 +11,19 @@ from vitdemo.registry import default_models, segmenting_model
 from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
 from vitdemo.ui.api import INFERENCE, add_endpoints
+from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.photo import PagePhoto, Refused, fetch_to_cache
 from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
-from vitdemo.ui.limits import middleware
 from vitdemo.ui.live import LiveTab
+from vitdemo.ui.middleware import middleware
 from vitdemo.ui.models import ModelsTab
-from vitdemo.ui.opening import Opening
+from vitdemo.ui.restore_link import Opening
+from vitdemo.ui.result_store import Results
 from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.several import SeveralPhotos
-from vitdemo.ui.shown import Results
 
 TITLE = "vitdemo: what Vision Transformers see"
 COMPARE, EXPLAIN, SEGMENT, LIVE, MODELS = "compare", "explain", "segment", "live", "models"

@@ -17,7 +17,7 @@ from vitdemo.ui.components.photo import Refused
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import Addresses, image_of, typed
 from vitdemo.ui.models import choices
-from vitdemo.ui.shown import Results
+from vitdemo.ui.result_store import Results
 
 HOST = "@HOST@"
 """Stands for the server's address in texts whose last words the browser writes."""

@@ -23,7 +23,7 @@ from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import Addresses, image_of, typed
 from vitdemo.ui.models import choices
-from vitdemo.ui.shown import Results
+from vitdemo.ui.result_store import Results
 
 Point = tuple[float, float] | None
 """Shares of the photo's width and height."""

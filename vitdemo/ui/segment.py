@@ -16,7 +16,7 @@ from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.components.segments import KEEP_LINK, segments_html
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import Addresses, image_of, segment_link
-from vitdemo.ui.segmented import Found, Segmenter, empty_view, files_of, heads_of, pictures_of, slider_of, views_of
+from vitdemo.ui.segment_views import Found, Segmenter, empty_view, files_of, heads_of, pictures_of, slider_of, views_of
 
 TITLES = {
     "foreground": "Foreground: what stands out",

@@ -34,7 +34,7 @@ def explorer(
     """The component; its values are results of `explorer_value`, None without a photo, or `{"refused": why}`.
 
     Args:
-        functions: what its script may ask the server for, by name: see `vitdemo.ui.shown`.
+        functions: what its script may ask the server for, by name: see `vitdemo.ui.result_store`.
     """
     return gr.HTML(
         value,
