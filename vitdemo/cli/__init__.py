@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitdemo.cli import inference, measure, models, segmentation, training
+from vitdemo.cli import evaluate, inference, models, segmentation, training
 from vitdemo.cli.common import FINE, SOME_FAILED, WRONG_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
 
@@ -37,6 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (models, inference, segmentation, measure, training):
+    for room in (models, inference, segmentation, evaluate, training):
         room.add_commands(commands)
     return parser

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdemo.errors import DownloadError, NotDownloadedError, UnknownModelError
-from vitdemo.registry import cache
+from vitdemo.registry import hub_cache
 from vitdemo.registry.checkpoints import INDEX, PICKLE, WEIGHTS, parts
 from vitdemo.registry.hub_errors import worded
 from vitdemo.registry.lookup import check_snapshot, find_spec, hub_spec, named, spec_from_snapshot
@@ -70,7 +70,7 @@ def download(
         CheckpointError: it is a kind of model that cannot be loaded.
         DownloadError: no such model, no access, no network, no room, or cancelled.
     """
-    repo, revision = cache.split(name)
+    repo, revision = hub_cache.split(name)
     known = OFFICIAL.get(repo)
     spec = hub_spec(name)
     if spec is not None and spec.ready:
@@ -81,7 +81,7 @@ def download(
         )
     with worded(name, known):
         commit, files = _ask(repo, revision)
-        folder = cache.folder(repo)
+        folder = hub_cache.folder(repo)
         snapshot = folder / "snapshots" / commit
         meter = _Meter(report, cancel)
         small = [_text(files, "config.json", name), _text(files, "preprocessor_config.json", name)]
@@ -118,7 +118,7 @@ def _ask(repo: str, revision: str) -> tuple[str, list[_File]]:
     ]
     # These become names of files here.
     named = [info.sha or "", *(file.digest for file in files)]
-    if not all(cache.DIGEST.fullmatch(digest) for digest in named):
+    if not all(hub_cache.DIGEST.fullmatch(digest) for digest in named):
         raise DownloadError(f"What the Hub says of {repo} cannot be read: a checksum is missing.")
     return named[0], files
 
@@ -142,7 +142,7 @@ def _weights(name: str, files: list[_File], snapshot: Path, pickle: bool) -> lis
 def _fetch_all(repo: str, commit: str, files: list[_File], meter: _Meter) -> None:
     from huggingface_hub import get_token, hf_hub_url
 
-    folder = cache.folder(repo)
+    folder = hub_cache.folder(repo)
     token = get_token()
     headers = {"User-Agent": f"vitdemo/{VERSION}", **({"Authorization": f"Bearer {token}"} if token else {})}
     for file in files:
@@ -152,7 +152,7 @@ def _fetch_all(repo: str, commit: str, files: list[_File], meter: _Meter) -> Non
         for place in (blob.parent, pointer.parent):
             place.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "blobs" / f"{file.digest}.lock", meter):
-            if blob.exists() and cache.checksum(blob, file.digest) != file.digest:
+            if blob.exists() and hub_cache.checksum(blob, file.digest) != file.digest:
                 blob.unlink()  # damaged since it came
             if not blob.exists():
                 meter.add(partial.stat().st_size if partial.exists() else 0, new=False)
@@ -160,7 +160,7 @@ def _fetch_all(repo: str, commit: str, files: list[_File], meter: _Meter) -> Non
                 transfer(url, partial, file.size, headers, meter.add)
                 if not partial.exists():
                     partial.touch()  # an empty file is complete before anything is asked
-                if cache.checksum(partial, file.digest) != file.digest:
+                if hub_cache.checksum(partial, file.digest) != file.digest:
                     partial.unlink()
                     raise DownloadError(
                         f"{file.name} of {repo} came damaged (its checksum is wrong) and was removed. Try again."
@@ -289,6 +289,6 @@ def obtain(name: str, report: Callable[[Progress], None] = lambda progress: None
     except NotDownloadedError:
         return download(name, report)
     except UnknownModelError:
-        if not cache.is_hub_name(name):
+        if not hub_cache.is_hub_name(name):
             raise
         return download(name, report)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vitdemo.errors import DownloadError
-from vitdemo.registry import cache
+from vitdemo.registry import hub_cache
 from vitdemo.registry.transfer import HubAnswerError
 from vitdemo.types import ModelSpec
 
@@ -64,5 +64,5 @@ def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
 
 
 def _access(name: str) -> str:
-    page = f"https://huggingface.co/{cache.split(name)[0]}"
+    page = f"https://huggingface.co/{hub_cache.split(name)[0]}"
     return f"Ask for access at {page} with your account, then give its token as HF_TOKEN."

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vitdemo.errors import CheckpointError, NotDownloadedError, OptionError, UnknownModelError
-from vitdemo.registry import cache
+from vitdemo.registry import hub_cache
 from vitdemo.registry.checkpoints import spec_from_configs, spec_from_folder
 from vitdemo.registry.configs import FAMILIES
 from vitdemo.registry.official import OFFICIAL
@@ -42,7 +42,7 @@ def get_spec(name: str) -> ModelSpec:
         NotDownloadedError: it is on the Hub, and its weights are not here.
     """
     spec = _embedded().get(name) or _added.get(name)
-    if spec is None and cache.is_hub_name(name):
+    if spec is None and hub_cache.is_hub_name(name):
         spec = hub_spec(name)
     if spec is None:
         choices = ", ".join(spec.name for spec in ready_models())
@@ -126,9 +126,9 @@ def reconstructing_model() -> ModelSpec:
 
 def hub_spec(name: str) -> ModelSpec | None:
     """What is known of a model of the Hub: from its files if they are here, else from the table; None if from neither."""
-    repo, _ = cache.split(name)
+    repo, _ = hub_cache.split(name)
     known = OFFICIAL.get(repo)
-    found = cache.snapshot(name, pickle=known is not None)
+    found = hub_cache.snapshot(name, pickle=known is not None)
     if found is not None:
         try:
             return spec_from_snapshot(found, name)
@@ -141,7 +141,7 @@ def hub_spec(name: str) -> ModelSpec | None:
 def spec_from_snapshot(found: Path, name: str) -> ModelSpec:
     """The files of a commit never change."""
     with named(found, name):
-        spec = spec_from_folder(found, "hub", name, OFFICIAL.get(cache.split(name)[0]))
+        spec = spec_from_folder(found, "hub", name, OFFICIAL.get(hub_cache.split(name)[0]))
     return replace(spec, revision=found.name)
 
 
@@ -169,7 +169,7 @@ def _hub() -> Iterator[ModelSpec]:
         spec = hub_spec(name)
         if spec is not None:
             yield spec
-    for repo in cache.repositories():
+    for repo in hub_cache.repositories():
         if repo not in OFFICIAL:
             spec = hub_spec(repo)
             if spec is not None:

@@ -10,6 +10,7 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models, segmenting_model
 from vitdemo.settings import ASSETS, VERSION
 from vitdemo.types import Photo
+from vitdemo.ui import STATIC
 from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
@@ -154,8 +155,8 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     limit = pipeline.settings.max_image_mb
     return {
         "theme": theme(),
-        "css_paths": [ASSETS / "page.css"],
-        "head": f"<script>{(ASSETS / 'reconnect.js').read_text(encoding='utf-8')}</script>",
+        "css_paths": [STATIC / "page.css"],
+        "head": f"<script>{(STATIC / 'reconnect.js').read_text(encoding='utf-8')}</script>",
         "favicon_path": str(ASSETS / "favicon.svg"),
         "allowed_paths": [str(ASSETS)],
         "max_file_size": int(limit * 1e6),

@@ -17,13 +17,13 @@ from PIL import Image
 from vitdemo.attribution.describe import READOUT_WORDS
 from vitdemo.options.methods import METHODS
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
-from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo
+from vitdemo.ui import STATIC
 
 PHOTO_SIDE = 800
 """Long side, in pixels, of the photo that is sent to the browser."""
 
-FOLDER = ASSETS / "explorer"
+FOLDER = STATIC / "explorer"
 SCRIPTS = ("head", "maps", "draw", "query", "heads", "board", "take", "panels", "page")
 """In the order in which they are joined: what begins the page comes last."""
 

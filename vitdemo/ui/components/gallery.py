@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from vitdemo.pipeline.batch import Row, grouped, in_words, ranked, survey_csv
-from vitdemo.settings import ASSETS
+from vitdemo.ui import STATIC
 
 SIDE = 256
 """Long side of a thumbnail, in pixels."""
@@ -30,8 +30,8 @@ def gallery(elem_id: str, target: str) -> gr.HTML:
             '<div class="vd-state"><p role="status"></p><progress aria-label="Photos compared" hidden></progress>'
             '<a class="vd-csv" download="vitdemo-photos.csv" hidden>Download CSV</a></div><ol></ol></div>'
         ),
-        css_template=(ASSETS / "gallery.css").read_text(encoding="utf-8"),
-        js_on_load=(ASSETS / "gallery.js").read_text(encoding="utf-8"),
+        css_template=(STATIC / "gallery.css").read_text(encoding="utf-8"),
+        js_on_load=(STATIC / "gallery.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id=elem_id,
     )

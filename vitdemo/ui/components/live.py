@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.rendering.overlay import DEFAULT_COLOUR_MAP, colour_table
-from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo, Processor
+from vitdemo.ui import STATIC
 
 
 def live_view(elem_id: str, every: float, limit: float) -> gr.HTML:
@@ -25,13 +25,13 @@ def live_view(elem_id: str, every: float, limit: float) -> gr.HTML:
         every: shortest time between two frames, in seconds.
         limit: seconds after which a stream ends.
     """
-    style = (ASSETS / "live.css").read_text(encoding="utf-8")
+    style = (STATIC / "live.css").read_text(encoding="utf-8")
     table = _base64(colour_table(DEFAULT_COLOUR_MAP))
-    script = (ASSETS / "live.js").read_text(encoding="utf-8")
+    script = (STATIC / "live.js").read_text(encoding="utf-8")
     return gr.HTML(
         None,
         # Not `css_template`: that one is written anew, and the whole page styled anew, at every answer.
-        html_template=f"<style>{style}</style>" + (ASSETS / "live.html").read_text(encoding="utf-8"),
+        html_template=f"<style>{style}</style>" + (STATIC / "live.html").read_text(encoding="utf-8"),
         js_on_load=f'const TABLE = "{table}", EVERY = {every * 1000:g}, LIMIT = {limit:g};\n{script}',
         apply_default_css=False,
         elem_id=elem_id,

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.registry import FAMILIES, available_models
-from vitdemo.settings import ASSETS
 from vitdemo.types import ModelSpec
+from vitdemo.ui import STATIC
 
 
 def model_list(value: dict[str, Any], elem_id: str) -> gr.HTML:
@@ -17,8 +17,8 @@ def model_list(value: dict[str, Any], elem_id: str) -> gr.HTML:
     return gr.HTML(
         value,
         html_template='<div class="vd-models" role="region" aria-label="Models" tabindex="-1"></div>',
-        css_template=(ASSETS / "models.css").read_text(encoding="utf-8"),
-        js_on_load=(ASSETS / "models.js").read_text(encoding="utf-8"),
+        css_template=(STATIC / "models.css").read_text(encoding="utf-8"),
+        js_on_load=(STATIC / "models.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id=elem_id,
     )
