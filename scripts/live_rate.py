@@ -1,4 +1,4 @@
-"""How fast the Live tab is here: `python -m tests.browser.live_rate [MODEL [SECONDS]]`.
+"""How fast the Live tab is here: `python -m scripts.live_rate [MODEL [SECONDS]]`.
 
 Starts the app in this process and a headless Chromium whose camera plays the first example; both share this machine. Prints
 frames answered a second, and the median time from taking a frame to showing its answer.

@@ -1,4 +1,4 @@
-"""How fast the page is here: `python -m tests.browser.measure`. Browser and server share this machine.
+"""How fast the page is here: `python -m scripts.measure_page`. Browser and server share this machine.
 
 Prints the milliseconds of script that one change of a control costs with five panels, and the time from choosing a photo to
 all predictions and overlays on screen, beside that of the five forwards alone; both in turn in one process.
@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from scripts.live_rate import cpu
 from tests.browser.conftest import FLAGS, Watched, chromium
-from tests.browser.live_rate import cpu
 from tests.hostile import encode
 from tests.served import App, serving
 from vitdemo.registry import default_models
@@ -124,7 +124,7 @@ def main() -> None:
         controls(watched.page, app)
         arrivals(watched.page, app)
         browser.close()
-    print("Live: python -m tests.browser.live_rate")
+    print("Live: python -m scripts.live_rate")
 
 
 if __name__ == "__main__":

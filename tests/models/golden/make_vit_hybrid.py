@@ -4,7 +4,7 @@ transformers 5 has no hybrid ViT. 4.57.6 is the last release with it, so this ne
 
     python -m venv ../tf4
     ../tf4/bin/pip install transformers==4.57.6 torch==2.13.0 pillow
-    ../tf4/bin/python tests/golden/make_vit_hybrid.py
+    ../tf4/bin/python tests/models/golden/make_vit_hybrid.py
 
 With a folder as its argument it writes there, instead, a random network of the full size of
 `google/vit-hybrid-base-bit-384`. `golden.safetensors` holds
