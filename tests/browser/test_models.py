@@ -14,7 +14,7 @@ from tests.browser.conftest import Watched
 from tests.browser.test_page import wait_for_new_result
 from tests.fakehub import FakeHub
 from tests.served import App, serving
-from vitdemo.registry import OFFICIAL, cache, download, forget_folder, get_spec
+from vitdemo.registry import OFFICIAL, download, forget_folder, get_spec, hub_cache
 from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser
@@ -132,7 +132,7 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
 
     press(models, "Cancel", LISTED)
     expect(state(models, LISTED)).to_have_text("stopped; what has come is kept")
-    (kept,) = (cache.folder(LISTED) / "blobs").glob("*.incomplete")
+    (kept,) = (hub_cache.folder(LISTED) / "blobs").glob("*.incomplete")
     assert (come := kept.stat().st_size) > 0
     hub.faults.remove(slow)
     press(models, "Try again", LISTED)
@@ -154,7 +154,7 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
     expect(state(models, LISTED)).not_to_contain_text("loaded")
     press(models, "Remove", LISTED)
     expect(state(models, LISTED)).to_have_text("not downloaded")
-    assert not cache.folder(LISTED).exists()
+    assert not hub_cache.folder(LISTED).exists()
     open_tab(models, "Explain")
     expect(models.locator("#model input")).to_have_value("ViT (vit-mini)")
     assert LISTED not in offered(models, "model")

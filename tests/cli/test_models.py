@@ -20,7 +20,7 @@ from PIL import Image
 from tests import tiny
 from tests.fakehub import FakeHub
 from vitdemo.cli import main
-from vitdemo.registry import OFFICIAL, cache
+from vitdemo.registry import OFFICIAL, hub_cache
 from vitdemo.settings import ROOT
 
 CUP = str(ROOT / "assets" / "examples" / "cup.jpg")
@@ -115,7 +115,7 @@ def test_remove_frees_the_disk_and_says_what_was_not_here(hub: FakeHub) -> None:
     done = run("remove", LISTED)
     assert (done.returncode, done.stdout.split()[0]) == (0, LISTED)
     assert "MB freed" in done.stdout
-    assert not cache.folder(LISTED).exists()
+    assert not hub_cache.folder(LISTED).exists()
     again = run("remove", LISTED)
     assert (again.returncode, again.stdout) == (1, f"{LISTED} is not on this machine\n")
     assert "not the name of a model on the Hub" in refused("remove", "../..", status=2)

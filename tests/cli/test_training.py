@@ -348,8 +348,8 @@ def test_weights_to_begin_with_that_do_not_exist_are_said(tar: Path, tmp_path: P
 def test_the_choices_of_the_command_are_those_of_the_training_room() -> None:
     """They stand twice, since `--help` must not load torch."""
     from vitdemo.cli import training as command
-    from vitdemo.training import architectures, job, optimisers
+    from vitdemo.training import architectures, config, optimisers
 
-    assert command.RECIPES == job.RECIPES
+    assert command.RECIPES == config.RECIPES
     assert command.OPTIMISERS == optimisers.OPTIMISERS
     assert command.ARCHITECTURES == architectures.ARCHITECTURES

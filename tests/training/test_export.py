@@ -28,7 +28,7 @@ from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import PROBE_FILE, find_spec, get_spec, read_json, spec_from_folder
 from vitdemo.settings import Settings
-from vitdemo.training import job as jobs
+from vitdemo.training import config as jobs
 from vitdemo.training.architectures import ARCHITECTURES, build
 from vitdemo.training.augment import MEAN, STD, normalised
 from vitdemo.training.config import LEAST_ROOM, Job
