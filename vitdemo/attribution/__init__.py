@@ -1,12 +1,13 @@
 """Where a model looked: tensors in, one number a patch out. Nothing here runs a network."""
 
 from vitdemo.attribution.agreement import agreement_of, overlap, rank_correlation
-from vitdemo.attribution.attention import FUSIONS, attention_map, fuse, patch_map, resolve_head, resolve_layer
+from vitdemo.attribution.attention import attention_map, fuse, patch_map, resolve_head, resolve_layer
 from vitdemo.attribution.describe import describe
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
 from vitdemo.attribution.rollout import rollout, streamed_rollout
 from vitdemo.attribution.rows import attention_rows, mean_row, patch_attention
 from vitdemo.attribution.similarity import similarity
+from vitdemo.types import FUSIONS
 
 __all__ = [
     "FUSIONS",

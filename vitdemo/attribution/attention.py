@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from vitdemo.attribution.rows import patch_attention
 from vitdemo.errors import OptionError
-from vitdemo.types import AttributionMap, Fusion, LayerQueries, Readout
-
-FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
+from vitdemo.types import FUSIONS, AttributionMap, Fusion, LayerQueries, Readout
 
 
 def attention_map(

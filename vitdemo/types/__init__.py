@@ -10,12 +10,13 @@ from vitdemo.types.forward import (
     PixelBatch,
     View,
 )
-from vitdemo.types.models import Fusion, ModelSpec, Photo, Processor, Readout
+from vitdemo.types.models import FUSIONS, Fusion, ModelSpec, Photo, Processor, Readout
 from vitdemo.types.results import (
     Agreement,
     AttributionMap,
     Comparison,
     Explanation,
+    Faithfulness,
     Label,
     Pair,
     Prediction,
@@ -24,6 +25,7 @@ from vitdemo.types.results import (
 )
 
 __all__ = [
+    "FUSIONS",
     "Agreement",
     "Attribution",
     "AttributionMap",
@@ -31,6 +33,7 @@ __all__ = [
     "Capture",
     "Comparison",
     "Explanation",
+    "Faithfulness",
     "Fusion",
     "Label",
     "LayerQueries",

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Fusion = Literal["mean", "max", "min"]
-"""How the heads of a layer become one map."""
+"""How the heads of a layer are fused into one map."""
+
+FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
 
 Readout = Literal["class", "distillation", "mean", "patch"]
 """Whose attention is shown: the class token's row, the distillation token's, the mean over all query tokens, or one patch's."""
