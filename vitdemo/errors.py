@@ -8,7 +8,7 @@
     │   ├── UnknownModelError   no model of that name
     │   ├── NotDownloadedError  a model of the Hub whose weights are not here yet
     │   ├── OptionError         a layer, head, method or target out of range
-    │   └── ForgottenError      a result that is no longer in memory
+    │   └── ResultExpiredError      a result that is no longer in memory
     ├── EngineError             the model could not give an answer
     │   ├── CheckpointError     files missing, damaged, or without what is needed
     │   ├── DownloadError       the Hub was not reached, refused, or the files could not be kept
@@ -54,7 +54,7 @@ class OptionError(InputError):
     """A layer, head, method or target that the model does not have."""
 
 
-class ForgottenError(InputError):
+class ResultExpiredError(InputError):
     """What is asked for belongs to a result that is no longer in memory."""
 
 

@@ -34,7 +34,7 @@ class Remembered:
 
 def bytes_of(output: ModelOutput) -> int:
     """What an answer takes in memory, its small parts counted roughly."""
-    tensors = [output.logits, output.values, output.full, *output.rows.values()]
+    tensors = [output.logits, output.values, *output.rows.values()]
     tensors += [part for layer in output.queries for part in (layer.query, layer.key, layer.mask)]
     tensors += [] if output.features is None else [output.features.values, output.features.norms, output.features.keys]
     return 2000 + sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -16,7 +16,7 @@ from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
 from vitdemo.models.attention_tap import TOKEN_NAMES
-from vitdemo.models.masking import hidden_patches, picture_of, with_grey
+from vitdemo.models.masking import grey_out, hidden_patches, to_image
 from vitdemo.models.preprocess import at_resolution, preprocess
 from vitdemo.options.explain import (
     fusion_of,
@@ -250,8 +250,8 @@ class Pipeline:
         filled, output = self.backend.reconstruct(spec, batch.pixel_values, hidden[None], dtype)
         return Reconstruction(
             spec=spec,
-            seen=with_grey(picture_of(batch.pixel_values[0], spec.processor), hidden),
-            filled=picture_of(filled[0], spec.processor),
+            seen=grey_out(to_image(batch.pixel_values[0], spec.processor), hidden),
+            filled=to_image(filled[0], spec.processor),
             hidden=hidden.numpy(),
             view=batch.views[0],
             milliseconds=output.milliseconds,

@@ -18,7 +18,7 @@ from vitdemo.options.explain import patch_at
 from vitdemo.options.segment import METHODS, RESOLUTION, Parameters, default_tau
 from vitdemo.pipeline.pipeline import MAX_TOKENS, Pipeline
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
-from vitdemo.segmentation.methods import Draft, Seen, drafts
+from vitdemo.segmentation.methods import PatchMasks, PhotoFeatures, segment_patches
 from vitdemo.types import Box, Explanation, ModelSpec, Pair, Photo, Segmentation
 
 __all__ = ["METHODS", "RESOLUTION", "Parameters", "each", "segment"]
@@ -70,7 +70,7 @@ def each(
         processor, _ = at_resolution(spec, photos[0].size, asked.resolution, MAX_TOKENS)
         query = patch_at(asked.point, photos[0], spec, processor)
     found: list[Explanation] = []
-    seen: list[Seen] = []
+    seen: list[PhotoFeatures] = []
     outliers: list[NDArray[np.bool_]] = []
     for photo in photos:
         explanation = pipeline.explain(photo, spec, resolution=asked.resolution, dtype=dtype, features=True)
@@ -83,7 +83,7 @@ def each(
             heads = clip_outliers(heads.reshape(len(heads), -1).T, huge).T.reshape(heads.shape)
         # The rows of all layers are not needed any more.
         found.append(replace(explanation, rows={}, features=None))
-        seen.append(Seen(heads, features, keys))
+        seen.append(PhotoFeatures(heads, features, keys))
         outliers.append(huge)
         most = GROUPED // (features.nbytes + keys.nbytes)
         if asked.method in ("parts", "pca", "similarity") and len(photos) > most:
@@ -93,7 +93,7 @@ def each(
             )
     if not found:
         return
-    for index, draft in enumerate(drafts(seen, asked, query)):
+    for index, draft in enumerate(segment_patches(seen, asked, query)):
         yield _finish(photos[index], found[index], asked, draft, outliers[index], found[0])
 
 
@@ -101,7 +101,7 @@ def _finish(
     photo: Photo,
     explanation: Explanation,
     asked: Parameters,
-    draft: Draft,
+    draft: PatchMasks,
     outliers: NDArray[np.bool_],
     first: Explanation,
 ) -> Segmentation:

@@ -15,6 +15,10 @@ Box = tuple[int, int, int, int]
 """`(left, top, right, bottom)` in pixels; right and bottom are exclusive."""
 
 
+Grid = tuple[int, int]
+"""`(rows, columns)` of patches."""
+
+
 @dataclass(frozen=True)
 class View:
     """Where a pixel tensor lies in its photo."""
@@ -40,8 +44,6 @@ class Capture:
     """Query tokens whose rows are kept, for all layers and heads."""
     mean: bool = False
     """Keep the mean over all query tokens, for all layers and heads."""
-    layer: int | None = None
-    """Keep all rows of this one layer, for all heads."""
     queries: bool = False
     """Keep queries and keys of all layers, from which any row follows."""
     features: bool = False
@@ -105,8 +107,6 @@ class ModelOutput:
     dtype: str
     notes: tuple[str, ...] = ()
     """What a user should know of how it ran."""
-    full: Tensor | None = None
-    """`[H, N, N]` float32 on the CPU: all rows of the layer that was asked for."""
     values: Tensor | None = None
     """`[h, w]` float32 on the CPU: the map that was asked for."""
     target: int | None = None

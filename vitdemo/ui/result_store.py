@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Any
 
 from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map, resolve_layer
-from vitdemo.errors import ForgottenError, OptionError, VitDemoError
+from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
 from vitdemo.export.results import comparison_json, explanation_json, npz
 from vitdemo.pipeline.cache import Remembered
 from vitdemo.types import Comparison, Explanation, Photo
@@ -86,7 +86,7 @@ class Results:
     def _found(self, asked: dict[str, Any]) -> Shown:
         found: Shown | None = self._kept.get(str(asked["id"]))
         if found is None:
-            raise ForgottenError("The server no longer remembers this result. Choose the photo again.")
+            raise ResultExpiredError("The server no longer remembers this result. Choose the photo again.")
         return found
 
     def _patch_rows(self, shown: Shown, asked: dict[str, Any]) -> dict[str, Any]:
