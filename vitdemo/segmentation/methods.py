@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import fuse, resolve_head
-from vitdemo.options.segment import Parameters
+from vitdemo.attribution import fuse
+from vitdemo.options.explain import resolve_head
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.segmentation import (
     LOOSE,
     TAU,
@@ -86,10 +87,10 @@ class Draft:
     note: str = ""
 
 
-Draw = Callable[[Sequence[Seen], Parameters, int], list[Draft]]
+Draw = Callable[[Sequence[Seen], SegmentRequest, int], list[Draft]]
 
 
-def drafts(seen: Sequence[Seen], asked: Parameters, query: int = 0) -> list[Draft]:
+def drafts(seen: Sequence[Seen], asked: SegmentRequest, query: int = 0) -> list[Draft]:
     """One a photo. Parts and components are shared by all of them.
 
     Args:
@@ -98,7 +99,7 @@ def drafts(seen: Sequence[Seen], asked: Parameters, query: int = 0) -> list[Draf
     return _METHODS[asked.method](seen, asked, query)
 
 
-def _attention(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _attention(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
     found = []
     for one in seen:
         if asked.head == "all":
@@ -112,7 +113,7 @@ def _attention(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draf
     return found
 
 
-def _foreground(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _foreground(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
     found = []
     for one in seen:
         cut = one.cut(asked.tau, asked.objects)
@@ -121,7 +122,7 @@ def _foreground(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Dra
     return found
 
 
-def _parts(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _parts(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
     inside = [_stands_out(one, asked.tau) if asked.within else None for one in seen]
     parts = find_parts([one.mixed for one in seen], asked.parts, masks=inside)
     found = []
@@ -139,7 +140,7 @@ def _stands_out(one: Seen, tau: float | None) -> NDArray[np.bool_] | None:
     return None if not cut.found or bool(cut.masks[0].all()) else cut.masks[0]
 
 
-def _pca(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _pca(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
     features, grids = [one.features for one in seen], [one.grid for one in seen]
     inside: list[NDArray[np.bool_] | None] = [None for _ in seen]
     if asked.within:
@@ -157,7 +158,7 @@ def _pca(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
     ]
 
 
-def _similarity(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _similarity(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
     first, *others = seen
     values = similarity_map(first.features, query).reshape(first.grid)
     mask = np.zeros((1, *first.grid), np.bool_)

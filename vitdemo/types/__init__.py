@@ -8,9 +8,10 @@ from vitdemo.types.forward import (
     ModelOutput,
     PatchFeatures,
     PixelBatch,
+    Reconstruct,
     View,
 )
-from vitdemo.types.models import Fusion, ModelSpec, Photo, Processor, Readout
+from vitdemo.types.models import FUSIONS, Fusion, ModelSpec, Photo, Processor, Readout
 from vitdemo.types.results import (
     Agreement,
     AttributionMap,
@@ -24,6 +25,7 @@ from vitdemo.types.results import (
 )
 
 __all__ = [
+    "FUSIONS",
     "Agreement",
     "Attribution",
     "AttributionMap",
@@ -43,6 +45,7 @@ __all__ = [
     "Prediction",
     "Processor",
     "Readout",
+    "Reconstruct",
     "Reconstruction",
     "Segmentation",
     "View",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import PIL.Image
 
 Fusion = Literal["mean", "max", "min"]
 """How the heads of a layer become one map."""
+
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 
 Readout = Literal["class", "distillation", "mean", "patch"]
 """Whose attention is shown: the class token's row, the distillation token's, the mean over all query tokens, or one patch's."""
