@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +23,6 @@ from huggingface_hub.utils import close_session
 
 from tests import fakehub, tiny
 from tests.fakehub import INFO, FakeHub
-from vitdemo.cli import main
 from vitdemo.errors import CheckpointError, DownloadError, NotDownloadedError, OptionError, UnknownModelError
 from vitdemo.models.loading import load_model
 from vitdemo.registry import (
@@ -500,25 +496,6 @@ def test_offline_what_is_here_runs_and_what_is_not_is_refused_without_a_request(
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE forbids"):
         obtain("someone/else")
     assert len(hub.requests) == asked
-
-
-def test_the_command_line_fetches_a_model_and_then_needs_no_network(
-    hub: FakeHub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def offline(name: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "vitdemo", "classify", CUP, "--model", name, "--json"]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, check=False)
-
-    assert main(["classify", CUP, "--model", REPO, "--json"]) == 0
-    first = json.loads(capsys.readouterr().out)
-    hub.down()
-    done = offline(REPO)
-    assert done.returncode == 0, done.stderr.decode()
-    assert json.loads(done.stdout)[0]["results"][0]["labels"] == first[0]["results"][0]["labels"]
-    done = offline(LISTED)
-    assert done.returncode == 1
-    assert done.stderr.decode().startswith(f"vitdemo: {LISTED} is not on this machine, and HF_HUB_OFFLINE forbids")
 
 
 # The disk
