@@ -32,7 +32,7 @@ from vitdemo.models.layers import blocks, final_norm, head_of, norms, watching
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.methods import METHODS, applicable, obstacle
 from vitdemo.registry import spec_from_folder
-from vitdemo.types import Attribution, Capture, Fusion, LayerQueries, ModelSpec
+from vitdemo.types import FUSIONS, Attribution, Capture, Fusion, LayerQueries, ModelSpec
 
 CPU = torch.device("cpu")
 TARGET = 3
@@ -230,7 +230,7 @@ def _textbook_grad_cam(model: Classifier, pixels: Tensor, prefix: int) -> Tensor
 # Parity
 
 SETTINGS: tuple[tuple[Fusion, float], ...] = tuple(
-    (fusion, discard) for fusion in attribution.FUSIONS for discard in (0, 0.3, 0.9)
+    (fusion, discard) for fusion in FUSIONS for discard in (0, 0.3, 0.9)
 )
 
 
@@ -536,7 +536,7 @@ def test_rows_sum_to_one_where_heads_hardly_meet() -> None:
     assert float(found.sum()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("fusion", attribution.FUSIONS)
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("discard", [0, 0.5, 0.99])
 def test_attention_of_each_token_to_itself_keeps_everything_at_the_read_out(fusion: Fusion, discard: float) -> None:
     identity = torch.eye(9).expand(2, 4, 9, 9)

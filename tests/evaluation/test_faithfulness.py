@@ -20,7 +20,7 @@ from vitdemo.cli import main
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.evaluation.accuracy import read_labelled
-from vitdemo.evaluation.faithfulness import Faithfulness, faithfulness, measure
+from vitdemo.evaluation.faithfulness import faithfulness, measure
 from vitdemo.export.results import faithfulness_json
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.models.preprocess import preprocess
@@ -28,7 +28,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models, spec_from_folder
 from vitdemo.settings import ASSETS, Settings
-from vitdemo.types import Explanation, ModelSpec, Photo
+from vitdemo.types import Explanation, Faithfulness, ModelSpec, Photo
 
 SETTINGS = Settings(device="cpu")
 SPECIFIC = [name for name, method in METHODS.items() if method.class_specific]

@@ -20,40 +20,11 @@ from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
-from vitdemo.types import Capture, ModelSpec, Photo
+from vitdemo.types import Capture, Faithfulness, ModelSpec, Photo
 
 STEPS = 20
 RANDOM = 2
 """Random orders whose mean is the baseline."""
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """Scores of the explained class while patches go and come."""
-
-    method: str
-    target: int
-    shares: tuple[float, ...]
-    """Share of the patches that is replaced, or brought back: 0 to 1."""
-    deletion: tuple[float, ...]
-    """Softmax probability at each share; lower areas are better."""
-    insertion: tuple[float, ...]
-    """Higher areas are better."""
-    random: tuple[float, ...]
-    """Mean over random orders of deletion; read backwards it is that of insertion."""
-
-    @property
-    def deletion_auc(self) -> float:
-        return _area(self.deletion)
-
-    @property
-    def insertion_auc(self) -> float:
-        return _area(self.insertion)
-
-    @property
-    def random_auc(self) -> float:
-        """Of deletion and of insertion alike: bringing back the last patches is deleting the first ones, backwards."""
-        return _area(self.random)
 
 
 def faithfulness(
@@ -130,11 +101,6 @@ def _scores(pipeline: Pipeline, spec: ModelSpec, batch: Tensor, target: int, dty
     """The class's score of each image."""
     outputs = pipeline.backend.run(spec, batch, Capture(), dtype)
     return [float(output.logits.softmax(dim=-1)[target]) for output in outputs if output.logits is not None]
-
-
-def _area(values: Sequence[float]) -> float:
-    """By the trapezoidal rule, over shares from 0 to 1."""
-    return float(np.trapezoid(values, dx=1 / (len(values) - 1)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Fusion = Literal["mean", "max", "min"]
-"""How the heads of a layer become one map."""
+"""How the heads of a layer are fused into one map."""
+
+FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
 
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 

@@ -114,6 +114,40 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
+class Faithfulness:
+    """Scores of the explained class while patches are deleted and inserted: Petsiuk et al. 2018, arXiv:1806.07421."""
+
+    method: str
+    target: int
+    shares: tuple[float, ...]
+    """Share of the patches that is replaced or brought back: 0 to 1."""
+    deletion: tuple[float, ...]
+    """Softmax probability at each share; lower areas are better."""
+    insertion: tuple[float, ...]
+    """Higher areas are better."""
+    random: tuple[float, ...]
+    """Mean over random orders of deletion; read backwards it is that of insertion."""
+
+    @property
+    def deletion_auc(self) -> float:
+        return _area(self.deletion)
+
+    @property
+    def insertion_auc(self) -> float:
+        return _area(self.insertion)
+
+    @property
+    def random_auc(self) -> float:
+        """Of deletion and of insertion alike: bringing back the last patches is deleting the first ones, backwards."""
+        return _area(self.random)
+
+
+def _area(values: tuple[float, ...]) -> float:
+    """By the trapezoidal rule, over shares from 0 to 1."""
+    return (sum(values) - (values[0] + values[-1]) / 2) / (len(values) - 1)
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far two models agree on a photo."""
 
