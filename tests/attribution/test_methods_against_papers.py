@@ -22,10 +22,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
-from vitdemo import attribution, capture
+from vitdemo import attribution
 from vitdemo.attribution import streamed_rollout
 from vitdemo.engine.attribute import attribute, read_out
 from vitdemo.errors import OptionError
+from vitdemo.models import attention_tap
 from vitdemo.models.attention_tap import TAP, AttentionRecord, record_attention
 from vitdemo.models.layers import blocks, final_norm, head_of, norms, watching
 from vitdemo.models.loading import Classifier, load_model
@@ -460,7 +461,7 @@ def _queries(layers: int, heads: int, tokens: int, batch: int = 2) -> list[Layer
 @pytest.mark.parametrize("block", [1, 7, 19, 20, 21, 64])
 def test_streamed_rollout_is_that_of_matrices_whatever_the_block(block: int) -> None:
     layers = _queries(3, 4, 20)
-    attentions = [capture.attention_rows(one.query, one.key, one.mask, one.scaling, 0, 20) for one in layers]
+    attentions = [attention_tap.attention_rows(one.query, one.key, one.mask, one.scaling, 0, 20) for one in layers]
     start = torch.rand(20)
     start /= start.sum()
     for fusion, discard in SETTINGS:
@@ -493,7 +494,7 @@ def test_streamed_rollout_makes_no_matrix_of_all_tokens() -> None:
         with _Shapes() as seen:
             streamed_rollout(layers, start, fusion, discard, block)
         assert max(math.prod(shape) for shape in seen.shapes) <= heads * tokens * max(block, 8)
-    attention = capture.attention_rows(layers[0].query, layers[0].key, None, 1.0, 0, tokens)
+    attention = attention_tap.attention_rows(layers[0].query, layers[0].key, None, 1.0, 0, tokens)
     with _Shapes() as seen:
         attribution.rollout([attention], start)
     assert seen.square(tokens), "the recorder sees such a matrix where there is one"
@@ -674,7 +675,7 @@ def test_queries_that_are_asked_for_are_recorded_and_nothing_else(load: Load) ->
     record = _record(model, pixels, Capture(queries=True))
     assert (record.rows, record.attentions) == ({}, [])
     for layer, expected in zip(record.queries, _eager(model, pixels).attentions, strict=True):
-        found = capture.attention_rows(layer.query, layer.key, layer.mask, layer.scaling, 0, layer.query.shape[2])
+        found = attention_tap.attention_rows(layer.query, layer.key, layer.mask, layer.scaling, 0, layer.query.shape[2])
         torch.testing.assert_close(found.double(), expected.detach(), atol=1e-6, rtol=0)
 
 
@@ -707,7 +708,7 @@ def _assert_nothing_left(model: Classifier) -> None:
         assert weights.grad is None
         assert not weights.requires_grad
     assert torch.is_grad_enabled()
-    assert capture._ACTIVE.get() is None
+    assert attention_tap._ACTIVE.get() is None
     if model.spec.readouts:
         assert model.network.base_model.config._attn_implementation == TAP
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from tests.test_loading import transformers_globals
+from tests.models.test_loading import transformers_globals
 from vitdemo.engine import Backend, LocalBackend, devices
 from vitdemo.engine import local as local_module
 from vitdemo.engine.devices import LARGE, pick_device, pick_dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.test_loop import coloured_photos
+from tests.training.test_loop import coloured_photos
 from vitdemo.errors import OptionError
 from vitdemo.training.efficientnet import Features, efficientnet_teacher
 from vitdemo.training.features import accuracy, over

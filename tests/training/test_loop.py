@@ -113,7 +113,7 @@ def test_a_killed_process_resumes_from_its_last_saved_step(tmp_path: Path) -> No
         torch.set_num_threads(1)  # as the tests: another order of adding changes the last bit
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from tests.test_loop import trainer
+        from tests.training.test_loop import trainer
         run = trainer(Path({str(tmp_path / "run")!r}), save_every=3)
         run.report = lambda figures: figures["step"] == 8 and os.kill(os.getpid(), signal.SIGKILL)
         run.run()
@@ -290,7 +290,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from vitdemo.training.augment import Mixing
 from vitdemo.training.recipes.supervised import Supervised
-from tests.test_loop import small_vit, trainer
+from tests.training.test_loop import small_vit, trainer
 network = small_vit()
 for module in network.modules():
     if isinstance(module, torch.nn.Dropout):

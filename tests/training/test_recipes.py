@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from tests.test_loop import CLASSES, coloured_photos
+from tests.training.test_loop import CLASSES, coloured_photos
 from vitdemo.errors import OptionError
 from vitdemo.models.nn.vit import VisionTransformer
 from vitdemo.training.architectures import build

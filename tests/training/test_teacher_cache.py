@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
-from tests.test_loop import CLASSES, assert_same, coloured_photos, weights
-from tests.test_recipes import SIZE, ColourTeacher, beit, deit, vit
+from tests.training.test_loop import CLASSES, assert_same, coloured_photos, weights
+from tests.training.test_recipes import SIZE, ColourTeacher, beit, deit, vit
 from vitdemo.errors import OptionError, TrainingError
 from vitdemo.training.augment import Augmentation, normalised
 from vitdemo.training.data import PhotoSet

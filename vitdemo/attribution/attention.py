@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.attribution.rows import patch_attention
-from vitdemo.errors import OptionError
-from vitdemo.types import FUSIONS, AttributionMap, Fusion, LayerQueries, Readout
+from vitdemo.options.explain import resolve_head, resolve_layer
+from vitdemo.types import AttributionMap, Fusion, LayerQueries, Readout
 
 
 def attention_map(
@@ -47,42 +47,3 @@ def fuse(heads: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
     """`[H, h, w]` to `[h, w]`: the mean, largest or smallest over the heads."""
     result: NDArray[np.float32] = getattr(heads, fusion)(axis=0)
     return result
-
-
-def resolve_layer(layer: int | str, count: int) -> int:
-    """A layer's number from 0.
-
-    Raises:
-        OptionError: not a whole number, or out of range.
-
-    >>> resolve_layer(-1, count=12), resolve_layer("3", count=12)
-    (11, 3)
-    """
-    try:
-        number = int(str(layer))
-    except (TypeError, ValueError):
-        number = count
-    if not -count <= number < count:
-        raise OptionError(f"There is no layer {layer}: this model has layers 0 to {count - 1}, or -{count} to -1.")
-    return number % count
-
-
-def resolve_head(head: int | str, count: int) -> int | Fusion:
-    """A head's number from 0, or the name of a fusion.
-
-    Raises:
-        OptionError: neither, or out of range.
-
-    >>> resolve_head("max", count=6), resolve_head("5", count=6)
-    ('max', 5)
-    """
-    for fusion in FUSIONS:
-        if head == fusion:
-            return fusion
-    try:
-        number = int(str(head))
-    except (TypeError, ValueError):
-        number = count
-    if not 0 <= number < count:
-        raise OptionError(f"There is no head {head}: use {', '.join(FUSIONS)}, or 0 to {count - 1}.")
-    return number

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vitdemo.cli import evaluate, inference, models, segmentation, training
-from vitdemo.cli.common import FINE, SOME_FAILED, WRONG_USAGE
+from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
 
 
@@ -21,14 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except (UnknownModelError, OptionError) as error:
         print(f"vitdemo: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        return EXIT_USAGE
     except VitDemoError as error:
         print(f"vitdemo: {error}", file=sys.stderr)
-        return SOME_FAILED
+        return EXIT_SOME_FAILED
     except BrokenPipeError:
         # The reader has seen enough (`| head`). Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        return EXIT_OK
     except KeyboardInterrupt:
         return 130
 

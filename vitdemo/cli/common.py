@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vitdemo.pipeline import Pipeline
     from vitdemo.types import ModelSpec
 
-FINE, SOME_FAILED, WRONG_USAGE = 0, 1, 2
+EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def add_command(

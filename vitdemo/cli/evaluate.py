@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.cli.common import (
-    FINE,
+    EXIT_OK,
     add_command,
     add_inference,
     positive,
@@ -100,7 +100,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         write_models_table()
     if options.json:
         print_json(results)
-    return FINE
+    return EXIT_OK
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -116,7 +116,7 @@ def run_bench(options: argparse.Namespace) -> int:
                 specs[0], settings, options.dtype, options.variant, options.resolution, options.batch
             )
             print_json({"bytes": size})
-            return FINE
+            return EXIT_OK
         results = []
         for spec in specs:
             entry = bench.bench(spec, settings, options.pairs, options.dtype, options.resolution, options.batch)
@@ -127,7 +127,7 @@ def run_bench(options: argparse.Namespace) -> int:
                 _print_bench(entry)
     if options.json:
         print_json(results)
-    return FINE
+    return EXIT_OK
 
 
 def _arguments(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
@@ -195,7 +195,7 @@ def run_sanity(options: argparse.Namespace) -> int:
                 print(f"  {method:14} {' '.join('     -' if one is None else f'{one:6.2f}' for one in values)}")
     if options.json:
         print_json(results)
-    return FINE
+    return EXIT_OK
 
 
 def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
@@ -240,12 +240,12 @@ def run_faithfulness(options: argparse.Namespace) -> int:
             print(f"  {'random':14} {figures[0].random:9.3f} {'':24} {figures[0].random:10.3f}")
     if options.json:
         print_json(results)
-    return FINE
+    return EXIT_OK
 
 
 def run_segmentation(options: argparse.Namespace) -> int:
     from vitdemo.evaluation.segmentation_benchmark import Overlap, centre_box, everything, mean_iou, reported
-    from vitdemo.pipeline.segment import Parameters
+    from vitdemo.options.segment import SegmentRequest
 
     if len(options.data) > 1:
         raise OptionError("Composites are made of the photos of one archive.")
@@ -256,7 +256,7 @@ def run_segmentation(options: argparse.Namespace) -> int:
         if not spec.readouts:
             continue  # it has no patches to tell apart
         print(f"segmenting with {spec.name} ...", file=sys.stderr)
-        found += [(mean_iou(pipeline, spec, pairs, Parameters(refine=way)), way) for way in (False, True)]
+        found += [(mean_iou(pipeline, spec, pairs, SegmentRequest(refine=way)), way) for way in (False, True)]
     figures = [
         {
             "name": one.name,
@@ -269,14 +269,14 @@ def run_segmentation(options: argparse.Namespace) -> int:
     ]
     if options.json:
         print_json({"composites": len(pairs), "figures": figures})
-        return FINE
+        return EXIT_OK
     print(f"{len(pairs)} composites; intersection over union of the foreground with the pasted object")
     print(f"  {'':24} {'mean':>6} {'95% interval':>16} {'above 0.5':>10}")
     for one, way in found:
         low, high = one.interval
         name = f"{one.name}, refined" if way else one.name
         print(f"  {name:24} {one.mean:6.3f} {f'{low:.3f} to {high:.3f}':>16} {one.hits:10.0%}")
-    return FINE
+    return EXIT_OK
 
 
 def _rounded(value: Any) -> Any:

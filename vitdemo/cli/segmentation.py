@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vitdemo.cli.common import (
-    FINE,
-    SOME_FAILED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
     add_command,
     add_inference,
     pipeline_of,
@@ -23,7 +23,7 @@ from vitdemo.cli.common import (
     write,
 )
 from vitdemo.errors import EngineError, ImageError, OptionError
-from vitdemo.options.segment import METHODS, RESOLUTION, Parameters, parse_head
+from vitdemo.options.segment import METHODS, RESOLUTION, SegmentRequest, parse_head
 from vitdemo.registry import segmenting_model
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
     segment.add_argument(
         "--out-dir", type=Path, required=True, metavar="DIR", help="write a folder an image into this one"
     )
-    own = Parameters()
+    own = SegmentRequest()
     segment.add_argument("--method", default=own.method, help=f"one of {', '.join(METHODS)} (default: {own.method})")
     segment.add_argument(
         "--threshold", type=float, default=own.threshold, help="for attention: share that is kept (default: 0.6)"
@@ -71,7 +71,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_segment(options: argparse.Namespace) -> int:
-    asked = _asked(options)
+    request = _request(options)
     if not options.model:
         options.model = [segmenting_model().name]
     specs, pipeline = specs_of(options, every=False), pipeline_of(options)
@@ -80,18 +80,20 @@ def run_segment(options: argparse.Namespace) -> int:
     write(options.out_dir, lambda: options.out_dir.mkdir(parents=True, exist_ok=True))
     report = _Report(options, [*_expanded(options.images)])
     try:
-        (_one_by_one if asked.method in ("attention", "foreground") else _together)(pipeline, specs[0], asked, report)
+        (_one_by_one if request.method in ("attention", "foreground") else _together)(
+            pipeline, specs[0], request, report
+        )
     finally:
         report.bar.close()
     if options.json:
         print_json(report.entries)
-    return FINE if len(report.waiting) == len(report.entries) else SOME_FAILED
+    return EXIT_OK if len(report.waiting) == len(report.entries) else EXIT_SOME_FAILED
 
 
-def _asked(options: argparse.Namespace) -> Parameters:
+def _request(options: argparse.Namespace) -> SegmentRequest:
     from vitdemo.options.explain import parse_point
 
-    return Parameters(
+    return SegmentRequest(
         method=options.method,
         threshold=options.threshold,
         head=parse_head(options.head),
@@ -194,26 +196,26 @@ class _Report:
             self.bar.write(f"note: {note}", file=sys.stderr)
 
 
-def _one_by_one(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _Report) -> None:
+def _one_by_one(pipeline: Pipeline, spec: ModelSpec, request: SegmentRequest, report: _Report) -> None:
     from vitdemo.pipeline.segment import segment
 
     for index in report.waiting:
         try:
             photo = report.open(pipeline, index)
-            (found,) = segment(pipeline, [photo], spec, asked, dtype=report.options.dtype)
+            (found,) = segment(pipeline, [photo], spec, request, dtype=report.options.dtype)
         except (ImageError, EngineError) as error:
             report.failed(index, str(error))
         else:
             report.done(index, photo, found)
 
 
-def _together(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _Report) -> None:
+def _together(pipeline: Pipeline, spec: ModelSpec, request: SegmentRequest, report: _Report) -> None:
     """What is found is shared over all images: one that fails is left out, and the others do without it.
 
     Raises:
-        OptionError: a patch of the first image is asked for, and that one failed.
+        OptionError: a patch of the first image is request for, and that one failed.
     """
-    from vitdemo.pipeline.segment import each
+    from vitdemo.pipeline.segment import segment_each
 
     photos = _Opened(pipeline, report)
     for index in report.waiting:
@@ -221,10 +223,10 @@ def _together(pipeline: Pipeline, spec: ModelSpec, asked: Parameters, report: _R
             photos.add(index)
         except ImageError as error:
             report.failed(index, str(error))
-    if asked.method == "similarity" and photos.numbers and 0 not in photos.numbers:
+    if request.method == "similarity" and photos.numbers and 0 not in photos.numbers:
         raise OptionError(f"{report.images[0][1]}, whose patch is to be looked for, cannot be opened.")
     first: tuple[Photo, Segmentation] | None = None
-    found = each(pipeline, photos, spec, asked, dtype=report.options.dtype)
+    found = segment_each(pipeline, photos, spec, request, dtype=report.options.dtype)
     for index, photo, segmentation in zip(report.waiting, photos, found, strict=True):
         report.done(index, photo, segmentation, first)
         first = first or (photo, segmentation)
@@ -248,7 +250,7 @@ class _Opened(Sequence["Photo"]):
         """
         photo = self.report.open(self.pipeline, number)
         pixels = photo.size[0] * photo.size[1]
-        # What cannot be asked for twice is held in any case.
+        # What cannot be request for twice is held in any case.
         if pixels <= self.room or not os.path.isfile(self.report.images[number][0]):
             self.held[number] = photo
             self.room -= pixels

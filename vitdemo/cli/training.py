@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitdemo.cli.common import FINE, add_command, positive, print_json, rounded
+from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded
 from vitdemo.errors import OptionError
 
 RECIPES = ("supervised", "distill", "mim", "dino")
@@ -193,7 +193,7 @@ def run_train(options: argparse.Namespace) -> int:
         print_json(figures)
     else:
         print("\n".join(f"{name:24} {value}" for name, value in figures.items()))
-    return FINE
+    return EXIT_OK
 
 
 class _Bar:
@@ -251,7 +251,7 @@ def run_rebuild(options: argparse.Namespace) -> int:
         print_json({"model": str(folder)})
     else:
         print(folder)
-    return FINE
+    return EXIT_OK
 
 
 def run_probe(options: argparse.Namespace) -> int:
@@ -266,7 +266,7 @@ def run_probe(options: argparse.Namespace) -> int:
         print_json(shown)
     else:
         print("\n".join(f"{name:24} {value}" for name, value in shown.items()))
-    return FINE
+    return EXIT_OK
 
 
 def _command() -> str:

@@ -27,7 +27,8 @@ from vitdemo.models.attention_tap import TAP, record_attention
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.models.preprocess import at_resolution, preprocess
 from vitdemo.options.methods import METHODS
-from vitdemo.pipeline.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
+from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.prepare import MAX_GRADIENT_TOKENS, MAX_TOKENS
 from vitdemo.registry import OFFICIAL, spec_from_folder, write_json
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Attribution, Capture, ModelSpec, Photo
@@ -207,7 +208,7 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
     patches = math.prod(spec.grid_of(pixels.shape[2], pixels.shape[3]))
     runs: dict[str, Callable[[], Any]] = {PLAIN: plain, TAPPED: tapped, EAGER: eager}
     for name in variants_of(spec):
-        if name not in runs and (METHODS[name].needs != "gradients" or patches <= GRADIENT_TOKENS):
+        if name not in runs and (METHODS[name].needs != "gradients" or patches <= MAX_GRADIENT_TOKENS):
             runs[name] = method(name)
     return runs if spec.readouts else {name: run for name, run in runs.items() if name not in (TAPPED, EAGER)}
 

@@ -21,8 +21,9 @@ from vitdemo.attribution import iou
 from vitdemo.errors import InputError, OptionError
 from vitdemo.images.class_folders import read_files
 from vitdemo.images.open import open_image
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.segment import Parameters, segment
+from vitdemo.pipeline.segment import segment
 from vitdemo.settings import ASSETS
 from vitdemo.types import ModelSpec, Photo
 
@@ -221,7 +222,7 @@ def paste(
 
 
 def mean_iou(
-    pipeline: Pipeline, spec: ModelSpec, pairs: Sequence[Pair], parameters: Parameters | None = None, name: str = ""
+    pipeline: Pipeline, spec: ModelSpec, pairs: Sequence[Pair], parameters: SegmentRequest | None = None, name: str = ""
 ) -> Overlap:
     """Segment each composite, and compare the union of its masks with the known one. Nothing found counts as 0.
 

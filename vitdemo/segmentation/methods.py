@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import fuse, resolve_head
-from vitdemo.options.segment import Parameters
+from vitdemo.attribution import fuse
+from vitdemo.options.explain import resolve_head
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.segmentation import (
     LOOSE,
     TAU,
@@ -86,10 +87,10 @@ class PatchMasks:
     note: str = ""
 
 
-Method = Callable[[Sequence[PhotoFeatures], Parameters, int], list[PatchMasks]]
+Method = Callable[[Sequence[PhotoFeatures], SegmentRequest, int], list[PatchMasks]]
 
 
-def segment_patches(seen: Sequence[PhotoFeatures], asked: Parameters, query: int = 0) -> list[PatchMasks]:
+def segment_patches(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int = 0) -> list[PatchMasks]:
     """One a photo. Parts and components are shared by all of them.
 
     Args:
@@ -98,7 +99,7 @@ def segment_patches(seen: Sequence[PhotoFeatures], asked: Parameters, query: int
     return _METHODS[asked.method](seen, asked, query)
 
 
-def _attention(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> list[PatchMasks]:
+def _attention(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     found = []
     for one in seen:
         if asked.head == "all":
@@ -112,7 +113,7 @@ def _attention(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> 
     return found
 
 
-def _foreground(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> list[PatchMasks]:
+def _foreground(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     found = []
     for one in seen:
         cut = one.cut(asked.tau, asked.objects)
@@ -121,7 +122,7 @@ def _foreground(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) ->
     return found
 
 
-def _parts(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> list[PatchMasks]:
+def _parts(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     inside = [_stands_out(one, asked.tau) if asked.within else None for one in seen]
     parts = find_parts([one.mixed for one in seen], asked.parts, masks=inside)
     found = []
@@ -139,7 +140,7 @@ def _stands_out(one: PhotoFeatures, tau: float | None) -> NDArray[np.bool_] | No
     return None if not cut.found or bool(cut.masks[0].all()) else cut.masks[0]
 
 
-def _pca(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> list[PatchMasks]:
+def _pca(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     features, grids = [one.features for one in seen], [one.grid for one in seen]
     inside: list[NDArray[np.bool_] | None] = [None for _ in seen]
     if asked.within:
@@ -157,7 +158,7 @@ def _pca(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> list[P
     ]
 
 
-def _similarity(seen: Sequence[PhotoFeatures], asked: Parameters, query: int) -> list[PatchMasks]:
+def _similarity(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     first, *others = seen
     values = similarity_map(first.features, query).reshape(first.grid)
     mask = np.zeros((1, *first.grid), np.bool_)

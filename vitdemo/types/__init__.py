@@ -9,6 +9,7 @@ from vitdemo.types.forward import (
     ModelOutput,
     PatchFeatures,
     PixelBatch,
+    Reconstruct,
     View,
 )
 from vitdemo.types.models import FUSIONS, Fusion, ModelSpec, Photo, Processor, Readout
@@ -48,6 +49,7 @@ __all__ = [
     "Prediction",
     "Processor",
     "Readout",
+    "Reconstruct",
     "Reconstruction",
     "Segmentation",
     "View",

@@ -92,6 +92,14 @@ class Attribution:
     """Number of the patch that `similarity` compares with, row by row from 0."""
 
 
+@dataclass(frozen=True, eq=False)
+class Reconstruct:
+    """Patches that a masked autoencoder is to fill in beside nothing else."""
+
+    hidden: Tensor
+    """`[B, h, w]` bool, True where hidden."""
+
+
 @dataclass(frozen=True)
 class ModelOutput:
     """One photo's answer of one model."""
@@ -115,3 +123,5 @@ class ModelOutput:
     """A layer each, on the CPU, in the dtype of the forward, where they were asked for."""
     features: PatchFeatures | None = None
     """Where they were asked for."""
+    filled: Tensor | None = None
+    """`[3, H, W]` float32 on the CPU, normalised: the image with its hidden patches filled in."""

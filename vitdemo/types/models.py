@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Fusion = Literal["mean", "max", "min"]
 """How the heads of a layer are fused into one map."""
 
-FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 
 Readout = Literal["class", "distillation", "mean", "patch"]
 """Whose attention is shown: the class token's row, the distillation token's, the mean over all query tokens, or one patch's."""

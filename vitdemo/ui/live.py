@@ -17,6 +17,7 @@ from vitdemo.ui.components.live import live_value, live_view
 from vitdemo.ui.components.photo import PhotoInput
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.models import choices
+from vitdemo.ui.state import EXPLAIN, PageState, Values
 
 logger = logging.getLogger("vitdemo")
 
@@ -41,14 +42,8 @@ class LiveTab:
         self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="live-model")
         self.view = live_view("live", EVERY, LIMIT)
 
-    def connect(
-        self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, opening: list[Any], opened: list[Any]
-    ) -> None:
-        """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model.
-
-        Args:
-            opening: components that are set to `opened` to show the Explain tab.
-        """
+    def connect(self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, tabs: gr.Tabs, state: gr.State) -> None:
+        """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         # The model is asked for with every frame: another one takes effect while the stream goes on.
         streamed = self.view.stream(
@@ -64,11 +59,13 @@ class LiveTab:
         streamed.success(None, None, self.view, js="() => ({ ended: Date.now() })", **private)
         streamed.failure(None, None, self.view, js="() => ({ failed: Date.now() })", **private)
 
-        def on_freeze(model: str, event: gr.EventData) -> tuple[Any, ...]:
+        def on_freeze(model: str, page_state: PageState, event: gr.EventData) -> Values:
             with user_errors():
-                return (self.keep(getattr(event, "image", None), photo.GRADIO_CACHE), model, *opened)
+                path = self.keep(getattr(event, "image", None), photo.GRADIO_CACHE)
+            page_state.tab = EXPLAIN
+            return {photo: path, explained: model, tabs: gr.update(selected=EXPLAIN)}
 
-        self.view.freeze(on_freeze, self.model, [photo, explained, *opening], **private)
+        self.view.freeze(on_freeze, [self.model, state], [photo, explained, tabs], **private)
         tab.select(self.on_open, self.model, self.model, queue=False, **private)
 
     def on_frame(self, model: str, event: gr.EventData) -> dict[str, Any]:
@@ -94,7 +91,7 @@ class LiveTab:
         return gr.update(choices=offered, **kept)
 
     def picture(self, source: object) -> Photo:
-        """Let a frame in through the image door.
+        """Decode a frame.
 
         Raises:
             ImageError: see `vitdemo.images.open`; or it is no data URL, and must not be taken for a path of the server.

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map, resolve_layer
+from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map
 from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
 from vitdemo.export.results import comparison_json, explanation_json, npz
-from vitdemo.pipeline.cache import Remembered
+from vitdemo.options.explain import resolve_layer
+from vitdemo.pipeline.cache import LRUCache
 from vitdemo.types import Comparison, Explanation, Photo
 from vitdemo.ui.components.explorer import quantised
 
@@ -49,7 +50,7 @@ class Results:
     """Results by id."""
 
     def __init__(self, budget: int = BUDGET) -> None:
-        self._kept = Remembered(budget)
+        self._kept = LRUCache(budget)
 
     def keep(self, photo: Photo, explanations: Sequence[Explanation]) -> str:
         """Keep a result; its id."""

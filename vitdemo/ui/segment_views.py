@@ -14,9 +14,10 @@ from PIL import Image
 
 from vitdemo.errors import VitDemoError
 from vitdemo.export.segmentation import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.cache import Remembered
-from vitdemo.pipeline.segment import Parameters, segment
+from vitdemo.pipeline.cache import LRUCache
+from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.segmentation import enlarge
 from vitdemo.types import Photo, Segmentation
@@ -45,10 +46,10 @@ class Segmenter:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self._kept = Remembered(KEPT)
+        self._kept = LRUCache(KEPT)
 
     def find(
-        self, photo: Photo, others: Sequence[tuple[str, str]], model: str, beside: str, asked: Parameters
+        self, photo: Photo, others: Sequence[tuple[str, str]], model: str, beside: str, asked: SegmentRequest
     ) -> Found:
         """
         Args:
@@ -69,7 +70,7 @@ class Segmenter:
             (second,) = self.segment([photo], beside, replace(asked, tau=None))
         return Found(photos, self.segment(photos, model, asked), second, tuple(failed))
 
-    def segment(self, photos: list[Photo], model: str, asked: Parameters) -> list[Segmentation]:
+    def segment(self, photos: list[Photo], model: str, asked: SegmentRequest) -> list[Segmentation]:
         spec = get_spec(model)
         key = (tuple(one.digest for one in photos), spec.checkpoint, spec.revision, asked)
         found: list[Segmentation] | None = self._kept.get(key)
@@ -122,7 +123,9 @@ def slider_of(found: Found, opacity: float) -> tuple[Image.Image, Image.Image]:
     )
 
 
-def heads_of(segmenter: Segmenter, found: Found, asked: Parameters, opacity: float) -> list[tuple[Image.Image, str]]:
+def heads_of(
+    segmenter: Segmenter, found: Found, asked: SegmentRequest, opacity: float
+) -> list[tuple[Image.Image, str]]:
     """A small picture a head."""
     (each,) = segmenter.segment(found.photos[:1], found.first.spec.name, replace(asked, head="all", refine=False))
     pictures = []

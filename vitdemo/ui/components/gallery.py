@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from vitdemo.pipeline.batch import Row, grouped, in_words, ranked, survey_csv
+from vitdemo.pipeline.batch import Row, grouped, in_words, ranked, rows_csv
 from vitdemo.ui import STATIC
 
 SIDE = 256
@@ -59,7 +59,7 @@ def gallery_value(
         "status": _status(state, len(titles), rows),
         # Sorted once, at the end: nothing moves away under the pointer of who clicks meanwhile.
         "order": ranked(rows) if ended else list(range(len(rows))),
-        "csv": survey_csv(rows[index] for index in ranked(rows)) if ended and rows else "",
+        "csv": rows_csv(rows[index] for index in ranked(rows)) if ended and rows else "",
     }
 
 

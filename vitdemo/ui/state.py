@@ -1,0 +1,35 @@
+"""What one open page is at, as far as the server has to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+COMPARE, EXPLAIN, SEGMENT, LIVE, MODELS = TABS = ("compare", "explain", "segment", "live", "models")
+
+Values = dict[Any, Any]
+"""What Gradio gives a handler whose inputs are a set: values by component. Handlers return the same, or nothing new."""
+
+NOTHING: Values = gr.skip()
+"""What a handler returns that changes nothing."""
+
+
+@dataclass
+class PageState:
+    """Kept by Gradio, one per session. Handlers change it in place: several of them may run at the same time, and a copy that a
+    long one returns would undo what a short one has set meanwhile."""
+
+    tab: str = COMPARE
+    """The one that is open. Only its models run when the photo changes."""
+    stale: set[str] = field(default_factory=set)
+    """Tabs that show the result of an earlier photo, until they are opened."""
+    linked: str = ""
+    """Digest of the photo of a link: it is on the page already, with its controls, when its arrival is reported."""
+    urls: dict[str, str] = field(default_factory=dict)
+    """Where photos came from, by their digests."""
+    compared: list[str] = field(default_factory=list)
+    """Models that Compare's list of classes is made of."""
+    segmented: tuple[str, str, str] = ("", "", "")
+    """Model, method and photo that Segment showed last; the photo of a link that brought its controls is ""."""
