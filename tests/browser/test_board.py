@@ -18,6 +18,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Watched
 from tests.browser.test_page import best_labels, pictures, wait_for_new_result, wait_until_drawn
 from vitdemo.export.results import comparison_json
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.registry import default_models
 from vitdemo.settings import Settings
@@ -43,7 +44,7 @@ def page(watched: Watched) -> Page:
 
 def compared(watched: Watched, **options: Any) -> Comparison:
     pipeline = watched.app.pipeline
-    return pipeline.compare(pipeline.open(examples()[DISPUTED].path), MODELS, **options)
+    return pipeline.compare(pipeline.open(examples()[DISPUTED].path), MODELS, ExplainRequest(**options))
 
 
 def order(page: Page) -> list[str]:

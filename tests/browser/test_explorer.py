@@ -21,6 +21,7 @@ from tests.hostile import encode, photo
 from tests.served import App
 from vitdemo.export.results import explanation_json
 from vitdemo.export.snippets import fill, reproduce_compare, reproduce_explain
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
 from vitdemo.rendering.overlay import overlay
@@ -59,7 +60,7 @@ def words(page: Page, tab: str = ONE, index: int = 0) -> str:
 
 
 def explained(pipeline: Pipeline, model: Any = FIRST, **options: Any) -> Explanation:
-    return pipeline.explain(pipeline.open(examples()[0].path), model, **options)
+    return pipeline.explain(pipeline.open(examples()[0].path), model, ExplainRequest(**options))
 
 
 def place_of(pipeline: Pipeline, row: int, column: int) -> tuple[float, float]:
@@ -438,7 +439,7 @@ def test_the_calls_are_those_of_what_is_shown(page: Page, watched: Watched) -> N
     wait_until_drawn(page, ONE)
     image = str(examples()[0].path.relative_to(Path.cwd()))
     host = f"'{watched.app.url.rstrip('/')}'"
-    texts = reproduce_explain(image, FIRST.name, {}, "HOST")
+    texts = reproduce_explain(image, FIRST.name, ExplainRequest(), "HOST")
     expected = fill(texts, 4, 2, "class")
     assert call(page, ONE, "python") == expected["python"]
     assert call(page, ONE, "cli") == expected["cli"]
@@ -457,7 +458,10 @@ def test_compare_has_its_calls_too(watched: Watched) -> None:
     wait_until_drawn(page)
     image = str(examples()[0].path.relative_to(Path.cwd()))
     texts = fill(
-        reproduce_compare(image, [spec.name for spec in default_models(Settings())], {}, "HOST"), 7, "mean", ""
+        reproduce_compare(image, [spec.name for spec in default_models(Settings())], ExplainRequest(), "HOST"),
+        7,
+        "mean",
+        "",
     )
     assert call(page, ALL, "python") == texts["python"]
     assert call(page, ALL, "cli") == texts["cli"]
