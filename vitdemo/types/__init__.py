@@ -1,4 +1,4 @@
-"""Values that cross the borders between rooms. All are immutable; tensors in them are not to be written to."""
+"""Values passed between folders: frozen dataclasses, whose tensors and arrays must not be written to."""
 
 from vitdemo.types.forward import (
     Attribution,
