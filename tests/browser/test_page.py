@@ -157,7 +157,7 @@ def test_a_pictures_address_is_fetched_and_classified(watched: Watched, picture_
     [
         ("{server}/gone.jpg", "404"),
         ("http://10.0.0.1/a.png", "not public"),
-        ("a picture of a cat", "not a web address"),
+        ("a picture of a cat", "not a web URL"),
     ],
 )
 def test_a_bad_address_is_answered_in_words(watched: Watched, picture_server: str, url: str, words: str) -> None:
