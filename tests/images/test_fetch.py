@@ -451,9 +451,9 @@ def test_a_broken_response_is_an_error(site: Site, data: bytes) -> None:
     assert refusal(site.url, site.settings) == BROKEN_OFF
 
 
-def test_a_compressed_answer_is_refused_unpacked(site: Site) -> None:
+def test_a_compressed_response_is_refused_unpacked(site: Site) -> None:
     site.answers["/"] = body(b"\x1f\x8b", Content_Encoding="gzip")
-    assert "compresses its answer" in refusal(site.url, site.settings)
+    assert "compresses its response" in refusal(site.url, site.settings)
 
 
 # Too large
@@ -595,16 +595,16 @@ def test_tls_asks_for_and_checks_the_host_name_not_the_pinned_address(
     assert server_names == ["pictures.test"]
     assert site.requests[0].headers["Host"] == f"pictures.test:{site.port}"
     for host in ("other.test", "127.0.0.1"):
-        assert "no certificate that can be trusted" in refusal(f"https://{host}:{site.port}/", settings, **options)
+        assert "no trusted certificate" in refusal(f"https://{host}:{site.port}/", settings, **options)
     assert len(site.requests) == 1
 
 
 def test_an_unknown_certificate_is_refused(secure_site: tuple[Site, list[str | None]]) -> None:
     site, _ = secure_site
     message = refusal(f"https://pictures.test:{site.port}/", site.settings, resolve=to("127.0.0.1"))
-    assert message == "The server's certificate is not trusted. Upload the image instead."
+    assert message == "The server has no trusted certificate. Upload the image instead."
     assert site.requests == []
 
 
 def test_https_to_a_plain_server_is_refused(site: Site) -> None:
-    assert "no certificate" in refusal(site.url.replace("http:", "https:"), site.settings)
+    assert "no trusted certificate" in refusal(site.url.replace("http:", "https:"), site.settings)

@@ -206,7 +206,7 @@ class _TimedStream(httpcore.NetworkStream):
         try:
             stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
         except httpcore.ConnectError as error:
-            raise UrlError("The server's certificate is not trusted. Upload the image instead.") from error
+            raise UrlError("The server has no trusted certificate. Upload the image instead.") from error
         return _TimedStream(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
