@@ -303,8 +303,8 @@ def test_small_batches_and_bf16_give_the_same_curves(own: Pipeline, tiny_spec: S
 def test_what_cannot_be_measured_is_refused_in_words(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, kind: str, options: dict[str, Any], words: str
 ) -> None:
+    request, others = split(options)
     with pytest.raises(OptionError, match=words):
-        request, others = split(options)
         faithfulness(own, photo(), tiny_spec(kind), request, **others)
 
 
