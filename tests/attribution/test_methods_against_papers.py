@@ -229,9 +229,7 @@ def _textbook_grad_cam(model: Classifier, pixels: Tensor, prefix: int) -> Tensor
 
 # Parity
 
-SETTINGS: tuple[tuple[Fusion, float], ...] = tuple(
-    (fusion, discard) for fusion in FUSIONS for discard in (0, 0.3, 0.9)
-)
+SETTINGS: tuple[tuple[Fusion, float], ...] = tuple((fusion, discard) for fusion in FUSIONS for discard in (0, 0.3, 0.9))
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
