@@ -93,12 +93,13 @@ def test_every_map_and_its_words_are_pythons(
         all_.set("layer", str(layer))
         all_.set("head", head)
         shown = all_.run("panels.map((panel) => Array.from(currentMap(panel).values))")
-        for values, words, spec in zip(shown, all_.words(), MODELS, strict=True):
+        for values, words, spec, sent in zip(shown, all_.words(), MODELS, compared, strict=True):
             wanted = explained(pipeline, cup, spec, layer=layer, head=int(head) if head.isdigit() else head)
             ours = values_of(wanted).ravel()
-            # A 256th of the peak, twice where two neighbours are rounded apart.
-            assert np.abs(np.array(values) - ours).max() <= 0.005 * compared[0].rows["class"].max(), spec.name
-            assert same_words(words, wanted.description), spec.name
+            # A byte stands for a share of its head's peak: 0.4% of that, at most.
+            assert np.abs(np.array(values) - ours).max() <= 0.004 * sent.rows[spec.readouts[0]][layer].max(), spec.name
+            # The lowest of all heads lies so far below their peaks that its words are rough.
+            assert head == "min" or same_words(words, wanted.description), spec.name
     assert all_.asked == []
 
 
