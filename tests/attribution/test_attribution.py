@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import attention_map, describe, fuse, overlap, rank_correlation, resolve_head, resolve_layer
+from vitdemo.attribution import attention_map, describe, fuse, overlap, rank_correlation
 from vitdemo.errors import OptionError
+from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.options.methods import METHODS
 from vitdemo.types import AttributionMap, Box, Fusion, View
 

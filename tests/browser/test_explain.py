@@ -13,6 +13,7 @@ from tests import tiny
 from tests.browser.conftest import Watched
 from tests.browser.test_page import pictures, result_id, wait_for_new_result, wait_until_drawn
 from tests.served import App
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.registry import add_folder, forget_folder, get_spec, ready_models
 from vitdemo.ui.examples import examples
@@ -65,7 +66,7 @@ def words(page: Page) -> str:
 def said(app: App, method: str, **options: object) -> str:
     """The pipeline's own words of the first example."""
     photo = app.pipeline.open(examples()[0].path)
-    return app.pipeline.explain(photo, FIRST, method=method, **options).description  # type: ignore[arg-type]
+    return app.pipeline.explain(photo, FIRST, ExplainRequest(method=method, **options)).description  # type: ignore[arg-type]
 
 
 def measure(page: Page) -> None:
@@ -289,7 +290,7 @@ def test_another_model_keeps_the_method_and_forgets_the_class(page: Page, watche
     expect(page.locator("#target input")).to_have_value("the predicted one")
     expect(page.locator("#explained h2")).to_contain_text("beit-mini")
     photo = watched.app.pipeline.open(examples()[0].path)
-    expected = watched.app.pipeline.explain(photo, get_spec("beit-mini"), method="relevance")
+    expected = watched.app.pipeline.explain(photo, get_spec("beit-mini"), ExplainRequest(method="relevance"))
     expect(page.locator("#explained .vd-text")).to_have_text(expected.description)
 
 
@@ -297,7 +298,7 @@ def test_another_photo_runs_the_method_that_was_chosen(page: Page, watched: Watc
     choose_and_wait(page, "method", "LeGrad")
     wait_for_new_result(page, lambda: page.locator("#examples").get_by_role("button").nth(2).click(), TAB)
     photo = watched.app.pipeline.open(examples()[2].path)
-    assert words(page) == watched.app.pipeline.explain(photo, FIRST, method="legrad").description
+    assert words(page) == watched.app.pipeline.explain(photo, FIRST, ExplainRequest(method="legrad")).description
     expect(page.locator("#method input")).to_have_value("LeGrad")
 
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import Watched
 from tests.hostile import ACCEPTED, REFUSED, encode, photo
 from tests.served import App
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.registry import default_models, get_spec
 from vitdemo.settings import Settings
 from vitdemo.types import ModelSpec
@@ -220,7 +221,7 @@ def test_the_words_under_a_map_follow_the_controls_and_agree_with_python(watched
     page.locator("#compared [name=head]").select_option("max")
     wait_until_drawn(page)
     comparison = watched.app.pipeline.compare(
-        watched.app.pipeline.open(examples()[0].path), MODELS, layer=3, head="max"
+        watched.app.pipeline.open(examples()[0].path), MODELS, ExplainRequest(layer=3, head="max")
     )
     shown = page.locator("#compared .vd-text").all_inner_texts()
     for text, explanation in zip(shown, comparison.explanations, strict=True):

@@ -16,7 +16,7 @@ from vitdemo.errors import EngineError, OptionError
 from vitdemo.evaluation import bench
 from vitdemo.models.attention_tap import TAP, record_attention
 from vitdemo.models.loading import load_model
-from vitdemo.pipeline.pipeline import GRADIENT_TOKENS
+from vitdemo.pipeline.prepare import MAX_GRADIENT_TOKENS
 from vitdemo.registry import OFFICIAL
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, ModelSpec
@@ -60,7 +60,7 @@ def test_alone_a_model_is_also_compared_with_transformers_and_with_bf16(tiny_spe
 def test_methods_that_keep_all_matrices_are_left_out_where_they_would_not_fit(tiny_spec: SpecOf) -> None:
     entry = bench.bench(tiny_spec("vit"), SETTINGS, pairs=1, dtype="fp32", resolution=270)
     assert entry["input"] == [272, 272]
-    assert entry["tokens"] == 34 * 34 + 1 > GRADIENT_TOKENS
+    assert entry["tokens"] == 34 * 34 + 1 > MAX_GRADIENT_TOKENS
     assert list(entry["ratios"]) == [bench.TAPPED, bench.EAGER, "rollout", "similarity"]
     assert entry["bf16"] is None
 

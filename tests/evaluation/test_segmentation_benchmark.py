@@ -31,8 +31,8 @@ from vitdemo.evaluation.segmentation_benchmark import (
     paste,
 )
 from vitdemo.images.open import open_image
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.segment import Parameters
 from vitdemo.registry import get_spec
 from vitdemo.types import ModelSpec
 
@@ -209,16 +209,16 @@ def test_nothing_to_measure_on_is_told(pipeline: Pipeline, vit: ModelSpec) -> No
 def test_finding_nothing_is_an_overlap_of_zero(pipeline: Pipeline, vit: ModelSpec) -> None:
     mask = np.zeros((64, 64), np.bool_)
     mask[:32] = True
-    found = mean_iou(pipeline, vit, [pair(mask)], Parameters(tau=-1, resolution=224))
+    found = mean_iou(pipeline, vit, [pair(mask)], SegmentRequest(tau=-1, resolution=224))
     assert found.values == (0.0,)
 
 
 def test_models_are_measured_on_the_composites(pipeline: Pipeline, three: list[Pair]) -> None:
     spec = get_spec("dino-mini")
-    found = mean_iou(pipeline, spec, three, Parameters(resolution=224))
+    found = mean_iou(pipeline, spec, three, SegmentRequest(resolution=224))
     assert found.name == "dino-mini"
     assert len(found.values) == 3
-    assert found == mean_iou(pipeline, spec, three, Parameters(resolution=224))
+    assert found == mean_iou(pipeline, spec, three, SegmentRequest(resolution=224))
     assert 0 <= min(found.values) <= max(found.values) <= 1
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests import tiny
 from vitdemo.export.results import comparison_json, explanation_json, model_json, prediction_json, save_npz
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, ready_models
 from vitdemo.settings import Settings
@@ -52,7 +53,7 @@ def explained(
     runs: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> Callable[..., Explanation]:
     """`explained(kind, **options)`: a real explanation by a tiny model."""
-    return lambda kind="vit", **options: runs.explain(photo(96, 64), tiny_spec(kind), **options)
+    return lambda kind="vit", **options: runs.explain(photo(96, 64), tiny_spec(kind), ExplainRequest(**options))
 
 
 def _read_back(value: Any) -> Any:

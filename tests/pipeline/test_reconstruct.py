@@ -23,12 +23,20 @@ from vitdemo.models.preprocess import look, preprocess
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import spec_from_folder
 from vitdemo.settings import Settings
-from vitdemo.types import ModelSpec, Photo, Processor
+from vitdemo.types import ModelOutput, ModelSpec, Photo, Processor, Reconstruct
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(device="cpu")
 SIDE = 8
 """Of a patch, in pixels."""
+
+
+def filled_in(
+    backend: LocalBackend, spec: ModelSpec, pixels: Tensor, hidden: Tensor, dtype: str = "auto"
+) -> tuple[Tensor, ModelOutput]:
+    """`[B, 3, H, W]` with the hidden patches filled in, and how the first image ran."""
+    outputs = backend.run(spec, pixels, Reconstruct(hidden), dtype)
+    return torch.stack([output.filled for output in outputs if output.filled is not None]), outputs[0]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["normalised patches", "plain pixels"])
@@ -130,8 +138,8 @@ def test_pictures_of_a_batch_have_masks_of_their_own(model: Classifier) -> None:
 def test_in_half_precision_visible_patches_are_still_exactly_the_input(spec: ModelSpec, dtype: str) -> None:
     backend, pixels, hidden = LocalBackend(SETTINGS), _pixels(), _hidden()
     before = pixels.clone()
-    filled, output = backend.reconstruct(spec, pixels, hidden, dtype)
-    exact, _ = backend.reconstruct(spec, pixels, hidden, "fp32")
+    filled, output = filled_in(backend, spec, pixels, hidden, dtype)
+    exact, _ = filled_in(backend, spec, pixels, hidden, "fp32")
     assert (output.dtype, output.device, output.patch_grid) == (dtype, "cpu", (4, 4))
     assert filled.dtype == torch.float32
     where = hidden.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)[:, None].expand_as(pixels)
@@ -144,17 +152,17 @@ def test_pixels_that_are_no_numbers_are_refused(spec: ModelSpec) -> None:
     pixels, hidden = _pixels(), _hidden()
     pixels[~hidden.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)[:, None].expand_as(pixels)] = float("nan")
     with pytest.raises(InvalidScoresError, match=r"tiny-mae gave invalid pixels \(not finite numbers\) in fp32"):
-        LocalBackend(SETTINGS).reconstruct(spec, pixels, hidden)
+        filled_in(LocalBackend(SETTINGS), spec, pixels, hidden)
 
 
 def test_threads_at_once_do_not_mix_their_masks(spec: ModelSpec) -> None:
     backend, gate = LocalBackend(SETTINGS), threading.Barrier(12)
     masks = [_hidden(0.25 + 0.125 * (seed % 5), seed) for seed in range(12)]
-    alone = [backend.reconstruct(spec, _pixels(1, seed), masks[seed])[0] for seed in range(12)]
+    alone = [filled_in(backend, spec, _pixels(1, seed), masks[seed])[0] for seed in range(12)]
 
     def work(seed: int) -> Tensor:
         gate.wait(30)
-        filled, _ = backend.reconstruct(spec, _pixels(1, seed), masks[seed])
+        filled, _ = filled_in(backend, spec, _pixels(1, seed), masks[seed])
         return filled
 
     with ThreadPoolExecutor(12) as pool:

@@ -18,7 +18,7 @@ SMALL = 10_000_000
 
 
 def default_tau(parameters: int) -> float:
-    """Cosine from which patches count as similar, by a model's number of weights: the paper's, or one measured on small models."""
+    """Cosine from which patches count as similar: the paper's, or, for models of few weights, a measured one."""
     return 0.5 if parameters < SMALL else 0.2
 
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 Fusion = Literal["mean", "max", "min"]
 """How the heads of a layer are fused into one map."""
 
-FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
-
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 
 Readout = Literal["class", "distillation", "mean", "patch"]

@@ -42,7 +42,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     results, photos = Results(), DecodedPhotos(settings)
 
     def on_photo(values: Values) -> Values:
-        """Only the open tab runs its models; the others are stale, and catch up when they are opened. Segment has its own event."""
+        """Only the open tab runs its models; the others catch up when they are opened. Segment has an event of its own."""
         page_state, found = values[state], values[photo]
         linked, page_state.linked = page_state.linked, ""
         if isinstance(found, Photo) and found.digest == linked:

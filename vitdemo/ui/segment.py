@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 
-from vitdemo.options.segment import OWN, RESOLUTION, SegmentRequest, default_tau
+from vitdemo.options.segment import default_tau
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import get_spec, ready_models
+from vitdemo.registry import get_spec
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.components.segments import KEEP_LINK, segments_html
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.links import LinkState, image_of, segment_link
+from vitdemo.ui.links import image_of, segment_link
+from vitdemo.ui.segment_controls import LAYERED, SHARED, Choice, SegmentControls, heads_offered
 from vitdemo.ui.segment_views import Found, Segmenter, empty_view, files_of, heads_of, pictures_of, slider_of, views_of
 from vitdemo.ui.state import NOTHING, SEGMENT, PageState, Values
-
-TITLES = {
-    "foreground": "Foreground: what stands out",
-    "attention": "Attention: patches that hold most of it",
-    "parts": "Parts: patches that are alike",
-    "pca": "Colours: three principal components",
-    "similarity": "Similarity: click on the picture",
-}
-LAYERED = ("attention", "foreground", "parts")
-"""Methods whose masks can follow the edges of the photo."""
-
-SHARED = ("parts", "pca", "similarity")
-"""Methods that take several photos together."""
-
-HEADS = ["mean", "max", "min", "all"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the controls of the tab are set to."""
-
-    model: str
-    beside: str
-    """The other model; "" for none."""
-    opacity: float
-    others: list[tuple[str, str]]
-    """Names and paths of other photos."""
-    request: SegmentRequest
-
-    @property
-    def refined(self) -> bool:
-        """Whether masks follow the edges of the photo."""
-        return self.request.refine and self.request.method in LAYERED
 
 
 class SegmentTab:
@@ -64,42 +31,7 @@ class SegmentTab:
 
     def __init__(self, pipeline: Pipeline, model: str, state: gr.State) -> None:
         self.segmenter, self.state = Segmenter(pipeline), state
-        tau = default_tau(get_spec(model).parameters)
-        with gr.Row(equal_height=True):
-            self.model = gr.Dropdown(
-                _models(), value=model, label="Model", elem_id="segment-model", scale=3, min_width=190
-            )
-            self.beside = gr.Dropdown(
-                _others(), value="", label="Beside it", elem_id="segment-beside", scale=3, min_width=190
-            )
-            self.method = gr.Dropdown(
-                [(title, name) for name, title in TITLES.items()],
-                value="foreground",
-                label="Method",
-                elem_id="segment-method",
-                scale=5,
-                min_width=240,
-            )
-            self.resolution = gr.Slider(
-                *(0, 640, RESOLUTION),
-                step=32,
-                label="Long side",
-                info="pixels; 0: the model's own",
-                scale=4,
-                min_width=200,
-            )
-        with gr.Row(equal_height=True):
-            self.threshold = gr.Slider(0.05, 1, 0.6, step=0.05, label="Attention kept", visible=False, min_width=100)
-            self.head = gr.Dropdown(HEADS, value="mean", label="Heads", visible=False, min_width=100)
-            self.objects = gr.Slider(1, 5, 1, step=1, label="Objects", min_width=100)
-            self.parts = gr.Slider(2, 8, 4, step=1, label="Parts", visible=False, min_width=100)
-            self.tau = gr.Slider(0, 0.8, tau, step=0.05, label="Alike from cosine", min_width=100)
-            self.matches = gr.Slider(1, 10, 5, step=1, label="Best matches", visible=False, min_width=100)
-            with gr.Column(min_width=200):
-                self.within = gr.Checkbox(True, label="Only in the foreground", visible=False)
-                self.refine = gr.Checkbox(True, label="Follow the photo's edges")
-                self.clip = gr.Checkbox(False, label="Clip outlier patches")
-            self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity", min_width=200)
+        self.controls = SegmentControls(model)
         with gr.Row():
             # Of the model, and of the one beside it.
             masks, self.picture = empty_view("segment-first", visible=True)
@@ -122,30 +54,8 @@ class SegmentTab:
             self.shared = gr.Gallery(
                 label="Other photos", columns=2, height="auto", object_fit="contain", elem_id="segment-shared"
             )
-        self.point = gr.State(None)
-        self.own = {
-            "threshold": self.threshold,
-            "head": self.head,
-            "objects": self.objects,
-            "tau": self.tau,
-            "parts": self.parts,
-            "within": self.within,
-            "matches": self.matches,
-        }
-        self.settings: dict[str, Any] = {
-            "model": self.model,
-            "beside": self.beside,
-            "method": self.method,
-            "resolution": self.resolution,
-            "refine": self.refine,
-            "clip": self.clip,
-            "opacity": self.opacity,
-            **self.own,
-        }
-        """Controls by the names that links have for them."""
-        self.controls: set[Block] = {*self.settings.values(), self.point, self.others, state}
+        self.inputs: set[Block] = {*self.controls.settings.values(), self.controls.point, self.others, state}
         """What a segmentation depends on, beside the photo."""
-        self.fitted = [self.model, self.beside, *self.own.values(), self.refine]
         self.more = [self.zip, self.compared, self.slider, self.heads_box, self.heads, self.others_box, self.shared]
 
     def connect(self, photo: gr.Image, opened: Any, options: dict[str, Any]) -> None:
@@ -157,10 +67,11 @@ class SegmentTab:
         Args:
             opened: the event after which the tab is open.
         """
-        sliders = (self.resolution, self.threshold, self.objects, self.tau, self.parts, self.matches)
-        others = (self.model, self.beside, self.method, self.head, self.refine, self.clip, self.within, self.others)
+        own = self.controls
+        sliders = (own.resolution, own.threshold, own.objects, own.tau, own.parts, own.matches)
+        others = (own.model, own.beside, own.method, own.head, own.refine, own.clip, own.within, self.others)
         triggers = [slider.release for slider in sliders]
-        triggers += [control.change for control in (photo, self.point, *others)]
+        triggers += [control.change for control in (photo, own.point, *others)]
         self._run_on(triggers, photo, options)
         self._run_on(opened.then, photo, options)
 
@@ -170,9 +81,9 @@ class SegmentTab:
         def on_opacity(values: Values) -> Values:
             return self.redrawn(values[photo], values)
 
-        inputs, quiet = {photo, *self.controls}, {**options, "show_progress": "hidden"}
-        self.picture.select(on_click, inputs, self.point, **quiet)
-        self.opacity.release(on_opacity, inputs, [*self.views, self.slider], **quiet)
+        inputs, quiet = {photo, *self.inputs}, {**options, "show_progress": "hidden"}
+        self.picture.select(on_click, inputs, self.controls.point, **quiet)
+        own.opacity.release(on_opacity, inputs, [*self.views, self.slider], **quiet)
 
     def follow_up(self, event: Any, photo: gr.Image, options: dict[str, Any]) -> None:
         """Segment after an event that may have opened the tab."""
@@ -185,8 +96,8 @@ class SegmentTab:
         def on_more(values: Values) -> Values:
             return self.below(values[photo], values)
 
-        inputs: set[Block] = {photo, *self.controls}
-        outputs = [*self.views, self.said, self.zip, *self.fitted, self.point]
+        inputs: set[Block] = {photo, *self.inputs}
+        outputs = [*self.views, self.said, self.zip, *self.controls.fitted, self.controls.point]
         wiring: dict[str, Any] = {"show_progress_on": self.views, **options}
         if isinstance(triggers, list):
             event = gr.on(triggers, on_change, inputs, outputs, **wiring)
@@ -206,7 +117,7 @@ class SegmentTab:
                 why = "Drop a photo, or choose an example." if photo is None else photo.message
                 # The last result stays, under the reason.
                 return {self.said: segments_html(why)}
-            chosen, (model, _, digest) = self._choice(values), state.segmented
+            chosen, (model, _, digest) = self.controls.choice(values, values[self.others]), state.segmented
             request, spec = chosen.request, get_spec(chosen.model)
             if model and chosen.model != model:
                 # Another model has other heads, and its patches are alike from another cosine on.
@@ -216,7 +127,7 @@ class SegmentTab:
                 request = replace(request, point=None)
             chosen = replace(chosen, request=request)
             found = self._found(photo, chosen)
-            link = segment_link(image_of(photo, state.urls), self._linked(chosen))
+            link = segment_link(image_of(photo, state.urls), self.controls.linked(chosen))
             updates: Values = {
                 **self._pictures(found, chosen),
                 self.said: segments_html(found.first, found.second, found.failed, link),
@@ -225,37 +136,12 @@ class SegmentTab:
             now = (chosen.model, request.method, photo.digest)
             if now != state.segmented:
                 state.segmented = now
-                updates |= {**self.fit(chosen), self.point: request.point}
+                updates |= {**self.controls.fit(chosen), self.controls.point: request.point}
             return updates
-
-    def follow(self, link: LinkState, state: PageState) -> Values:
-        """The controls that a link asks for; the tab computes what they ask for when it is open."""
-        given = link.segment
-        model = given.get("model", self.model.value)
-        method = given["method"] if given.get("method") in TITLES else "foreground"
-        head = given["head"] if given.get("head") in heads_offered(model) else "mean"
-        tau = default_tau(get_spec(model).parameters)
-        wanted = {"tau": tau, **given, "method": method, "model": model, "head": head}
-        state.segmented = (model, method, "")
-        updates: Values = {control: wanted[name] for name, control in self.settings.items() if name in wanted}
-        return {**updates, self.point: given.get("point")}
-
-    def fit(self, chosen: Choice) -> Values:
-        """Models that can be had by now, and the controls that the method has, with the heads of the model."""
-        method = chosen.request.method
-        own: dict[str, dict[str, Any]] = {name: {"visible": name in OWN[method]} for name in self.own}
-        own["head"] |= {"choices": heads_offered(chosen.model), "value": str(chosen.request.head)}
-        own["tau"] |= {"value": chosen.request.tau}
-        return {
-            self.model: gr.update(choices=_models()),
-            self.beside: gr.update(choices=_others()),
-            self.refine: gr.update(visible=method in LAYERED),
-            **{self.own[name]: gr.update(**update) for name, update in own.items()},
-        }
 
     def clicked(self, photo: Photo | RejectedImage | None, values: Values, event: gr.SelectData) -> Any:
         """The point whose patch others are compared with. The picture has the size of the crop."""
-        chosen = self._choice(values)
+        chosen = self.controls.choice(values, values[self.others])
         if chosen.request.method != "similarity" or not isinstance(photo, Photo):
             return gr.skip()
         with user_errors():
@@ -265,7 +151,7 @@ class SegmentTab:
 
     def redrawn(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
         """The pictures at another opacity: nothing else is computed again."""
-        chosen = self._choice(values)
+        chosen = self.controls.choice(values, values[self.others])
         if not isinstance(photo, Photo):
             return NOTHING
         with user_errors():
@@ -277,7 +163,7 @@ class SegmentTab:
 
     def below(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
         """What is below the picture: files, edges, heads and other photos."""
-        chosen = self._choice(values)
+        chosen = self.controls.choice(values, values[self.others])
         if not isinstance(photo, Photo) or values[self.state].tab != SEGMENT:
             return NOTHING
         with user_errors():
@@ -297,14 +183,6 @@ class SegmentTab:
                 updates[self.shared] = pictures_of(found, opacity)
             return updates
 
-    def _choice(self, values: Values) -> Choice:
-        own = {name: values[control] for name, control in self.settings.items()}
-        model, beside, opacity = own.pop("model"), own.pop("beside"), own.pop("opacity")
-        whole = {name: int(own[name]) for name in ("objects", "parts", "matches")}
-        resolution = int(own["resolution"]) or None
-        request = SegmentRequest(**{**own, **whole, "resolution": resolution, "point": values[self.point]})
-        return Choice(model, beside, opacity, values[self.others] or [], request)
-
     def _found(self, photo: Photo, chosen: Choice) -> Found:
         others = chosen.others if chosen.request.method in SHARED else []
         return self.segmenter.find(photo, others, chosen.model, chosen.beside, chosen.request)
@@ -312,30 +190,3 @@ class SegmentTab:
     def _pictures(self, found: Found, chosen: Choice) -> Values:
         pictures = views_of(found, chosen.opacity, chosen.request.method in LAYERED)
         return dict(zip(self.views, pictures, strict=True))
-
-    def _linked(self, chosen: Choice) -> Mapping[str, Any]:
-        """What a link says: the controls that the method has."""
-        request = chosen.request
-        values = {"model": chosen.model, "beside": chosen.beside, **vars(request)}
-        left = {name for name in self.own if name not in OWN[request.method]}
-        if request.method not in LAYERED:
-            left.add("refine")
-        if request.method != "similarity":
-            values["point"] = None
-        values["resolution"] = request.resolution or 0
-        names = (*self.settings, "point")
-        return {name: values[name] for name in names if name in values and name not in left}
-
-
-def heads_offered(model: str) -> list[str]:
-    """Fusions, all of them, and each."""
-    return [*HEADS, *(str(head) for head in range(get_spec(model).num_heads))]
-
-
-def _models() -> list[tuple[str, str]]:
-    """Those with patches."""
-    return [(f"{spec.family} ({spec.name})", spec.name) for spec in ready_models() if spec.readouts]
-
-
-def _others() -> list[tuple[str, str]]:
-    return [("none", ""), *_models()]
