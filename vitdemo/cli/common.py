@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.errors import OptionError
-from vitdemo.registry import default_models, obtain, on_console
+from vitdemo.registry import console_progress, default_models, obtain
 from vitdemo.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def specs_of(options: argparse.Namespace, every: bool) -> list[ModelSpec]:
 
 
 def _obtained(name: str) -> ModelSpec:
-    with on_console(name) as report:
+    with console_progress(name) as report:
         return obtain(name, report)
 
 

@@ -17,7 +17,7 @@ from vitdemo.options.segment import SegmentRequest, default_tau
 from vitdemo.pipeline.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
-from vitdemo.segmentation.methods import Draft, Seen, drafts
+from vitdemo.segmentation.methods import PatchMasks, PhotoFeatures, segment_patches
 from vitdemo.types import Box, Capture, Explanation, ModelSpec, Pair, Photo, Segmentation
 
 GROUPED = 500_000_000
@@ -68,7 +68,7 @@ def segment_each(
         # Refused before any forward pass.
         query = prepare(photos[0], spec, replace(map_request, point=request.point)).patch
     found: list[Explanation] = []
-    seen: list[Seen] = []
+    seen: list[PhotoFeatures] = []
     outliers: list[NDArray[np.bool_]] = []
     for photo in photos:
         explanation = pipeline.explain(photo, spec, map_request, dtype=dtype, capture=Capture(features=True))
@@ -81,7 +81,7 @@ def segment_each(
             heads = clip_outliers(heads.reshape(len(heads), -1).T, huge).T.reshape(heads.shape)
         # The rows of all layers are not needed any more.
         found.append(replace(explanation, rows={}, features=None))
-        seen.append(Seen(heads, features, keys))
+        seen.append(PhotoFeatures(heads, features, keys))
         outliers.append(huge)
         most = GROUPED // (features.nbytes + keys.nbytes)
         if request.method in ("parts", "pca", "similarity") and len(photos) > most:
@@ -91,7 +91,7 @@ def segment_each(
             )
     if not found:
         return
-    for index, draft in enumerate(drafts(seen, request, query)):
+    for index, draft in enumerate(segment_patches(seen, request, query)):
         yield _finish(photos[index], found[index], request, draft, outliers[index], found[0])
 
 
@@ -99,7 +99,7 @@ def _finish(
     photo: Photo,
     explanation: Explanation,
     request: SegmentRequest,
-    draft: Draft,
+    draft: PatchMasks,
     outliers: NDArray[np.bool_],
     first: Explanation,
 ) -> Segmentation:

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Any
 
 from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map
-from vitdemo.errors import ForgottenError, OptionError, VitDemoError
+from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
 from vitdemo.export.results import comparison_json, explanation_json, npz
 from vitdemo.options.explain import resolve_layer
 from vitdemo.pipeline.cache import LRUCache
@@ -87,7 +87,7 @@ class Results:
     def _stored(self, query: dict[str, Any]) -> StoredResult:
         found: StoredResult | None = self._kept.get(str(query["id"]))
         if found is None:
-            raise ForgottenError("The server no longer remembers this result. Choose the photo again.")
+            raise ResultExpiredError("The server no longer remembers this result. Choose the photo again.")
         return found
 
     def _patch_rows(self, stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
