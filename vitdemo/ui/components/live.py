@@ -1,7 +1,7 @@
-"""A camera and what a model says of it: the browser takes frames, and lays the newest map over its own moving picture.
+"""A camera with a model's answers: the browser takes frames, and lays the newest map over its own video.
 
-Not `gr.Image(streaming=True)`: that one keeps the camera on when it is stopped, leaves a refused permission without a word,
-cannot change its camera, and sends 20 large frames a second whether or not anybody can answer them.
+Not `gr.Image(streaming=True)`: that one keeps the camera on when it is stopped, reports no refused permission, cannot change
+its camera, and sends 20 large frames per second whether or not they can be answered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def live_view(elem_id: str, every: float, limit: float) -> gr.HTML:
     script = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("maps.js", "live.js"))
     return gr.HTML(
         None,
-        # Not `css_template`: that one is written anew, and the whole page styled anew, at every answer.
+        # Not `css_template`: that one is rewritten, and the whole page restyled, at every answer.
         html_template=f"<style>{style}</style>" + (STATIC / "live.html").read_text(encoding="utf-8"),
         js_on_load=f'const TABLE = "{table}", EVERY = {every * 1000:g}, LIMIT = {limit:g};\n{script}',
         apply_default_css=False,
@@ -65,6 +65,6 @@ def live_value(photo: Photo, explanation: Explanation) -> dict[str, Any]:
 
 
 def shorter_side(processor: Processor, image_size: tuple[int, int]) -> int:
-    """Pixels that a frame's shorter side needs: with fewer the model sees less than it could, with more nothing is won."""
+    """Pixels that a frame's shorter side needs: with fewer the model sees less than it could, more are wasted."""
     resize = processor.resize
     return resize if isinstance(resize, int) else max(resize or processor.crop or image_size)
