@@ -169,7 +169,7 @@ def test_imports_downwards_inside_a_folder_and_between_top_modules_of_a_layer_ar
     files = {
         "__init__.py": "def lazy():\n    from house.pipeline import Pipeline",
         "pipeline.py": "from house import engine, errors\nimport torch",
-        "settings.py": "",
+        "settings.py": "from house.errors import SettingsError",
         "ui/__init__.py": "",
         "ui/app.py": "from .components.photo import Photo\nfrom house.pipeline import Pipeline",
         "ui/components/__init__.py": "",

@@ -42,7 +42,7 @@ def add_display(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", type=positive, metavar="LONG_SIDE", help="enlarge the photo to this many pixels"
     )
-    parser.add_argument("--out", type=Path, metavar="PNG", help="write the picture to this file")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="write the image to this file")
 
 
 def positive(text: str) -> int:
@@ -80,9 +80,9 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
 
 
 def source_of(pipeline: Pipeline, name: str) -> str | bytes:
-    """What the image door takes: a path or an address as it is, of `-` the bytes."""
+    """What `open_image` takes: a path or a URL as it is, for `-` the bytes of standard input."""
     if name == "-":
-        # One byte more than the limit is enough to be refused.
+        # One byte more than the limit is enough to be rejected.
         return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
     return name
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
+    """Define the commands."""
     models = add_command(commands, "models", run_models, "list the models")
     models.add_argument("--json", action="store_true", help="JSON on stdout")
 

@@ -20,7 +20,7 @@ from vitdemo.export.results import comparison_json, explanation_json, npz
 from vitdemo.options.explain import resolve_layer
 from vitdemo.pipeline.cache import LRUCache
 from vitdemo.types import Comparison, Explanation, Photo
-from vitdemo.ui.components.explorer import quantised
+from vitdemo.ui.components.quantise import quantised
 
 WHOLE_LAYER = 400
 """Patches up to which a layer is sent at once; above, a row at a time."""
