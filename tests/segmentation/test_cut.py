@@ -137,8 +137,8 @@ def test_a_cut_that_is_too_loose_finds_nothing() -> None:
     grid = (12, 12)
     features = scene(grid, [disc(grid, 6, 6, 3)], noise=0.3)
     (value,) = foreground(features, grid).eigenvalues
-    assert foreground(features, grid, loosest=value + 1e-6).found
-    found = foreground(features, grid, loosest=value - 1e-6)
+    assert foreground(features, grid, max_eigenvalue=value + 1e-6).found
+    found = foreground(features, grid, max_eigenvalue=value - 1e-6)
     assert not found.found
     assert found.reason == "No part of the photo stands out from the rest."
 
