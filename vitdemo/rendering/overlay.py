@@ -1,4 +1,4 @@
-"""Maps and photos to pictures. The browser draws with the same colour tables and the same upsampling."""
+"""Overlays of maps on photos, and figures. The browser uses the same colour tables and the same upsampling."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vitdemo.errors import OptionError
 from vitdemo.types import AttributionMap, Explanation, Photo, Reconstruction, View
 
 COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
-"""Perceptual ones only: lightness rises steadily, so that they read in grey and for colour-blind eyes."""
+"""Perceptually uniform ones only, readable in grey and with colour blindness."""
 
 DEFAULT_COLOUR_MAP = "inferno"
 DEFAULT_OPACITY = 0.8
 FAINTEST = 0.25
-"""Opacity of the lowest value, as a share of the chosen one: where there is little attention, more of the photo is left."""
+"""Opacity of the lowest value, as a share of the chosen opacity, so that the photo shows where attention is low."""
 
 
 @lru_cache(maxsize=16)
 def colour_table(name: str) -> NDArray[np.uint8]:
-    """256 colours, `[256, 3]` RGB.
+    """256 RGB colours, `[256, 3]`.
 
     Raises:
         OptionError: unknown colour map.
@@ -36,7 +36,7 @@ def colour_table(name: str) -> NDArray[np.uint8]:
 
 
 def upsample(values: NDArray[np.float32], width: int, height: int, smooth: bool = True) -> NDArray[np.float32]:
-    """`[h, w]` to `[height, width]`: bilinear between patch centres, or each patch flat.
+    """`[h, w]` to `[height, width]`: bilinear between patch centres, or nearest neighbour if not `smooth`.
 
     >>> upsample(np.array([[0, 1]], np.float32), width=4, height=1).tolist()
     [[0.0, 0.25, 0.75, 1.0]]
@@ -53,7 +53,7 @@ def overlay(
     opacity: float = DEFAULT_OPACITY,
     smooth: bool = True,
 ) -> Image.Image:
-    """The part of the photo that the model saw, at the photo's own resolution, with the map in colour over it."""
+    """The view of the photo, at the photo's resolution, with the map in colour over it."""
     crop = photo.image.crop(view.crop)
     values = upsample(attribution.scaled(), crop.width, crop.height, smooth)
     indices = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
@@ -64,7 +64,7 @@ def overlay(
 
 
 def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
-    """The crop, what a masked autoencoder saw of it, and what it made of that, in a row."""
+    """The crop, the masked input and the reconstruction in a row."""
     width, height = found.seen.size
     crop = photo.image.crop(found.view.crop).resize((width, height), Image.Resampling.LANCZOS)
     figure = Image.new("RGB", (3 * width + 16, height), "white")
@@ -74,7 +74,7 @@ def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
 
 
 def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side: int = 320) -> Image.Image:
-    """One column a model: overlay, name, best labels. Captions are black on white."""
+    """One column per model: overlay, name, best labels. Captions are black on white."""
     margin, line = 16, 22
     columns = max(1, len(explanations))
     figure = Image.new("RGB", (columns * (side + margin) + margin, side + 6 * line + 2 * margin), "white")
