@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vitdemo.errors import OptionError
 from vitdemo.types import AttributionMap, Explanation, Photo, Reconstruction, View
 
 COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
@@ -23,43 +22,30 @@ FAINTEST = 0.25
 
 @lru_cache(maxsize=16)
 def colour_table(name: str) -> NDArray[np.uint8]:
-    """256 RGB colours, `[256, 3]`.
-
-    Raises:
-        OptionError: unknown colour map.
-    """
-    if name not in COLOUR_MAPS:
-        raise OptionError(f"Unknown colour map {name!r}. Choose from: {', '.join(COLOUR_MAPS)}.")
+    """256 RGB colours, `[256, 3]`, of one of `COLOUR_MAPS`."""
     ramp = np.arange(256, dtype=np.uint8).reshape(-1, 1)
     bgr = cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{name.upper()}"))
     return np.ascontiguousarray(bgr[:, 0, ::-1])
 
 
-def upsample(values: NDArray[np.float32], width: int, height: int, smooth: bool = True) -> NDArray[np.float32]:
-    """`[h, w]` to `[height, width]`: bilinear between patch centres, or nearest neighbour if not `smooth`.
+def upsample(values: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """`[h, w]` to `[height, width]`, bilinear between patch centres.
 
     >>> upsample(np.array([[0, 1]], np.float32), width=4, height=1).tolist()
     [[0.0, 0.25, 0.75, 1.0]]
     """
-    interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
-    return np.asarray(cv2.resize(values.astype(np.float32), (width, height), interpolation=interpolation), np.float32)
+    resized = cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32)
 
 
-def overlay(
-    photo: Photo,
-    view: View,
-    attribution: AttributionMap,
-    colour_map: str = DEFAULT_COLOUR_MAP,
-    opacity: float = DEFAULT_OPACITY,
-    smooth: bool = True,
-) -> Image.Image:
+def overlay(photo: Photo, view: View, attribution: AttributionMap, opacity: float = DEFAULT_OPACITY) -> Image.Image:
     """The view of the photo, at the photo's resolution, with the map in colour over it."""
     crop = photo.image.crop(view.crop)
-    values = upsample(attribution.scaled(), crop.width, crop.height, smooth)
+    values = upsample(attribution.scaled(), crop.width, crop.height)
     indices = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     weights = opacity * (FAINTEST + (1 - FAINTEST) * np.arange(256, dtype=np.float32) / 255)
     weight = weights[indices][:, :, None]
-    blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(colour_map)[indices] * weight
+    blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(DEFAULT_COLOUR_MAP)[indices] * weight
     return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 

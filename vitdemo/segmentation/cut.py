@@ -72,7 +72,6 @@ def foreground(
     *,
     objects: int = 1,
     tau: float = TAU,
-    epsilon: float = EPSILON,
     side: Side = "corners",
     attention: ArrayLike | None = None,
     max_eigenvalue: float = 1.0,
@@ -81,7 +80,7 @@ def foreground(
 
     The eigenvector is split at its mean. One side is the foreground; its seed is the patch with the most extreme value, and the
     object is the connected component of the seed. The patches of an object are removed before the next cut; MaskCut keeps them
-    with features of 0, joined to all others by `epsilon`.
+    with features of 0, joined to all others by `EPSILON`.
 
     Args:
         features: `[N, D]`, patches in row-major order.
@@ -114,7 +113,7 @@ def foreground(
         reason = _why_uniform(similar)
         if reason:
             break
-        value, vector = second_eigenvector(_weights(similar, epsilon))
+        value, vector = second_eigenvector(_weights(similar))
         if value > max_eigenvalue:
             reason = "Nothing else stands out." if masks else "No part of the photo stands out from the rest."
             break
@@ -208,11 +207,9 @@ def _lanczos(
     return float(values[0]), vectors[:, 0]
 
 
-def _weights(similar: Mask, epsilon: float) -> NDArray[np.float64]:
-    if epsilon <= 0:
-        raise ValueError(f"Dissimilar patches need a weight above 0, not {epsilon}.")
+def _weights(similar: Mask) -> NDArray[np.float64]:
     weights = similar.astype(np.float64)
-    np.maximum(weights, epsilon, out=weights)
+    np.maximum(weights, EPSILON, out=weights)
     return weights
 
 

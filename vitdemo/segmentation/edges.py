@@ -47,9 +47,7 @@ def enlarge(mask: Mask, width: int, height: int) -> Mask:
     return smooth
 
 
-def refine(
-    photo: NDArray[np.uint8], mask: Mask, *, side: int = SIDE, band: float = BAND, iterations: int = ITERATIONS
-) -> Refined:
+def refine(photo: NDArray[np.uint8], mask: Mask, *, side: int = SIDE, band: float = BAND) -> Refined:
     """Snap the edge of a patch mask to the edges of the photo. Deterministic.
 
     Args:
@@ -78,7 +76,7 @@ def refine(
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     seeds = _seeds(mask, *small, band)
     resized = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    found = _grab_cut(np.ascontiguousarray(resized), seeds, iterations)
+    found = _grab_cut(np.ascontiguousarray(resized), seeds)
     if found is None or not found.any() or found.all():
         return Refined(
             plain,
@@ -112,7 +110,7 @@ def _seeds(mask: Mask, width: int, height: int, band: float) -> NDArray[np.uint8
     return seeds
 
 
-def _grab_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: int) -> Mask | None:
+def _grab_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.uint8]) -> Mask | None:
     """`[H, W]`, or None if OpenCV fails or a class is empty."""
     foreground = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
     if not foreground.any() or foreground.all():
@@ -121,7 +119,7 @@ def _grab_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: i
     # The colour models are initialised at random, from a generator per thread.
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(pixels, seeds, (0, 0, 1, 1), background, objects, iterations, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(pixels, seeds, (0, 0, 1, 1), background, objects, ITERATIONS, cv2.GC_INIT_WITH_MASK)
     except cv2.error:
         return None
     result: Mask = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)

@@ -23,20 +23,18 @@ MOST = 0.1
 """Share of the patches above which they are not artefacts but part of the photo, such as its sky."""
 
 
-def find_outliers(norms: ArrayLike, grid: Grid, *, far: float = FAR, ratio: float = RATIO, most: float = MOST) -> Mask:
+def find_outliers(norms: ArrayLike, grid: Grid, *, most: float = MOST) -> Mask:
     """Mask `[h, w]` of the patches whose norm is far above the median.
 
     Args:
         norms: `[N]`, norm of each patch's feature.
-        far: threshold in robust standard deviations above the median.
-        ratio: threshold as a multiple of the median.
-        most: if a larger share of the patches exceeds both thresholds, none is an outlier.
+        most: if a larger share of the patches exceeds the thresholds, none is an outlier.
     """
     lengths = patch_features(np.asarray(norms)[:, None], grid)[:, 0]
     median = float(np.median(lengths))
     # 1.4826 scales the median absolute deviation of a normal distribution to its standard deviation.
     deviation = 1.4826 * float(np.median(np.abs(lengths - median)))
-    limit = max(median + far * deviation, median * ratio)
+    limit = max(median + FAR * deviation, median * RATIO)
     mask = lengths > limit
     if mask.mean() > most:
         mask[:] = False
