@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.served import App
+from tests.snippets import fill
 from vitdemo.cli import build_parser, main
-from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, fill, reproduce_compare, reproduce_explain
+from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, reproduce_compare, reproduce_explain
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
@@ -66,7 +67,7 @@ NAMES = [
     '", "model": "other',
 ]
 
-ADDRESSES = [
+URLS = [
     "https://example.com/a.jpg",
     'http://example.com/it\'s?a=$HOME&b="x"#`y` z',
     "HTTPS://example.com/⟦head⟧.jpg",
@@ -196,9 +197,9 @@ def test_curl_gives_the_pipelines_map(folder: Path, app: App, name: str) -> None
         assert picture.format == "PNG"
 
 
-def test_an_address_is_fetched_by_the_server(tmp_path: Path, app: App) -> None:
-    address = f"{app.url}gradio_api/file={CUP}"
-    texts = fill(reproduce_explain(address, "vit-mini", ExplainRequest(resolution=256), app.url), 1, "max", "class")
+def test_a_url_is_fetched_by_the_server(tmp_path: Path, app: App) -> None:
+    url = f"{app.url}gradio_api/file={CUP}"
+    texts = fill(reproduce_explain(url, "vit-mini", ExplainRequest(resolution=256), app.url), 1, "max", "class")
     bash(texts["curl"], tmp_path)
     wanted = app.pipeline.explain(
         app.pipeline.open(CUP), get_spec("vit-mini"), ExplainRequest(layer=1, head="max", resolution=256)
@@ -236,10 +237,10 @@ def is_comparison(entry: dict[str, Any], folder: Path, wanted: tuple[Explanation
         assert picture.width > 600
 
 
-@pytest.mark.parametrize("image", **by_number([*NAMES, *ADDRESSES]))
+@pytest.mark.parametrize("image", **by_number([*NAMES, *URLS]))
 @pytest.mark.parametrize("call", ["explain", "compare"])
 def test_no_name_breaks_out_of_its_quotes(tmp_path: Path, image: str, call: str) -> None:
-    file = image not in ADDRESSES
+    file = image not in URLS
     target = image.replace("\udcff", "")
     if file:
         (tmp_path / image).write_bytes(b"pixels")
