@@ -6,7 +6,7 @@ import threading
 
 from vitdemo.errors import VitDemoError
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import obtain, on_console
+from vitdemo.registry import console_progress, obtain
 from vitdemo.ui.app import build, launch_options
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     try:
         pipeline = Pipeline()
         for name in pipeline.settings.models:
-            with on_console(name) as report:
+            with console_progress(name) as report:
                 obtain(name, report)
         page = build(pipeline)
     except VitDemoError as error:

@@ -669,23 +669,11 @@ def _record(model: Classifier, pixels: Tensor, request: Capture) -> AttentionRec
     return record
 
 
-@pytest.mark.parametrize("kind", ["vit", "beit", "dinov3"])
-def test_one_layer_that_is_asked_for_is_recorded_in_full_and_nothing_else(load: Load, kind: str) -> None:
-    model = load(kind)
-    pixels = _pixels(model)
-    expected = _eager(model, pixels).attentions
-    for layer in range(3):
-        record = _record(model, pixels, Capture(layer=layer))
-        torch.testing.assert_close(record.full.double(), expected[layer].detach(), atol=1e-6, rtol=0)
-        assert (record.rows, record.queries, record.attentions) == ({}, [], [])
-    assert _record(model, pixels, Capture(layer=3)).full is None
-
-
 def test_queries_that_are_asked_for_are_recorded_and_nothing_else(load: Load) -> None:
     model = load("beit")
     pixels = _pixels(model)
     record = _record(model, pixels, Capture(queries=True))
-    assert (record.rows, record.full, record.attentions) == ({}, None, [])
+    assert (record.rows, record.attentions) == ({}, [])
     for layer, expected in zip(record.queries, _eager(model, pixels).attentions, strict=True):
         found = attention_tap.attention_rows(layer.query, layer.key, layer.mask, layer.scaling, 0, layer.query.shape[2])
         torch.testing.assert_close(found.double(), expected.detach(), atol=1e-6, rtol=0)
@@ -698,7 +686,7 @@ def test_attention_matrices_that_gradients_are_asked_of_are_in_the_graph_and_not
     pixels = _pixels(model).requires_grad_()
     with record_attention(Capture(gradients=True)) as record:
         logits = model(pixels)
-    assert (record.rows, record.full, record.queries) == ({}, None, [])
+    assert (record.rows, record.queries) == ({}, [])
     for attention, expected in zip(record.attentions, _eager(model, pixels.detach()).attentions, strict=True):
         torch.testing.assert_close(attention.double(), expected, atol=1e-6, rtol=0)
     assert all(gradient.any() for gradient in torch.autograd.grad(logits[:, 0].sum(), record.attentions))
@@ -707,7 +695,7 @@ def test_attention_matrices_that_gradients_are_asked_of_are_in_the_graph_and_not
 def test_without_a_request_no_queries_matrices_or_rows_are_recorded(load: Load) -> None:
     model = load("vit")
     record = _record(model, _pixels(model), Capture())
-    assert (record.rows, record.full, record.queries, record.attentions) == ({}, None, [], [])
+    assert (record.rows, record.queries, record.attentions) == ({}, [], [])
 
 
 def _assert_nothing_left(model: Classifier) -> None:

@@ -27,7 +27,6 @@ from vitdemo.evaluation.segmentation_benchmark import (
     halves,
     listed,
     mean_iou,
-    overlap,
     paste,
 )
 from vitdemo.images.open import open_image
@@ -163,15 +162,6 @@ def test_the_halves_share_nothing_and_do_not_depend_on_the_rest_of_the_list() ->
     assert sorted([*chosen_on, *reported]) == sorted(listed())
     assert min(len(chosen_on), len(reported)) > 20
     assert halves(reported) == ([], reported)
-
-
-def test_overlap_is_exact() -> None:
-    first, second = np.zeros((4, 4), np.bool_), np.zeros((4, 4), np.bool_)
-    assert overlap(first, second) == 0
-    first[:2] = True
-    assert (overlap(first, second), overlap(first, first)) == (0, 1)
-    second[1:3] = True
-    assert overlap(first, second) == 4 / 12
 
 
 def test_the_figures_of_an_overlap_are_exact() -> None:

@@ -1,6 +1,6 @@
 """Where a model looked: tensors in, one number a patch out. Nothing here runs a network."""
 
-from vitdemo.attribution.agreement import agreement_of, overlap, rank_correlation
+from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
 from vitdemo.attribution.attention import attention_map, fuse, patch_map
 from vitdemo.attribution.describe import describe
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
@@ -16,6 +16,7 @@ __all__ = [
     "fuse",
     "grad_cam",
     "grad_rollout",
+    "iou",
     "legrad",
     "mean_row",
     "overlap",

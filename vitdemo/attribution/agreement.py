@@ -54,8 +54,17 @@ def overlap(first: AttributionMap, first_view: View, second: AttributionMap, sec
     if samples is None:
         return None
     one, other = (_brightest(values) for values in samples)
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if one.any() and other.any() else None
+    return iou(one, other) if one.any() and other.any() else None
+
+
+def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of one shape; 0 where both are empty.
+
+    >>> iou(np.array([True, True, False]), np.array([False, True, True]))
+    0.3333333333333333
+    """
+    union = np.count_nonzero(first | second)
+    return float(np.count_nonzero(first & second) / union) if union else 0.0
 
 
 def _brightest(values: NDArray[np.float32]) -> NDArray[np.bool_]:

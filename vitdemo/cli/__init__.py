@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vitdemo: {error}", file=sys.stderr)
         return EXIT_SOME_FAILED
     except BrokenPipeError:
-        # The reader has seen enough (`| head`). Python would complain once more while it shuts down.
+        # The reader has closed the pipe (`| head`). Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (models, inference, segmentation, evaluate, training):
-        room.add_commands(commands)
+    for module in (models, inference, segmentation, evaluate, training):
+        module.add_commands(commands)
     return parser

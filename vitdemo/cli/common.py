@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.errors import OptionError
-from vitdemo.registry import default_models, obtain, on_console
+from vitdemo.registry import console_progress, default_models, obtain
 from vitdemo.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def add_display(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", type=positive, metavar="LONG_SIDE", help="enlarge the photo to this many pixels"
     )
-    parser.add_argument("--out", type=Path, metavar="PNG", help="write the picture to this file")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="write the image to this file")
 
 
 def positive(text: str) -> int:
@@ -64,7 +64,7 @@ def specs_of(options: argparse.Namespace, every: bool) -> list[ModelSpec]:
 
 
 def _obtained(name: str) -> ModelSpec:
-    with on_console(name) as report:
+    with console_progress(name) as report:
         return obtain(name, report)
 
 
@@ -80,9 +80,9 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
 
 
 def source_of(pipeline: Pipeline, name: str) -> str | bytes:
-    """What the image door takes: a path or an address as it is, of `-` the bytes."""
+    """What `open_image` takes: a path or a URL as it is, for `-` the bytes of standard input."""
     if name == "-":
-        # One byte more than the limit is enough to be refused.
+        # One byte more than the limit is enough to be rejected.
         return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
     return name
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
+    """Define the commands."""
     evaluate = add_command(commands, "evaluate", run_evaluate, "accuracy on labelled photos")
-    evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with a folder a class")
+    evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with one folder per class")
     evaluate.add_argument(
         "--card", action="store_true", help="write the figures into the models' cards, and their table into the README"
     )
@@ -57,12 +57,12 @@ def add_commands(commands: Any) -> None:
     bench = add_command(commands, "bench", run_bench, "time ratios, interleaved in one process")
     bench.add_argument("--pairs", type=positive, default=15, help="interleaved pairs (default: 15)")
     bench.add_argument("--resolution", type=positive, metavar="LONG_SIDE", help="pixels of the input's long side")
-    bench.add_argument("--batch", type=positive, default=1, help="pictures in a forward (default: 1)")
+    bench.add_argument("--batch", type=positive, default=1, help="images in a forward pass (default: 1)")
     bench.add_argument(
         "--random", metavar="NAME", help="an official ViT encoder with random weights, such as facebook/dino-vits8"
     )
     bench.add_argument(
-        "--no-memory", action="store_true", help="leave out peak memory, which takes a process a variant"
+        "--no-memory", action="store_true", help="leave out peak memory, which takes one process per variant"
     )
     bench.add_argument("--variant", help=argparse.SUPPRESS)
     add_inference(bench)
@@ -131,7 +131,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _arguments(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
-    """What makes another process measure the same."""
+    """Arguments with which another process measures the same."""
     name = spec.checkpoint if spec.source == "local" else spec.name
     found = ["--random", options.random] if options.random else ["--model", name]
     found += ["--dtype", options.dtype, "--batch", str(options.batch)]
@@ -165,7 +165,7 @@ def _print_bench(entry: dict[str, Any]) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """What is measured is run in the dtype that was asked for, everywhere."""
+    """Everything that is measured runs in the requested dtype."""
     settings = settings_of(options)
     return settings if options.dtype == "auto" else replace(settings, dtype=options.dtype)
 
@@ -199,7 +199,7 @@ def run_sanity(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
-    """Those that were asked for, as far as they apply; similarity explains no class, and is left out unless asked for."""
+    """The requested methods that apply; similarity explains no class, and is left out unless it is requested."""
     asked = [part for value in options.method or [] for part in value.split(",") if part]
     for name in asked:
         if name not in METHODS:

@@ -1,4 +1,4 @@
-"""The backend of one process: loads each model once, within a budget, and lets waiting callers share a forward."""
+"""The backend of one process: loads each model once, within a budget, and batches the jobs of waiting callers."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class _ModelQueue:
         self.guard = threading.Lock()
 
     def take(self, limit: int) -> list[_Job]:
-        """The oldest waiting job, and those like it that fit into the same batch."""
+        """The oldest waiting job, and the jobs like it that fit into the same batch."""
         with self.guard:
             if not self.waiting:
                 return []
             first = self.waiting[0]
-            batch, rest, pictures = [], [], 0
+            batch, rest, images = [], [], 0
             for job in self.waiting:
                 alike = job.capture == first.capture and job.pixel_values.shape[1:] == first.pixel_values.shape[1:]
-                if job is first or (alike and pictures + len(job.pixel_values) <= limit):
+                if job is first or (alike and images + len(job.pixel_values) <= limit):
                     batch.append(job)
-                    pictures += len(job.pixel_values)
+                    images += len(job.pixel_values)
                 else:
                     rest.append(job)
             self.waiting = rest
@@ -67,10 +67,10 @@ class _ModelQueue:
 class LocalBackend:
     """Runs models in this process.
 
-    There are no worker threads. A caller puts its job into the queue of the model and waits for its turn there; whoever has the
-    turn runs every job that is like the oldest one in a single forward. A job that fails beside others is run again alone, so
-    that one caller's picture never spoils another's. Where a GPU has no room, idle models leave it and the job is tried again;
-    if that does not help, it runs on the CPU and says so.
+    There are no worker threads. A caller puts its job into the model's queue and waits for its turn; whoever has the turn runs
+    all jobs like the oldest one in a single forward pass. A job that fails in a batch is run again alone, so that one caller's
+    image never spoils another's. Where a GPU is out of memory, idle models are unloaded and the job is tried again; if that
+    does not help, it runs on the CPU, with a note.
     """
 
     def __init__(self, settings: Settings, load: Callable[..., Classifier] = load_model) -> None:
@@ -110,7 +110,7 @@ class LocalBackend:
     def _with_room(
         self, spec: ModelSpec, dtype: str, work: Callable[[_ModelQueue], list[ModelOutput]]
     ) -> list[ModelOutput]:
-        """Twice on the device, the second time after idle models have left it; then on the CPU."""
+        """Twice on the device, the second time after idle models were unloaded; then on the CPU."""
         devices = [self.device] if self.device.type == "cpu" else [self.device, torch.device("cpu")]
         notes: tuple[str, ...] = ()
         for device in devices:
@@ -125,7 +125,7 @@ class LocalBackend:
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
-                # Not in the handler: there, the error would still hold the tensors of what failed.
+                # Not in the handler: there, the error would still hold the tensors of the failed pass.
                 self._cache_of(device).evict()
                 self._empty_cache()
             notes = (f"The memory of {device} was too full: this ran on the CPU.",)
@@ -136,7 +136,7 @@ class LocalBackend:
     def _once(
         self, spec: ModelSpec, dtype: str, device: torch.device, work: Callable[[_ModelQueue], list[ModelOutput]]
     ) -> list[ModelOutput]:
-        # A function of its own: nothing of a failed attempt stays in memory during the next one.
+        # A function of its own, so that nothing of a failed attempt stays in memory during the next one.
         with self._queue(spec, dtype, device) as queue:
             return work(queue)
 
@@ -145,9 +145,9 @@ class LocalBackend:
         chosen = pick_dtype(dtype if dtype != "auto" else self._settings.dtype, device, spec.parameters)
 
         def load() -> _ModelQueue:
-            # Gradients are taken of attention and pictures here, never of weights.
+            # Gradients are taken with respect to attention and pixels, never to weights.
             model = self._load(spec, device, chosen).requires_grad_(False)
-            # The first forward of a process is slow for reasons that are not the model's.
+            # The first forward pass of a process is slow for reasons that are not the model's.
             with torch.no_grad():
                 model(torch.zeros(1, 3, *spec.image_size, device=device, dtype=chosen))
             return _ModelQueue(model, spec, device, chosen)
@@ -208,7 +208,7 @@ class LocalBackend:
         try:
             self._forward(queue, jobs)
         except BaseException as error:
-            # Without the frames of the forward, which hold its tensors.
+            # Without the frames of the forward pass, which hold its tensors.
             failed = error.with_traceback(None) if is_out_of_memory(error) else error
         if failed is not None and len(jobs) > 1:
             for job in jobs:
@@ -220,8 +220,8 @@ class LocalBackend:
 
     def _forward(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
         pixels = torch.cat([job.pixel_values for job in jobs]).to(queue.device, queue.dtype)
-        # Not `inference_mode`: transformers caches BEiT's position index for the process, and one that was made there could
-        # never again be trained with.
+        # Not `inference_mode`: transformers caches BEiT's position index for the process, and a model could never be trained with
+        # an index made there.
         capture = jobs[0].capture
         with torch.no_grad(), record_attention(capture) as record, watching_features(queue.model, capture) as seen:
             logits, milliseconds = self._timed(lambda: queue.model(pixels), queue.device)
@@ -230,7 +230,7 @@ class LocalBackend:
             job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
 
     def _timed(self, forward: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-        """What a forward gives, and its milliseconds."""
+        """The result of a forward pass, and its milliseconds."""
         with self._guard:
             self._forwards += 1
         _synchronise(device)

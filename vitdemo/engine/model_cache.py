@@ -1,4 +1,4 @@
-"""Loaded models within a budget: the least recently used ones leave first, one that is in use never does."""
+"""Loaded models within a memory budget: the least recently used one is evicted first, never one in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 @dataclass(eq=False)
 class _Ticket(Generic[Key]):
-    """A place in the line of those who want something."""
+    """A place in the waiting line."""
 
     key: Key
 
@@ -29,14 +29,14 @@ class _Entry(Generic[Value]):
     value: Value | None = None
     """None while it is being loaded."""
     unwanted: bool = False
-    """Leaves with its last user."""
+    """Evicted with its last user."""
 
 
 class ModelCache(Generic[Key, Value]):
-    """What is in memory. Safe to use from many threads.
+    """Values by key, within a budget of bytes. Safe to use from many threads.
 
-    Who needs room waits until the others have let go of enough; until then nobody who came later starts anything, so that a
-    stream of users of small models cannot keep out the one of a large model for ever.
+    A caller that needs room waits until enough is released; until then no later caller starts anything, so that a stream of
+    users of small models cannot keep out the user of a large one for ever.
     """
 
     def __init__(self, budget: int) -> None:
@@ -52,7 +52,7 @@ class ModelCache(Generic[Key, Value]):
             return self._used()
 
     def held(self) -> list[tuple[Key, int]]:
-        """What is loaded, and its bytes; the least recently used first."""
+        """Loaded keys and their bytes, the least recently used first."""
         with self._changed:
             return [(key, entry.size) for key, entry in self._held.items() if entry.value is not None]
 
@@ -61,8 +61,8 @@ class ModelCache(Generic[Key, Value]):
         """The value of a key, loaded if it is not here, and safe from eviction until the block ends.
 
         Args:
-            size: bytes that it is going to take.
-            name: what an error calls it.
+            size: bytes that it will take.
+            name: for errors.
 
         Raises:
             TooLargeError: it alone is larger than the budget.
@@ -81,10 +81,10 @@ class ModelCache(Generic[Key, Value]):
             self._leave(key, entry)
 
     def evict(self, unwanted: Callable[[Key], bool] | None = None) -> int:
-        """Let go of what nobody uses; returns the freed bytes.
+        """Evict what nobody uses; returns the freed bytes.
 
         Args:
-            unwanted: only these; those that are in use, or being loaded, leave with their last user.
+            unwanted: only these keys; those in use, or being loaded, are evicted with their last user.
         """
         with self._changed:
             freed = 0
@@ -100,7 +100,7 @@ class ModelCache(Generic[Key, Value]):
             return freed
 
     def _enter(self, key: Key, size: int) -> _Entry[Value]:
-        """One more user. Of those who need the same value at once, the first one is to load it: it gets an empty entry."""
+        """One more user. The first of those who need the same value at once loads it: it gets an empty entry."""
         ticket = _Ticket(key)
         with self._changed:
             self._waiting.append(ticket)
@@ -116,7 +116,7 @@ class ModelCache(Generic[Key, Value]):
                 self._changed.notify_all()
 
     def _is_next(self, ticket: _Ticket[Key]) -> bool:
-        """In the order in which they came, but those who wait for another one to load their value let the others pass."""
+        """In order of arrival, but whoever waits for another caller to load the same value lets the others pass."""
         for first in self._waiting:
             entry = self._held.get(first.key)
             if entry is None or entry.value is not None:

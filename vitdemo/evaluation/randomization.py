@@ -1,4 +1,4 @@
-"""Do maps depend on what a model has learned? Its weights are randomised, the maps compared: Adebayo et al. 2018, arXiv:1810.03292."""
+"""Do maps depend on what a model has learned? Its weights are randomised, as in Adebayo et al. 2018, arXiv:1810.03292."""
 
 from __future__ import annotations
 

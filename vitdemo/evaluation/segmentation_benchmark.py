@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from vitdemo.attribution import iou
 from vitdemo.errors import InputError, OptionError
 from vitdemo.images.class_folders import read_files
 from vitdemo.images.open import open_image
@@ -220,16 +221,6 @@ def paste(
     return np.rint(mixed).astype(np.uint8), alpha
 
 
-def overlap(first: Mask, second: Mask) -> float:
-    """Intersection over union; 0 where both are empty.
-
-    >>> overlap(np.array([True, True, False]), np.array([False, True, True]))
-    0.3333333333333333
-    """
-    union = np.count_nonzero(first | second)
-    return float(np.count_nonzero(first & second) / union) if union else 0.0
-
-
 def mean_iou(
     pipeline: Pipeline, spec: ModelSpec, pairs: Sequence[Pair], parameters: SegmentRequest | None = None, name: str = ""
 ) -> Overlap:
@@ -245,7 +236,7 @@ def mean_iou(
         left, top, right, bottom = found.view.crop
         whole = np.zeros(truth.shape, np.bool_)
         whole[top:bottom, left:right] = found.masks.any(axis=0)
-        values.append(overlap(whole, truth))
+        values.append(iou(whole, truth))
     return _overlaps(name or spec.name, pairs, values)
 
 
@@ -257,7 +248,7 @@ def centre_box(pairs: Sequence[Pair]) -> Overlap:
     """
     _require(pairs)
     area = float(np.mean([truth.mean() for _, truth in pairs]))
-    return _overlaps("centre box", pairs, [overlap(_box(truth.shape, area), truth) for _, truth in pairs])
+    return _overlaps("centre box", pairs, [iou(_box(truth.shape, area), truth) for _, truth in pairs])
 
 
 def everything(pairs: Sequence[Pair]) -> Overlap:

@@ -47,7 +47,7 @@ def decode(data: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...
     opener = _opener(data)
     file = _File(data, settings)
     try:
-        with worded_errors(NOT_READABLE):
+        with as_image_errors(NOT_READABLE):
             image = opener(file)
     except ImageError as error:
         if str(error) == NOT_READABLE and _ends_early(file, opener):
@@ -58,13 +58,13 @@ def decode(data: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...
         _check_tiles(image, settings)
     notes = frame_notes(image)
     file.decoding = True
-    with worded_errors(CUT_OFF):
+    with as_image_errors(CUT_OFF):
         image.load()
     return image, notes
 
 
 @contextmanager
-def worded_errors(message: str) -> Iterator[None]:
+def as_image_errors(message: str) -> Iterator[None]:
     """Whatever goes wrong inside leaves as an `ImageError`: decoders raise some twenty kinds of exception."""
     try:
         yield
@@ -88,6 +88,11 @@ def check_size(size: tuple[int, int], settings: Settings) -> None:
     if not 1 <= min(size) <= max(size) <= settings.max_side:
         sides = f"{size[0]} x {size[1]} pixels; the limit is 1 to {settings.max_side} pixels a side."
         raise ImageError(f"{sides} Scale or crop the image first.")
+
+
+def max_bytes(settings: Settings) -> int:
+    """Bytes that an image file may have."""
+    return int(settings.max_image_mb * 1e6)
 
 
 def rounded_up(value: float) -> str:

@@ -1,6 +1,6 @@
 """Images from addresses that strangers type, fetched without becoming their way into this network.
 
-Every connection is made by `gate.Gate`, which refuses all but public addresses. Everything together, name server,
+Every connection is made by `PublicNetwork`, which refuses all but public addresses. Everything together, name server,
 connection, handshake, redirects, and each piece of a body that drips, ends at one deadline.
 """
 
@@ -13,7 +13,8 @@ import httpcore
 import httpx
 
 from vitdemo.errors import UrlError
-from vitdemo.images.public_network import NO_ANSWER, Deadline, Gate, Resolver, system_resolver
+from vitdemo.images.decode import max_bytes
+from vitdemo.images.public_network import NO_ANSWER, Deadline, PublicNetwork, Resolver, system_resolver
 from vitdemo.settings import Settings
 
 MAX_REDIRECTS = 5
@@ -45,10 +46,10 @@ def fetch_url(
         UrlError: refused, not found, too slow, too large, redirected too often, or not answered with 200.
     """
     deadline = Deadline(settings.url_timeout)
-    gate = Gate(settings.url_allow_hosts, resolve, deadline)
+    network = PublicNetwork(settings.url_allow_hosts, resolve, deadline)
     try:
-        with httpcore.ConnectionPool(ssl_context or _default_ssl_context(), network_backend=gate) as pool:
-            return _follow(pool, _parse(url), int(settings.max_image_mb * 1e6), deadline)
+        with httpcore.ConnectionPool(ssl_context or _default_ssl_context(), network_backend=network) as pool:
+            return _follow(pool, _parse(url), max_bytes(settings), deadline)
     except UrlError:
         raise
     except httpcore.TimeoutException as error:

@@ -28,11 +28,12 @@ from vitdemo.images.decode import (
     CUT_OFF,
     FORMATS,
     NOT_READABLE,
+    as_image_errors,
     check_size,
     decode,
     frame_notes,
+    max_bytes,
     rounded_up,
-    worded_errors,
 )
 from vitdemo.images.fetch import fetch_url
 from vitdemo.settings import Settings, get_settings
@@ -67,7 +68,7 @@ def open_image(source: Source, settings: Settings | None = None) -> Photo:
     (3, 2)
     """
     settings = get_settings() if settings is None else settings
-    with worded_errors(NOT_READABLE):
+    with as_image_errors(NOT_READABLE):
         image, notes = _pixels(source, settings)
         rgb = upright_rgb(image)
         digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
@@ -80,7 +81,7 @@ def _pixels(source: Source, settings: Settings) -> tuple[PIL.Image.Image, tuple[
     if isinstance(source, PIL.Image.Image):
         return _from_pillow(source, settings)
     data = _read(source, settings)
-    if len(data) > _max_bytes(settings):
+    if len(data) > max_bytes(settings):
         _refuse_bytes(len(data), settings)
     return decode(data, settings)
 
@@ -99,7 +100,7 @@ def _from_pillow(image: PIL.Image.Image, settings: Settings) -> tuple[PIL.Image.
         raise ImageError(NOT_READABLE)
     check_size(image.size, settings)
     notes = frame_notes(image) if image.format in FORMATS else ()
-    with worded_errors(CUT_OFF):
+    with as_image_errors(CUT_OFF):
         image.load()
     return image, notes
 
@@ -133,9 +134,9 @@ def _read_file(path: Path, settings: Settings) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(no_file)
-            if status.st_size > _max_bytes(settings):
+            if status.st_size > max_bytes(settings):
                 _refuse_bytes(status.st_size, settings)
-            return file.read(_max_bytes(settings) + 1)
+            return file.read(max_bytes(settings) + 1)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
         raise ImageError(f'There is no file "{name}". Check its name.') from None
     except IsADirectoryError:
@@ -154,7 +155,7 @@ def _shown(path: Path) -> str:
 
 def _read_data_url(url: str, settings: Settings) -> bytes:
     head, _, text = url.partition(",")
-    if len(text) > 4 * _max_bytes(settings):  # too long even if percent-encoded throughout
+    if len(text) > 4 * max_bytes(settings):  # too long even if percent-encoded throughout
         _refuse_bytes(len(text) // 4, settings)
     if not head.lower().endswith(";base64"):
         raise ImageError(NOT_READABLE)
@@ -162,10 +163,6 @@ def _read_data_url(url: str, settings: Settings) -> bytes:
         return base64.b64decode(b"".join(unquote_to_bytes(text).split()), validate=True)
     except binascii.Error:  # a number of letters that no whole file has
         raise ImageError(CUT_OFF) from None
-
-
-def _max_bytes(settings: Settings) -> int:
-    return int(settings.max_image_mb * 1e6)
 
 
 def _refuse_bytes(size: int, settings: Settings) -> NoReturn:

@@ -1,6 +1,6 @@
-"""The gate in front of every connection that is made for a stranger: public addresses only, pinned, under one deadline.
+"""Connections to hosts that strangers name: public IP addresses only, pinned, under one deadline.
 
-`Gate` makes the sockets of httpcore. It resolves a host once, refuses it unless all of its addresses are public, and
+`PublicNetwork` makes the sockets of httpcore. It resolves a host once, refuses it unless all of its addresses are public, and
 connects to one of those very addresses, so that a second answer of the name server changes nothing. The URL keeps its
 host name, which therefore stays the name in the Host header, in TLS, and in the check of the certificate.
 """
@@ -113,7 +113,7 @@ class Deadline:
         return UrlError(f"The address took longer than {self._seconds:g} s. Try again later, or upload the image.")
 
 
-class Gate(httpcore.NetworkBackend):
+class PublicNetwork(httpcore.NetworkBackend):
     """Makes connections to public addresses, and to the hosts that are allowed by name, until the deadline."""
 
     def __init__(self, allow_hosts: Iterable[str], resolve: Resolver, deadline: Deadline) -> None:

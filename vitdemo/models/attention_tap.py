@@ -39,22 +39,16 @@ class AttentionRecord:
     request: Capture
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     """By read-out: `[B, H, N]` a layer, float32; each row sums to 1."""
-    full: Tensor | None = None
-    """`[B, H, N, N]` of the one layer that was asked for, float32."""
     queries: list[LayerQueries] = field(default_factory=list)
     """What attention follows from, a layer, where that was asked for."""
     attentions: list[Tensor] = field(default_factory=list)
     """`[B, H, N, N]` a layer, float32, part of the graph, where gradients were asked for."""
     key: Tensor | None = None
     """`[B, H, N, D]` of the last layer, where features were asked for."""
-    _layers: int = 0
     _deferred: list[Callable[[], Tensor]] = field(default_factory=list)
 
     def observe(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
         """Record one layer. `query` and `key` are `[B, H, N, D]`, `mask` is additive and broadcasts to `[B, H, N, N]`."""
-        if self.request.layer == self._layers:
-            self.full = attention_rows(query, key, mask, scaling, 0, query.shape[2])
-        self._layers += 1
         if self.request.features:
             self.key = key
         if self.request.queries:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from vitdemo.errors import CheckpointError
 from vitdemo.models.attention_tap import TAP
 from vitdemo.models.nn.hybrid import ViTHybridForImageClassification
-from vitdemo.models.nn.mae import reconstruct, take_masks
-from vitdemo.models.position_embeddings import take_any_grid
+from vitdemo.models.nn.mae import accept_masks, reconstruct
+from vitdemo.models.position_embeddings import accept_any_grid
 from vitdemo.registry import ARCHITECTURES, PROBE_FILE, read_json, remove_damaged
 from vitdemo.types import ModelSpec
 
@@ -109,9 +109,9 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
         raise
     if spec.readouts:
         network.set_attn_implementation(TAP)
-    take_any_grid(network)
+    accept_any_grid(network)
     if isinstance(network, transformers.ViTMAEForPreTraining):
-        take_masks(network)
+        accept_masks(network)
     model = Classifier(network, spec, probe)
     _cast(model, dtype)
     return model.to(device).eval()

@@ -30,14 +30,14 @@ def hidden_patches(grid: tuple[int, int], ratio: float, seed: int) -> Tensor:
     return mask.view(grid)
 
 
-def picture_of(pixels: Tensor, processor: Processor) -> Image.Image:
+def to_image(pixels: Tensor, processor: Processor) -> Image.Image:
     """Normalised pixels `[3, H, W]` as a picture again."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.mean, processor.std))
     values = (pixels.float() * std + mean) / processor.rescale
     return Image.fromarray(values.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-def with_grey(image: Image.Image, hidden: Tensor) -> Image.Image:
+def grey_out(image: Image.Image, hidden: Tensor) -> Image.Image:
     """A picture whose hidden patches `[h, w]` are grey."""
     pixels = np.asarray(image).copy()
     rows, columns = hidden.shape

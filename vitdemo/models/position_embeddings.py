@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
-Grid = tuple[int, int]
+from vitdemo.types import Grid
 
 
 def resize_positions(table: Tensor, trained: Grid, grid: Grid, antialias: bool = False) -> Tensor:
@@ -38,16 +38,16 @@ def resize_bias(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
     return torch.cat([resized.to(table.dtype)[0].permute(1, 2, 0).flatten(0, 1), table[-3:]])
 
 
-def take_any_grid(network: PreTrainedModel) -> None:
+def accept_any_grid(network: PreTrainedModel) -> None:
     """Give a network these computations instead of transformers' own; its weights stay as they are."""
     for module in network.modules():
         if isinstance(module, BeitRelativePositionBias):
-            become(module, _AnyBias)
+            override_class(module, _AnyBias)
         elif isinstance(getattr(module, "position_embeddings", None), nn.Parameter):
-            become(module, _AnyPositions)
+            override_class(module, _AnyPositions)
 
 
-def become(module: Any, overriding: type) -> None:
+def override_class(module: Any, overriding: type) -> None:
     """Put a class before that of a module.
 
     Methods that are bound to the module would be a ring, which keeps weights in memory after the last user has let go of them.

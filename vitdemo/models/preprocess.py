@@ -34,7 +34,7 @@ def preprocess(photos: Sequence[Photo], processor: Processor) -> PixelBatch:
     """
     arrays, views = [], []
     for photo in photos:
-        pixels, view = look(photo.image, processor)
+        pixels, view = resize_and_crop(photo.image, processor)
         arrays.append(_normalise(pixels, processor))
         views.append(view)
     return PixelBatch(pixel_values=torch.from_numpy(np.stack(arrays)), views=tuple(views))
@@ -101,7 +101,7 @@ def view_of(size: tuple[int, int], processor: Processor) -> View:
     return View(crop=(box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
 
 
-def look(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
+def resize_and_crop(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
     """The picture that the model sees, before it is normalised, and where that lies in the photo."""
     width, height = image.size
     new_width, new_height = _resized(width, height, processor)

@@ -17,7 +17,7 @@ from vitdemo.registry.lookup import (
     segmenting_model,
 )
 from vitdemo.registry.official import OFFICIAL
-from vitdemo.registry.progress_bar import on_console
+from vitdemo.registry.progress_bar import console_progress
 
 __all__ = [
     "ARCHITECTURES",
@@ -27,6 +27,7 @@ __all__ = [
     "Progress",
     "add_folder",
     "available_models",
+    "console_progress",
     "count_parameters",
     "default_models",
     "download",
@@ -36,7 +37,6 @@ __all__ = [
     "get_spec",
     "is_hub_name",
     "obtain",
-    "on_console",
     "processor_from_config",
     "read_json",
     "ready_models",

@@ -61,11 +61,11 @@ def spec_from_configs(folder: Path, source: Literal["embedded", "hub", "local"],
     config = read_json(folder / "config.json")
     configs.check_type(name, config)
     if source == "hub":
-        with _wording(folder / "config.json"):
+        with _as_checkpoint_errors(folder / "config.json"):
             configs.check_architecture(name, config)
-    with _wording(folder / "preprocessor_config.json"):
+    with _as_checkpoint_errors(folder / "preprocessor_config.json"):
         processor = configs.processor_from_config(read_json(folder / "preprocessor_config.json"))
-    with _wording(folder / "config.json"):
+    with _as_checkpoint_errors(folder / "config.json"):
         return replace(_spec(folder, source, config, processor), name=name)
 
 
@@ -97,7 +97,7 @@ def parts(folder: Path) -> list[str]:
         CheckpointError: it is damaged, or lists what is no safetensors file beside it.
     """
     index = read_json(folder / INDEX)
-    with _wording(folder / INDEX):
+    with _as_checkpoint_errors(folder / INDEX):
         names = sorted(set(index["weight_map"].values()))
         # An index must not reach out of its folder.
         if not names or not all(_PART.fullmatch(name) for name in names):
@@ -194,7 +194,7 @@ def _card_license(folder: Path) -> str:
 
 
 @contextmanager
-def _wording(path: Path) -> Iterator[None]:
+def _as_checkpoint_errors(path: Path) -> Iterator[None]:
     """Whatever a file lacks, or holds in the wrong form, is one error."""
     try:
         yield

@@ -14,7 +14,7 @@ from pathlib import Path
 from vitdemo.errors import DownloadError, NotDownloadedError, UnknownModelError
 from vitdemo.registry import hub_cache
 from vitdemo.registry.checkpoints import INDEX, PICKLE, WEIGHTS, parts
-from vitdemo.registry.hub_errors import worded
+from vitdemo.registry.hub_errors import as_download_errors
 from vitdemo.registry.lookup import check_snapshot, find_spec, hub_spec, named, spec_from_snapshot
 from vitdemo.registry.official import OFFICIAL
 from vitdemo.registry.transfer import transfer
@@ -79,7 +79,7 @@ def download(
         raise DownloadError(
             f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it. Use an embedded model, or unset it."
         )
-    with worded(name, known):
+    with as_download_errors(name, known):
         commit, files = _ask(repo, revision)
         folder = hub_cache.folder(repo)
         snapshot = folder / "snapshots" / commit

@@ -12,7 +12,7 @@ from vitdemo.types import ModelSpec
 
 
 @contextmanager
-def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
+def as_download_errors(name: str, known: ModelSpec | None) -> Iterator[None]:
     """Whatever goes wrong in a download of that model becomes a `DownloadError`.
 
     Args:

@@ -19,8 +19,8 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _TINY, _SMALL, _BASE, _LARGE = (12, 3), (12, 6), (12, 12), (24, 16)
 """Layers and heads. A head is 64 wide in each of them."""
 
-_APACHE = "apache-2.0"
-_META = "dinov3-license"
+_REGISTERS = 4
+"""Of every official checkpoint that has any."""
 
 
 def _square(side: int, resample: int = _BILINEAR, norm: tuple[tuple[float, ...], ...] = _HALF) -> Processor:
@@ -40,11 +40,9 @@ def _entry(
     processor: Processor,
     patch: int = 16,
     classes: int = 0,
-    registers: int = 0,
-    license: str = _APACHE,
 ) -> ModelSpec:
     layers, heads = size
-    config = {"model_type": model_type, "num_register_tokens": registers}
+    config = {"model_type": model_type, "num_register_tokens": _REGISTERS}
     shape = processor.crop or processor.resize
     assert isinstance(shape, tuple)
     shown = readouts(config)
@@ -65,7 +63,7 @@ def _entry(
         processor=processor,
         parameters=round(millions * 1e6),
         bytes=round(millions * 4e6),
-        license=license,
+        license="apache-2.0",
         methods=applicable(bool(shown), classes > 0),
         pooling="mean" if reads_patches(config) else "class",
         ready=False,
@@ -76,7 +74,7 @@ def _entry(
 
 def _gated(spec: ModelSpec) -> ModelSpec:
     how = f"Accept the licence at {spec.link} with a free account, then give its token as HF_TOKEN, or run `hf auth login`."
-    return replace(spec, gated=how)
+    return replace(spec, license="dinov3-license", gated=how)
 
 
 _DEIT = _cropped((256, 256), 224)
@@ -111,34 +109,10 @@ _TABLE = (
     _entry("facebook/dinov2-base", "DINO", "dinov2", _BASE, 86.580480, _DINOV2, patch=14),
     _entry("facebook/dinov2-small-imagenet1k-1-layer", "DINO", "dinov2", _SMALL, 22.825576, _DINOV2, 14, classes=1000),
     _entry("facebook/dinov2-base-imagenet1k-1-layer", "DINO", "dinov2", _BASE, 88.117480, _DINOV2, 14, classes=1000),
-    _entry(
-        "facebook/dinov2-with-registers-small", "DINO", "dinov2_with_registers", _SMALL, 22.058112, _DINOV2, 14, 0, 4
-    ),
-    _entry("facebook/dinov2-with-registers-base", "DINO", "dinov2_with_registers", _BASE, 86.583552, _DINOV2, 14, 0, 4),
-    _gated(
-        _entry(
-            "facebook/dinov3-vits16-pretrain-lvd1689m",
-            "DINO",
-            "dinov3_vit",
-            _SMALL,
-            21.596544,
-            _DINO,
-            registers=4,
-            license=_META,
-        )
-    ),
-    _gated(
-        _entry(
-            "facebook/dinov3-vitb16-pretrain-lvd1689m",
-            "DINO",
-            "dinov3_vit",
-            _BASE,
-            85.660416,
-            _DINO,
-            registers=4,
-            license=_META,
-        )
-    ),
+    _entry("facebook/dinov2-with-registers-small", "DINO", "dinov2_with_registers", _SMALL, 22.058112, _DINOV2, 14),
+    _entry("facebook/dinov2-with-registers-base", "DINO", "dinov2_with_registers", _BASE, 86.583552, _DINOV2, 14),
+    _gated(_entry("facebook/dinov3-vits16-pretrain-lvd1689m", "DINO", "dinov3_vit", _SMALL, 21.596544, _DINO)),
+    _gated(_entry("facebook/dinov3-vitb16-pretrain-lvd1689m", "DINO", "dinov3_vit", _BASE, 85.660416, _DINO)),
     _entry(
         "google/vit-hybrid-base-bit-384",
         "hybrid",

@@ -9,7 +9,7 @@ from vitdemo.registry.download import Progress
 
 
 @contextmanager
-def on_console(name: str) -> Iterator[Callable[[Progress], None]]:
+def console_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr, from the first report on; nothing where stderr is not a terminal."""
     from tqdm import tqdm
 

@@ -114,7 +114,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
-                    listed = ModelsTab(pipeline)
+                    listed = ModelsTab(pipeline, compare.models, explain.model)
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 
@@ -134,7 +134,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
-        listed.connect(page, models_tab, compare.models, explain.model)
+        listed.connect(page, models_tab)
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
         # A slow URL must not keep the others waiting.

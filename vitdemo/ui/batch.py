@@ -1,4 +1,4 @@
-"""Several photos at once: a gallery of them, those first on which the models disagree most."""
+"""Several photos at once, in a gallery: first those on which the models disagree most."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "survey", "concurrency_limit"
 
 @dataclass(frozen=True)
 class Run:
-    """What one user asked for, and what of it is done. Kept in the user's session, nowhere else."""
+    """One user's photos and models, and the results so far. Kept in the user's session, nowhere else."""
 
     id: str
     photos: tuple[tuple[str, str], ...]
@@ -37,7 +37,7 @@ class Run:
     cards: tuple[dict[str, Any], ...] = ()
     """With thumbnails, so only until the run ends."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set by who wants no more of it. The run ends itself then, so that nothing of it comes after its end."""
+    """Set to end the run. It ends itself then, so that nothing arrives after its end."""
 
     def shown(self) -> dict[str, Any]:
         return gallery_value(
@@ -78,7 +78,7 @@ class SeveralPhotos:
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [self.gallery, self.run, self.start, self.stop]
         begun = self.start.click(self.on_start, [self.files, models, self.run], outputs, **quick)
-        # Several: a run that was stopped while it waited is still in the queue when the next one begins.
+        # Multiple: a run that was stopped while it waited is still in the queue when the next one begins.
         begun.success(
             self.on_run,
             self.run,
@@ -92,7 +92,7 @@ class SeveralPhotos:
         self.gallery.select(self.on_open, self.run, photo, trigger_mode="always_last", **quick)
 
     def on_start(self, files: list[tuple[str, str]], models: list[str], before: Run | None) -> Values:
-        """Refuse what cannot be done; else show a place for every photo."""
+        """Reject what cannot be done; else show a place for every photo."""
         with user_errors():
             if not files:
                 raise OptionError("Choose the photos first.")
@@ -107,7 +107,7 @@ class SeveralPhotos:
         return self._update(Run(uuid.uuid4().hex, tuple(files), tuple(models)))
 
     def on_run(self, run: Run) -> Iterator[Values]:
-        """A photo at a time; what is done is shown at once."""
+        """Photo by photo; each result is shown at once."""
         if run.stop.is_set():
             yield NOTHING
             return
@@ -115,7 +115,7 @@ class SeveralPhotos:
             run = replace(run, state="running")
             photos = [(name, Path(path)) for name, path in run.photos]
             specs = [get_spec(name) for name in run.models]
-            # Not remembered: it would push out what the page is about to ask for again.
+            # Not cached: it would evict what the page is about to need again.
             for done in compare_many(self.pipeline, photos, specs, remember=False):
                 picture = card(done.row, done.photo.image if done.photo else None)
                 run = replace(run, rows=(*run.rows, done.row), cards=(*run.cards, picture))
@@ -125,7 +125,7 @@ class SeveralPhotos:
             yield self._update(replace(run, state="done" if len(run.rows) == len(photos) else "stopped"))
 
     def on_stop(self, run: Run | None) -> Values:
-        """A run that goes on ends after the photo that it is at; one that still waits is given up here."""
+        """A run under way ends after the present photo; a waiting one is given up here."""
         if run is None:
             return NOTHING
         run.stop.set()

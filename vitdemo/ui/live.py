@@ -22,7 +22,7 @@ from vitdemo.ui.state import EXPLAIN, PageState, Values
 logger = logging.getLogger("vitdemo")
 
 EVERY = 0.05
-"""Shortest time between two frames, in seconds: more than 20 a second nobody sees."""
+"""Shortest time between two frames, in seconds: nobody sees more than 20 per second."""
 
 LIMIT = 300.0
 """Seconds after which the page ends a stream: a forgotten one must not hold its place for ever."""
@@ -31,7 +31,7 @@ GRACE = 5.0
 """Seconds after that at which the server ends it, should the page not have done so."""
 
 PLACES = 4
-"""Cameras that are answered at the same time. A stream keeps its place in the queue for its whole life."""
+"""Streams that are served at the same time. A stream holds its queue slot for its whole life."""
 
 
 class LiveTab:
@@ -45,7 +45,7 @@ class LiveTab:
     def connect(self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, tabs: gr.Tabs, state: gr.State) -> None:
         """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        # The model is asked for with every frame: another one takes effect while the stream goes on.
+        # The model is an input of every frame: another one takes effect during the stream.
         streamed = self.view.stream(
             self.on_frame,
             self.model,
@@ -69,12 +69,12 @@ class LiveTab:
         tab.select(self.on_open, self.model, self.model, queue=False, **private)
 
     def on_frame(self, model: str, event: gr.EventData) -> dict[str, Any]:
-        """What is wrong with a frame is part of the answer: an error that is raised would end the stream."""
+        """A failure is part of the answer: an error that is raised would end the stream."""
         start = time.perf_counter()
         number = getattr(event, "number", None)
         try:
             frame = self.picture(getattr(event, "image", None))
-            # Every frame is another picture: it would only push out what is worth remembering.
+            # Every frame is new: it would only evict what is worth keeping.
             value = live_value(frame, self.pipeline.explain(frame, get_spec(model), remember=False))
             return {"number": number, **value, "served": (time.perf_counter() - start) * 1e3}
         except VitDemoError as error:
@@ -84,7 +84,7 @@ class LiveTab:
             return {"number": number, "error": "Something went wrong on the server. It was logged; please try again."}
 
     def on_open(self, model: str) -> Any:
-        """Models may have come and gone since."""
+        """Models may have been added or removed since."""
         offered = choices()
         names = [name for _, name in offered]
         kept: dict[str, Any] = {} if model in names else {"value": names[0]}

@@ -10,19 +10,19 @@ from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from vitdemo.errors import OptionError
-from vitdemo.models.position_embeddings import become
+from vitdemo.models.position_embeddings import override_class
 
 
-def take_masks(network: ViTMAEForPreTraining) -> None:
+def accept_masks(network: ViTMAEForPreTraining) -> None:
     """Let what transformers calls noise be the mask itself; without it, all patches are seen, in their order."""
-    become(network.vit.embeddings, _Masked)
+    override_class(network.vit.embeddings, _Masked)
 
 
 def reconstruct(network: ViTMAEForPreTraining, pixels: Tensor, hidden: Tensor) -> Tensor:
     """Fill in hidden patches.
 
     Args:
-        network: after `take_masks`.
+        network: after `accept_masks`.
         pixels: `[B, 3, H, W]` float32, normalised, of the network's own size.
         hidden: `[B, h, w]` bool, as many in each picture, and not all.
 
