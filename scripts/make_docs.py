@@ -1,8 +1,8 @@
 """Rewrite the generated parts of the documentation: `python -m scripts.make_docs`; with `--check`, only name what is stale.
 
-A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- /generated -->`. It is made from the code, so that the two
-cannot disagree: the settings from the docstrings of `Settings`, the official checkpoints from the registry, the command line from
-its parsers.
+A generated part stands between the lines `<!-- generated: NAME -->` and `<!-- /generated -->`. It is made from the code, so
+that the two cannot disagree: settings from the docstrings of `Settings`, official checkpoints from the registry, the command
+line from its parsers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _meaning(action: argparse.Action) -> str:
     return f"{text} (default: {action.default})" if text else f"default: {action.default}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *(tuple(_cell(text) for text in row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

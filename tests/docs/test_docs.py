@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.make_docs import field_docstrings, pages, rewritten
 from tests.docs.examples import HOST, PAGES, Example, examples, furnish, run_python, run_shell
-from tests.served import App
 from tests.test_layers import LAYERS
 from vitdemo.registry import get_spec
 from vitdemo.registry.configs import FAMILY_OF
 from vitdemo.settings import ROOT
+
+if TYPE_CHECKING:
+    from tests.served import App
 
 RUN = {"python": run_python, "pycon": run_python, "bash": run_shell}
 DOCS = ROOT / "docs"
