@@ -1,4 +1,4 @@
-"""Where a model looked: tensors in, one number a patch out. Nothing here runs a network."""
+"""Attribution methods: pure functions from recorded tensors to one number per patch."""
 
 from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
 from vitdemo.attribution.attention import attention_map, fuse, patch_map

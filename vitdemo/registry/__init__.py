@@ -1,4 +1,4 @@
-"""What models there are: embedded ones, the official ones of the Hub, and any other that is here. Never imports torch."""
+"""The known models: embedded, official on the Hub, and any other on disk. Never imports torch."""
 
 from vitdemo.registry.checkpoints import PROBE_FILE, count_parameters, read_json, spec_from_folder, write_json
 from vitdemo.registry.configs import ARCHITECTURES, FAMILIES, processor_from_config

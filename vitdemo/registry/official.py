@@ -1,7 +1,6 @@
-"""The official checkpoints on the Hugging Face Hub, as data.
+"""Table of the official checkpoints on the Hugging Face Hub.
 
-What a model's own files say, once they are here, goes before what is said here. Numbers of parameters follow from the
-architectures; a test builds each one and counts.
+Once a model is downloaded, its own files take precedence.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vitdemo.options.methods import applicable
-from vitdemo.registry.configs import prefix_tokens, readouts, reads_patches
+from vitdemo.registry.configs import pools_patches, prefix_tokens, readouts
 from vitdemo.types import ModelSpec, Processor
 
 _BILINEAR, _BICUBIC = 2, 3
@@ -17,7 +16,7 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _TINY, _SMALL, _BASE, _LARGE = (12, 3), (12, 6), (12, 12), (24, 16)
-"""Layers and heads. A head is 64 wide in each of them."""
+"""Numbers of layers and heads; each head is 64 wide."""
 
 _REGISTERS = 4
 """Of every official checkpoint that has any."""
@@ -45,7 +44,7 @@ def _entry(
     config = {"model_type": model_type, "num_register_tokens": _REGISTERS}
     shape = processor.crop or processor.resize
     assert isinstance(shape, tuple)
-    shown = readouts(config)
+    own_readouts = readouts(config)
     return ModelSpec(
         name=name,
         family=family,
@@ -58,14 +57,14 @@ def _entry(
         num_prefix_tokens=prefix_tokens(config),
         num_layers=layers,
         num_heads=heads,
-        readouts=shown,
+        readouts=own_readouts,
         labels=(),
         processor=processor,
         parameters=round(millions * 1e6),
         bytes=round(millions * 4e6),
         license="apache-2.0",
-        methods=applicable(bool(shown), classes > 0),
-        pooling="mean" if reads_patches(config) else "class",
+        methods=applicable(bool(own_readouts), classes > 0),
+        pooling="mean" if pools_patches(config) else "class",
         ready=False,
         reconstructs=model_type == "vit_mae",
         expected_classes=classes,
@@ -127,4 +126,4 @@ _TABLE = (
 )
 
 OFFICIAL = {spec.name: spec for spec in _TABLE}
-"""By Hub id, in the order in which they are shown."""
+"""By Hub id, in display order."""
