@@ -48,6 +48,8 @@ class PageState:
 
     def is_linked(self, values: Values) -> bool:
         """Whether a change is none of a person's: the controls are on their way from their first values to those of a link."""
+        if not self.pending.keys() <= values.keys():
+            return False  # another tab's controls
         reported = [(values[control], before, after) for control, (before, after) in self.pending.items()]
         linked = bool(reported) and all(value in (before, after) for value, before, after in reported)
         if not linked or all(value == after for value, _, after in reported):
