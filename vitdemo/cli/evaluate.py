@@ -244,14 +244,20 @@ def run_faithfulness(options: argparse.Namespace) -> int:
 
 
 def run_segmentation(options: argparse.Namespace) -> int:
-    from vitdemo.evaluation.segmentation_benchmark import Overlap, centre_box, everything, mean_iou, reported
+    from vitdemo.evaluation.segmentation_benchmark import (
+        Overlap,
+        centre_box,
+        composites_to_report,
+        mean_iou,
+        whole_photo,
+    )
     from vitdemo.options.segment import SegmentRequest
 
     if len(options.data) > 1:
         raise OptionError("Composites are made of the photos of one archive.")
     pipeline = _pipeline(options)
-    pairs = reported(options.data[0])
-    found: list[tuple[Overlap, bool | None]] = [(everything(pairs), None), (centre_box(pairs), None)]
+    pairs = composites_to_report(options.data[0])
+    found: list[tuple[Overlap, bool | None]] = [(whole_photo(pairs), None), (centre_box(pairs), None)]
     for spec in specs_of(options, every=True):
         if not spec.readouts:
             continue  # it has no patches to tell apart

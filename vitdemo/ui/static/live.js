@@ -22,7 +22,7 @@ const sent = new Map(); // when the frames were taken that are on their way
 let lastSent = 0, lastAnswer = 0, timer = 0;
 let ahead = 1, opened = 0; // frames that may be on their way; when the server answered the first one
 let answered = []; // when the last answers came, and how long they took
-let painted = { facts: 0, said: 0 };
+const painted = { facts: 0, said: 0 };
 
 const colours = tableOf(TABLE);
 
