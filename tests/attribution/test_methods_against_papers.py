@@ -1,4 +1,4 @@
-"""Every method equals its paper's matrix products, on every family, in double precision; and nothing of it stays behind."""
+"""Every method equals its paper's formulas, on every family, in double precision, and leaves no hooks behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Load = Callable[[str], Classifier]
 
 @pytest.fixture(scope="module")
 def load(tiny_spec: Callable[[str], ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """`load(kind)`: a tiny random model in float64. It is shared: whoever changes it makes a copy first."""
+    """`load(kind)`: a tiny random model in float64, shared: copy it before changing it."""
 
     def spec_of(kind: str) -> ModelSpec:
         if kind != REGISTERS_HEAD:
@@ -112,7 +112,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 
 
 def _eager(model: Classifier, pixels: Tensor) -> Any:
-    """What transformers itself gives: logits, attentions and hidden states, all of one graph."""
+    """transformers' own logits, attentions and hidden states, of one autograd graph."""
     # Of a copy: transformers leaves hooks on a network that was asked for these.
     model = copy.deepcopy(model)
     pixels = pixels.clone().requires_grad_()
@@ -145,7 +145,7 @@ def _start(kind: str, tokens: int) -> Tensor:
 
 
 def _textbook_rollout(attentions: Sequence[Tensor], fusion: Fusion, discard: float, class_token: bool) -> Tensor:
-    """Abnar & Zuidema: `R = A_L ... A_1` of one picture, `A = 0.5 W + 0.5 I`, W fused over the heads and normalised."""
+    """Abnar & Zuidema: `R = A_L ... A_1` of one image, `A = 0.5 W + 0.5 I`, W fused over the heads and normalised."""
     tokens = attentions[0].shape[-1]
     found = torch.eye(tokens, dtype=torch.float64)
     for heads in attentions:
@@ -160,7 +160,7 @@ def _textbook_rollout(attentions: Sequence[Tensor], fusion: Fusion, discard: flo
 
 
 def _textbook_relevance(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Chefer et al. 2021b, equations 5 and 6: all of R, of one picture."""
+    """Chefer et al. 2021b, equations 5 and 6: all of R, of one image."""
     found = torch.eye(attentions[0].shape[-1], dtype=torch.float64)
     for attention, gradient in zip(attentions, gradients, strict=True):
         found = found + (gradient * attention).clamp(min=0).mean(dim=0) @ found
@@ -197,7 +197,7 @@ def _textbook_legrad(model: Classifier, pixels: Tensor) -> Tensor:
 
 
 class _Plus(nn.Module):
-    """A module, and what is added to its output."""
+    """A module with a tensor added to its output."""
 
     def __init__(self, module: nn.Module, added: Tensor) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class _Plus(nn.Module):
 
 
 def _textbook_grad_cam(model: Classifier, pixels: Tensor, prefix: int) -> Tensor:
-    """Selvaraju et al., at the last block's normalised input: its gradient is that towards zeros that are added to it."""
+    """Selvaraju et al., at the last block's normalised input, whose gradient is that of zeros added to it."""
     hidden = _eager(model, pixels).hidden_states[-2].detach()
     changed = copy.deepcopy(model)
     block = _block_list(changed)[-1]
@@ -247,8 +247,8 @@ def test_rollout_is_the_product_of_all_layers(load: Load, kind: str) -> None:
     start = _start(kind, tokens)
     for fusion, discard in SETTINGS:
         whole = [
-            _textbook_rollout([attention[picture] for attention in attentions], fusion, discard, prefix > 0)
-            for picture in (0, 1)
+            _textbook_rollout([attention[index] for attention in attentions], fusion, discard, prefix > 0)
+            for index in (0, 1)
         ]
         expected = torch.stack([start @ one for one in whole])
         _same(rollout(_layers(attentions), start, fusion, discard, class_token=prefix > 0), expected)
@@ -266,7 +266,7 @@ def test_relevance_and_gradient_rollout_are_the_products_of_all_layers(
     prefix, tokens = PREFIX.get(kind, 1), attentions[0].shape[-1]
     start = _start(kind, tokens)
     for method, textbook in (("relevance", _textbook_relevance), ("grad-rollout", _textbook_grad_rollout)):
-        whole = [textbook([a[picture] for a in attentions], [g[picture] for g in gradients]) for picture in (0, 1)]
+        whole = [textbook([a[index] for a in attentions], [g[index] for g in gradients]) for index in (0, 1)]
         if method == "relevance":
             whole = [one - torch.eye(tokens) for one in whole]
         expected = torch.stack([start @ one for one in whole])[:, prefix:]
@@ -312,9 +312,9 @@ def test_similarity_is_the_cosine_of_final_features(load: Load, kind: str, query
         with torch.no_grad(), _implementation(model, "eager"):
             features = encoder(pixels, **model._options(pixels)).last_hidden_state[:, PREFIX.get(kind, 1) :]
     expected = torch.zeros(features.shape[:2], dtype=torch.float64)
-    for picture, places in enumerate(features):
+    for index, places in enumerate(features):
         for place, feature in enumerate(places):
-            expected[picture, place] = feature @ places[query] / feature.norm() / places[query].norm()
+            expected[index, place] = feature @ places[query] / feature.norm() / places[query].norm()
     found = _map(model, pixels, "similarity", query=query)
     _same(found, expected)
     torch.testing.assert_close(found[:, query], torch.ones(2), atol=1e-6, rtol=0)
@@ -475,7 +475,7 @@ def test_rollout_does_not_depend_on_the_block(block: int) -> None:
 
 
 class _Shapes(TorchDispatchMode):
-    """The shape of every tensor that any operation makes."""
+    """Records the shapes of all tensors that operations create."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Maps and photos to pictures."""
+"""Overlays of maps on photos, and figures."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def test_upsampling_is_torchs_bilinear_between_patch_centres(grid: tuple[int, in
 
 @pytest.mark.parametrize("crop", [(0, 0, 96, 64), (10, 5, 70, 60), (95, 0, 96, 64), (3, 3, 4, 4)], ids=str)
 def test_an_overlay_has_the_size_of_the_crop(photo: Callable[..., Photo], crop: tuple[int, int, int, int]) -> None:
-    picture = overlay(photo(96, 64), View(crop), _map(_noise(4, 4)))
-    assert picture.size == (crop[2] - crop[0], crop[3] - crop[1])
-    assert picture.mode == "RGB"
+    image = overlay(photo(96, 64), View(crop), _map(_noise(4, 4)))
+    assert image.size == (crop[2] - crop[0], crop[3] - crop[1])
+    assert image.mode == "RGB"
 
 
 def test_without_opacity_the_overlay_is_the_photo(photo: Callable[..., Photo]) -> None:
     one = photo(96, 64)
-    picture = overlay(one, View((10, 5, 70, 60)), _map(_noise(4, 4)), opacity=0)
-    assert picture.tobytes() == one.image.crop((10, 5, 70, 60)).tobytes()
+    image = overlay(one, View((10, 5, 70, 60)), _map(_noise(4, 4)), opacity=0)
+    assert image.tobytes() == one.image.crop((10, 5, 70, 60)).tobytes()
 
 
 def test_at_full_opacity_the_strongest_patch_has_the_last_colour_and_the_faintest_lets_the_photo_through(
@@ -107,8 +107,8 @@ def test_a_map_lies_over_the_photo_rows_down_and_columns_along(photo: Callable[.
 
 
 def test_a_flat_map_and_a_photo_of_one_pixel_can_be_drawn(photo: Callable[..., Photo]) -> None:
-    picture = overlay(photo(1, 1), View((0, 0, 1, 1)), _map(np.full((14, 14), 0.3, np.float32)))
-    assert picture.size == (1, 1)
+    image = overlay(photo(1, 1), View((0, 0, 1, 1)), _map(np.full((14, 14), 0.3, np.float32)))
+    assert image.size == (1, 1)
 
 
 def _explanation(spec: ModelSpec, crop: tuple[int, int, int, int], labels: int, mapped: bool = True) -> Explanation:

@@ -18,11 +18,11 @@ from PIL import Image
 from vitdemo.export.results import box_of, segmentation_json
 from vitdemo.rendering.masks import (
     COLOURS,
-    base_picture,
+    base_image,
     colours_of,
-    components_picture,
+    components_image,
     label_map,
-    pairs_picture,
+    pairs_image,
     segmentation_overlay,
 )
 from vitdemo.types import Photo, Segmentation
@@ -30,12 +30,12 @@ from vitdemo.types import Photo, Segmentation
 __all__ = [
     "COLOURS",
     "archive",
-    "base_picture",
+    "base_image",
     "coco",
     "files",
     "folder_names",
     "is_own_file",
-    "pairs_picture",
+    "pairs_image",
     "rle",
     "segmentation_overlay",
 ]
@@ -77,10 +77,10 @@ def files(
         if segmentation.values is not None:
             made["similarity.npy"] = _npy(segmentation.values)
         if first is not None and segmentation.pairs:
-            made["pairs.png"] = _png(pairs_picture(first, (photo, segmentation)))
+            made["pairs.png"] = _png(pairs_image(first, (photo, segmentation)))
         return made
     if segmentation.colours is not None:
-        made["components.png"] = _png(components_picture(segmentation))
+        made["components.png"] = _png(components_image(segmentation))
     union = np.logical_or.reduce(segmentation.masks)
     if union.any():
         cutout = photo.image.crop(segmentation.view.crop).convert("RGB")
@@ -198,10 +198,10 @@ def _binary(mask: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     # A third of the time of Pillow's default level, for 5% larger files.
-    picture.save(buffer, "PNG", compress_level=4)
+    image.save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 

@@ -59,23 +59,23 @@ def segmentation_overlay(
         return _with_boxes(pixels, segmentation)
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.colours is not None:
-        fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation).astype(np.uint8)
+        fill, where = np.asarray(components_image(segmentation)), _coloured(segmentation).astype(np.uint8)
     else:
         where = label_map(segmentation.masks, segmentation.numbers)
         fill = cv2.LUT(cv2.merge([where] * 3), colours_of(range(256))[:, None])
     cv2.copyTo(cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where, pixels)
     _cross(pixels, segmentation)
     _outline(pixels, segmentation, white=segmentation.colours is not None)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if len(segmentation.masks) > 1:
         for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
             if mask.any():
                 # The number in the name, as in the list of masks: "head 0", "part 3".
-                _number(picture, _innermost_point(mask), name.split()[-1])
-    return picture
+                _number(image, _innermost_point(mask), name.split()[-1])
+    return image
 
 
-def base_picture(photo: Photo, segmentation: Segmentation) -> Image.Image:
+def base_image(photo: Photo, segmentation: Segmentation) -> Image.Image:
     """The crop under interactive masks: white outlines, outlier patches crossed out, dimmed outside the foreground."""
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.method == "foreground" and len(segmentation.masks):
@@ -86,7 +86,7 @@ def base_picture(photo: Photo, segmentation: Segmentation) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
+def pairs_image(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
     """Two crops side by side, scaled to one height, with lines between corresponding patches."""
     crops = [photo.image.crop(found.view.crop) for photo, found in (first, second)]
     height = max(crop.height for crop in crops)
@@ -95,10 +95,10 @@ def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmen
         crop.resize((max(1, round(crop.width * scale)), height)) for crop, scale in zip(crops, scales, strict=True)
     ]
     gap = max(4, height // 50)
-    picture = Image.new("RGB", (crops[0].width + gap + crops[1].width, height), "white")
-    picture.paste(crops[0], (0, 0))
-    picture.paste(crops[1], (crops[0].width + gap, 0))
-    draw, stroke = ImageDraw.Draw(picture), max(2, round(height / 200))
+    image = Image.new("RGB", (crops[0].width + gap + crops[1].width, height), "white")
+    image.paste(crops[0], (0, 0))
+    image.paste(crops[1], (crops[0].width + gap, 0))
+    draw, stroke = ImageDraw.Draw(image), max(2, round(height / 200))
     lines = []
     for pair in second[1].pairs:
         ends = []
@@ -113,11 +113,11 @@ def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmen
         draw.line(line, COLOURS[number % (len(COLOURS) - 1)], stroke)
     for number, line in enumerate(lines, start=1):
         for end in line:
-            _number(picture, end, str(number))
-    return picture
+            _number(image, end, str(number))
+    return image
 
 
-def components_picture(segmentation: Segmentation) -> Image.Image:
+def components_image(segmentation: Segmentation) -> Image.Image:
     """The principal components as colours, at the size of the crop; black outside the mask."""
     colours = segmentation.colours
     if colours is None:
@@ -177,17 +177,17 @@ def _with_boxes(pixels: NDArray[np.uint8], segmentation: Segmentation) -> Image.
     for colour, width in (((0, 0, 0), 3 * stroke), ((255, 255, 255), stroke)):
         for left, top, right, bottom in segmentation.boxes:
             cv2.rectangle(pixels, (left, top), (max(left, right - 1), max(top, bottom - 1)), colour, width)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     for number, (left, top, right, bottom) in enumerate(segmentation.boxes, start=1):
-        _number(picture, ((left + right) // 2, (top + bottom) // 2), str(number))
-    return picture
+        _number(image, ((left + right) // 2, (top + bottom) // 2), str(number))
+    return image
 
 
-def _number(picture: Image.Image, centre: tuple[int, int], text: str) -> None:
+def _number(image: Image.Image, centre: tuple[int, int], text: str) -> None:
     """Draw a number in white on a black disc."""
-    size = max(9, round(min(picture.size) / 28))
+    size = max(9, round(min(image.size) / 28))
     x, y = centre
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     radius = round(0.8 * size)
     disc = (x - radius, y - radius, x + radius, y + radius)
     draw.ellipse(disc, fill="black", outline="white", width=max(1, size // 10))

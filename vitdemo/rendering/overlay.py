@@ -54,8 +54,8 @@ def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
     width, height = found.seen.size
     crop = photo.image.crop(found.view.crop).resize((width, height), Image.Resampling.LANCZOS)
     figure = Image.new("RGB", (3 * width + 16, height), "white")
-    for index, picture in enumerate((crop, found.seen, found.filled)):
-        figure.paste(picture, (index * (width + 8), 0))
+    for index, image in enumerate((crop, found.seen, found.filled)):
+        figure.paste(image, (index * (width + 8), 0))
     return figure
 
 
@@ -68,12 +68,12 @@ def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side:
     bold, plain = ImageFont.load_default(17), ImageFont.load_default(15)
     for index, explanation in enumerate(explanations):
         left = margin + index * (side + margin)
-        picture = photo.image.crop(explanation.view.crop)
+        image = photo.image.crop(explanation.view.crop)
         if explanation.map is not None:
-            picture = overlay(photo, explanation.view, explanation.map)
-        scale = side / max(picture.size)
-        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-        figure.paste(picture, (left + (side - picture.width) // 2, margin + (side - picture.height) // 2))
+            image = overlay(photo, explanation.view, explanation.map)
+        scale = side / max(image.size)
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        figure.paste(image, (left + (side - image.width) // 2, margin + (side - image.height) // 2))
         prediction = explanation.prediction
         top = margin + side + line // 3
         draw.text((left, top), f"{prediction.spec.name}  {prediction.milliseconds:.0f} ms", fill="black", font=bold)
