@@ -108,7 +108,7 @@ def test_people_get_words_instead_of_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["classify", CUP, "--model", "resnet-9000"], f"Choose from: {', '.join(READY)}; or a model of the Hub"),
+        (["classify", CUP, "--model", "resnet-9000"], f"Choose from: {', '.join(READY)}; or a model on the Hub"),
         (["explain", CUP, "--layer", "8"], "layers 0 to 7"),
         (["explain", CUP, "--head", "6"], "0 to 5"),
         (["explain", CUP, "--head", "median"], "mean, max, min"),

@@ -103,7 +103,7 @@ def test_compare_gives_every_model_and_a_figure(client: Client) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": "resnet-9000"}, f"Choose from: {', '.join(READY)}; or a model of the Hub"),
+        ({"model": "resnet-9000"}, f"Choose from: {', '.join(READY)}; or a model on the Hub"),
         ({"layer": 8}, "layers 0 to 7"),
         ({"head": "6"}, "0 to 5"),
         ({"method": "magic"}, "Choose from: attention, "),
