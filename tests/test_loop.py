@@ -250,7 +250,7 @@ def test_muon_moves_the_matrices_of_the_layers_alone_and_about_as_far_as_adamw(t
     run._step(run.batches.batch(0))
     moved = {name: (p - before[name]).square().mean().sqrt() for name, p in run.recipe.named_parameters()}
     # AdamW's first step has the size of the rate everywhere; Muon's a fifth of it, which is AdamW's usual later one.
-    assert 0.0012 < moved["student.vit.layers.0.mlp.fc1.weight"] < 0.0028
+    assert 0.001 < moved["student.vit.layers.0.mlp.fc1.weight"] < 0.0028
     torch.testing.assert_close(moved["student.classifier.weight"], torch.tensor(0.01), rtol=0.05, atol=0)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitdemo.errors import TrainingError
+from vitdemo.training.precision import quick_bf16
 
 OPTIMISERS = ("adam", "adamw", "muon")
 
@@ -52,8 +53,10 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             # Nesterov's look ahead; matrices of one shape are made orthogonal together.
             ahead = [p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in some if p.grad is not None]
-            moves = orthogonal(torch.stack(ahead)) * (-0.2 * group["lr"] * math.sqrt(max(shape)))
-            torch._foreach_add_(some, list(moves.to(some[0].dtype).unbind()))
+            # A filter is a matrix from all that it reads to its channels.
+            moves = orthogonal(torch.stack(ahead).flatten(2))
+            moves = moves * (-0.2 * group["lr"] * math.sqrt(max(moves.shape[1:])))
+            torch._foreach_add_(some, list(moves.to(some[0].dtype).unflatten(2, shape[1:]).unbind()))
 
     def _others(self, moving: list[Tensor], group: dict[str, Any], betas: tuple[float, float] = (0.9, 0.999)) -> None:
         for parameter in moving:
@@ -71,13 +74,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """The nearest matrices with singular values near 1, `[B, m, n]`, by Newton's and Schulz's iteration in bf16.
+    """The nearest matrices with singular values near 1, `[B, m, n]`, by Newton's and Schulz's iteration.
 
+    It is computed in bf16 where that is quick, as Jordan does.
     The factors are Jordan's: they leave singular values between about 0.7 and 1.2, which is near enough, in few rounds.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x: Tensor = (matrices.mT if tall else matrices).bfloat16()
+    x: Tensor = (matrices.mT if tall else matrices).to(
+        torch.bfloat16 if quick_bf16(matrices.device.type == "cpu") else torch.float32
+    )
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
         square = x @ x.mT
@@ -90,7 +96,7 @@ def make_optimiser(
 ) -> torch.optim.Optimizer:
     """Vectors (biases, norms, tokens) and position embeddings do not decay.
 
-    Of Muon, the matrices inside of layers are its own; patch projections, position tables and heads are AdamW's.
+    Of Muon, the matrices and filters inside of layers are its own; patch projections, position tables and heads are AdamW's.
 
     Raises:
         TrainingError: unknown name.
@@ -102,7 +108,7 @@ def make_optimiser(
         if parameter.requires_grad:
             if parameter.ndim < 2 or "position" in key or key.endswith("_token"):
                 free.append(parameter)
-            elif name == "muon" and parameter.ndim == 2 and "layer" in key:
+            elif name == "muon" and parameter.ndim in (2, 4) and "layer" in key:
                 inner.append(parameter)
             else:
                 decaying.append(parameter)
