@@ -61,16 +61,21 @@ def random_view(image: NDArray[np.uint8], how: Augmentation, random: np.random.G
 
 def _crop(image: NDArray[np.uint8], how: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
+    top, left, down, across = crop_box(height, width, how, random)
+    return image[top : top + down, left : left + across]
+
+
+def crop_box(height: int, width: int, how: Augmentation, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Where a random resized crop is cut from a photo of that many pixels: top, left, height, width."""
     for _ in range(10):
         area = height * width * random.uniform(*how.scale)
         ratio = math.exp(random.uniform(math.log(how.ratio[0]), math.log(how.ratio[1])))
         across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < across <= width and 0 < down <= height:
             top, left = random.integers(0, height - down + 1), random.integers(0, width - across + 1)
-            return image[top : top + down, left : left + across]
+            return int(top), int(left), down, across
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 def _resized(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
