@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import vitdemo.training.patience as patience
+import vitdemo.training.views as views
 from tests.photos import FOLDERS, files, in_tar
 from tests.test_loop import CLASSES, assert_same, coloured_photos, weights
 from tests.test_recipes import SIZE, beit, deit, vit
@@ -116,6 +117,32 @@ def test_a_view_is_asked_about_once_and_its_answer_is_that_of_its_pixels(tmp_pat
         torch.testing.assert_close(kept, along.clamp(-4, 4), atol=0.02, rtol=0)
         summed = (summary[0] - basis["summary_mean"]) @ basis["summary_directions"]
         torch.testing.assert_close(torch.from_numpy(view["summary"].astype(np.float32)), summed, atol=5e-3, rtol=5e-3)
+
+
+def test_a_part_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "SAVE_EVERY", 16)
+    whole = store_in(tmp_path / "whole").part(0)
+    asked: list[int] = []
+
+    def tired() -> Answer:
+        answer = colours()
+
+        def some(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            # The directions are found on all views of the part, in five batches, before the first is kept.
+            asked.append(len(pixels))
+            if len(asked) == 5 + 4:
+                raise KeyboardInterrupt
+            return answer(pixels)
+
+        return some
+
+    with pytest.raises(KeyboardInterrupt):
+        ViewStore(tmp_path / "cut", photos(), PLAN, tired).part(0)
+    asked.clear()
+    rest = ViewStore(tmp_path / "cut", photos(), PLAN, tired).part(0)
+    assert sum(asked) == PLAN.views - 16
+    assert np.array_equal(rest, whole)
+    assert not list((tmp_path / "cut").glob("*.part"))
 
 
 def test_a_store_drawn_otherwise_is_refused(tmp_path: Path) -> None:
@@ -224,8 +251,8 @@ def test_stages_follow_one_another_and_come_out_as_models(
     tar = in_tar(tmp_path / "a.tar", files({"red": 8, "green": 8}))
     for part in ("photos-train", "photos-test"):
         keep_photos(tmp_path / part, ["green", "red"], [tar])
-    views = {"size": 32, "cells": 4, "width": 3, "summary": 3, "views": 16}
-    common = {"steps": 2, "batch": 4, "sizes": [[0, 32]], "views": views, "parts": 8, "judge_every": 2}
+    drawn = {"size": 32, "cells": 4, "width": 3, "summary": 3, "views": 16}
+    common = {"steps": 2, "batch": 4, "sizes": [[0, 32]], "views": drawn, "parts": 8, "judge_every": 2}
     stages = [
         {"name": "cnn", "arch": "cnn", "held_out": 0.25, **common},
         {"name": "vit", "arch": "vit", "guide": "cnn", "mimetic": True, **common},

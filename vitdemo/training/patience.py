@@ -77,7 +77,7 @@ class Stage:
     held_out: float = 0.0
     """Share of the labelled photos that are not trained on but judged on."""
     judge_every: int = 1000
-    save_every: int = 50
+    save_every: int = 10
     seed: int = 0
 
 
@@ -116,7 +116,13 @@ def run_stage(stage: Stage, work: Path, say_every: int = 50) -> float:
     allowed, judged = _split(photos, stage)
     test = judged if judged is not None else kept_photos(work / "photos-test").labelled()
     views = ViewPlan(stage.teacher, **stage.views)
-    store = ViewStore(work / stage.store, photos, views, lambda: view_teacher(stage.teacher, views.cells))
+    store = ViewStore(
+        work / stage.store,
+        photos,
+        views,
+        lambda: view_teacher(stage.teacher, views.cells),
+        lambda part, done: print(f"{_now()} {stage.store}: part {part}, {done} of {views.views} views", flush=True),
+    )
     size = stage.sizes[-1][1]
     torch.manual_seed(stage.seed)
     student = _student(stage, photos.classes, size, _ended(work, stage.begin) if stage.begin else None)
@@ -154,7 +160,7 @@ def run_stage(stage: Stage, work: Path, say_every: int = 50) -> float:
     trainer = Trainer(recipe, plan, photos, test, folder, cpu=True, report=report)
     if (folder / STATE).exists():
         trainer.resume()
-    print(f"{stage.name}: step {trainer.step} of {stage.steps}, {plan.precision}", flush=True)
+    print(f"{_now()} {stage.name}: step {trainer.step} of {stage.steps}, {plan.precision}", flush=True)
     result = trainer.run()
     origin = Origin(
         command=f"python -m vitdemo.training.patience {stage.name}",
@@ -217,8 +223,12 @@ def _take_heads(recipe: Guided, state: Path) -> None:
     recipe.load_state_dict({**own, **fitting})
 
 
+def _now() -> str:
+    return time.strftime("%m-%d %H:%M:%S")
+
+
 def _line(stage: Stage, figures: dict[str, Any], seconds: float) -> str:
-    shown = [f"{time.strftime('%m-%d %H:%M:%S')} {stage.name} step {figures['step']}/{stage.steps}"]
+    shown = [f"{_now()} {stage.name} step {figures['step']}/{stage.steps}"]
     names = ("loss", "cells", "summary", "logits", "labels", "guide", "agreement", "rate", "score", "per_class")
     shown += [f"{name} {figures[name]:.4g}" for name in names if name in figures]
     shown.append(f"{figures['images_per_second']:.0f} photos/s, {seconds:.0f} s of CPU")

@@ -35,6 +35,8 @@ REACH = 4.0
 """Deviations that the 127 steps of a byte reach to."""
 BASIS_VIEWS = 1024
 """Views that the directions are found on."""
+SAVE_EVERY = 256
+"""Views of a part after which what is answered of it is saved: beside busy neighbours a part may take an hour."""
 
 Answer = Callable[[Tensor], tuple[Tensor, Tensor]]
 """A teacher: normalised pixels `[B, 3, S, S]` to features `[B, n, n, D]` and their summary `[B, W]`."""
@@ -64,18 +66,26 @@ class ViewPlan:
 
 
 class ViewStore:
-    """Parts of views in a folder. A part is the same whenever it is made, and is written whole or not at all."""
+    """Parts of views in a folder. A part is the same whenever it is made, and whether or not it was made at one go."""
 
-    def __init__(self, folder: Path, photos: PhotoSet, plan: ViewPlan, teacher: Callable[[], Answer]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        photos: PhotoSet,
+        plan: ViewPlan,
+        teacher: Callable[[], Answer],
+        report: Callable[[int, int], None] = lambda part, views: None,
+    ) -> None:
         """
         Args:
             teacher: makes the teacher when it is first needed.
+            report: called with the number of a part and how many of its views are answered.
 
         Raises:
             OptionError: the folder has views of other photos, or drawn otherwise.
         """
         self.folder, self.photos, self.plan = folder, photos, plan
-        self._make = teacher
+        self._make, self._report = teacher, report
         self._teacher: Answer | None = None
         self._parts: dict[int, NDArray[Any]] = {}
         self._settle()
@@ -139,21 +149,33 @@ class ViewStore:
         return views
 
     def _ask(self, number: int, path: Path) -> None:
-        basis, views, start = self.basis(), self._drawn(number), 0
-        for features, summary in self._answers(views):
+        basis, views = self.basis(), self._drawn(number)
+        part = path.with_suffix(".part")
+        begun = np.load(part) if part.exists() else views[:0]
+        start = len(begun)
+        views[:start] = begun
+        for features, summary in self._answers(views[start:]):
             some = views[start : start + len(summary)]
             along = (features.flatten(1, 2) - basis["mean"]) @ basis["directions"]
             steps = (along / basis["deviations"] * (127 / REACH)).round().clamp(-127, 127)
             some["features"] = steps.to(torch.int8).numpy()
             some["summary"] = ((summary - basis["summary_mean"]) @ basis["summary_directions"]).half().numpy()
             start += len(summary)
-        part = path.with_suffix(".part")
+            if start % SAVE_EVERY == 0 and start < len(views):
+                self._write(views[:start], part)
+                self._report(number, start)
+        self._write(views, path)
+        part.unlink(missing_ok=True)
+        self._report(number, start)
+
+    def _write(self, views: NDArray[Any], path: Path) -> None:
+        new = path.with_suffix(".new")
         try:
-            with part.open("wb") as file:
+            with new.open("wb") as file:
                 np.save(file, views)
-            os.replace(part, path)
+            os.replace(new, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
             raise TrainingError(f"The views cannot be written to {self.folder.name}: {error.strerror}.") from error
 
     @torch.no_grad()
