@@ -53,6 +53,11 @@ def listed(found: Segmentation) -> list[str]:
     return [f"{name}: {area:.1%} of the picture" for name, area in zip(found.names, found.areas, strict=True)]
 
 
+def plain(page: Page) -> None:
+    """Masks of whole patches: to follow the edges takes seconds a mask."""
+    page.get_by_label("Follow the photo's edges").uncheck()
+
+
 def test_the_foreground_is_there_when_the_tab_is_opened_and_its_files_hold_it(page: Page, watched: Watched) -> None:
     found = expected(watched, refine=True)
     assert said(page).locator("li").all_inner_texts() == listed(found)
@@ -70,7 +75,7 @@ def test_the_foreground_is_there_when_the_tab_is_opened_and_its_files_hold_it(pa
 
 def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watched) -> None:
     forwards = watched.app.forwards
-    page.get_by_label("Follow the photo's edges").uncheck()
+    plain(page)
     expect(said(page).locator("li").first).to_have_text(listed(expected(watched))[0])
     choose(page, "segment-method", TITLES["attention"])
     found = expected(watched, method="attention")
@@ -132,14 +137,15 @@ def test_another_model_is_shown_beside_it(page: Page, watched: Watched) -> None:
 
 
 def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
+    plain(page)
     choose(page, "segment-method", TITLES["parts"])
     number = page.get_by_label("number input for Parts")
     number.fill("3")
     number.press("Tab")
     page.get_by_label("Only in the foreground").uncheck()
-    found = expected(watched, method="parts", parts=3, within=False, refine=True)
+    found = expected(watched, method="parts", parts=3, within=False)
     expect(said(page).locator("li")).to_have_text(listed(found))
-    expect(page).to_have_url(re.compile(r"tab=segment.*method=parts.*parts=3.*within=0"))
+    expect(page).to_have_url(re.compile(r"tab=segment.*method=parts.*refine=0.*parts=3.*within=0"))
     watched.settle()
     url = page.url
     page.goto(url)
@@ -152,6 +158,7 @@ def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
 
 
 def test_other_photos_share_the_parts(page: Page, watched: Watched) -> None:
+    plain(page)
     choose(page, "segment-method", TITLES["parts"])
     page.get_by_role("button", name="The same in other photos").click()
     page.locator("#segment-others input[type=file]").set_input_files(
