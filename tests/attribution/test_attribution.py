@@ -1,4 +1,4 @@
-"""Maps from attention rows: layers, heads, fusions, words, and how far two maps agree."""
+"""Maps from attention rows: layers, heads, fusions, descriptions, and agreement."""
 
 from __future__ import annotations
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 RUN = {"python": run_python, "pycon": run_python, "bash": run_shell}
 DOCS = ROOT / "docs"
+SLOW = [pytest.mark.thorough, pytest.mark.timeout(600)]
 
 
 def parameters() -> list[object]:
     """Every example that can be run; the slow ones among the thorough tests."""
     return [
-        pytest.param(example, marks=[pytest.mark.thorough] if example.mark == "slow" else [], id=str(example))
+        pytest.param(example, marks=SLOW if example.mark == "slow" else [], id=str(example))
         for example in examples()
         if not example.mark.startswith("not run: ")
     ]
@@ -120,9 +121,22 @@ def test_the_folders_of_the_architecture_are_those_of_the_package() -> None:
     assert {name for name, _, _ in rows} == folders
     for name, layer, contents in rows:
         assert int(layer) == LAYERS[name]
-        for module in re.findall(r"`([a-z_/]+)`", contents):
-            path = ROOT / "vitdemo" / name / module
-            assert path.is_dir() or path.with_suffix(".py").is_file(), f"vitdemo/{name} has no {module}"
+        documented = {module.strip("/").split("/")[0] for module in re.findall(r"`([a-z_/]+)`", contents)}
+        inside = {path.stem for path in (ROOT / "vitdemo" / name).iterdir() if path.is_dir() or path.suffix == ".py"}
+        modules = {module for module in inside if not module.startswith("__")}
+        assert documented == modules, f"docs/architecture.md, {name}: {documented ^ modules}"
+
+
+def test_the_walks_of_the_architecture_name_files_and_tables_that_exist() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     for path in re.findall(r"`(\w+/[\w/]+\.(?:py|js))`", text):
         if "NAME" not in path:
             assert (ROOT / path).exists() or (ROOT / "vitdemo" / path).exists(), path
+    steps = re.findall(r"^\d\. `(\w+/\w+\.py)`(.+(?:\n   .+)*)", text, re.MULTILINE)
+    named = [
+        (path, name) for path, step in steps for name in re.findall(r"`(_?[A-Z]{3,}(?:_[A-Z]+)*|[a-z]+_[a-z]+)`", step)
+    ]
+    assert len(named) >= 8
+    for path, name in named:
+        if path != "ui/NAME.py":
+            assert re.search(rf"\b{name}\b", (ROOT / "vitdemo" / path).read_text(encoding="utf-8")), f"{path}: {name}"

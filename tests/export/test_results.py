@@ -1,4 +1,4 @@
-"""Results as JSON and files have the keys, the types and the shapes of the contracts."""
+"""Results as JSON and NPZ have the documented keys, types and shapes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def explained(
 
 
 def _read_back(value: Any) -> Any:
-    """Through JSON as strict readers take it."""
+    """A round trip through strict JSON."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 

@@ -37,7 +37,7 @@ PUBLIC = "93.184.215.14"
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test connects to anything beyond this machine, not even one whose refusal fails."""
+    """No test connects to anything but loopback, even if a refusal fails."""
     connect = socket.create_connection
 
     def checked(address: tuple[str, int], *rest: Any, **named: Any) -> socket.socket:
@@ -483,7 +483,7 @@ def test_a_body_of_exactly_the_limit_is_fetched(site: Site) -> None:
 
 
 def too_slow(url: str, settings: Settings, **options: object) -> None:
-    """Refused for its time, well before a wait without a deadline would have ended."""
+    """Assert that a request is refused at its deadline."""
     start = time.monotonic()
     message = refusal(url, replace(settings, url_timeout=0.6), **options)
     assert message == "The URL took longer than 0.6 s. Try again later, or upload the image."
@@ -552,7 +552,7 @@ def test_a_server_that_accepts_and_says_nothing_ends_at_the_deadline(scheme: str
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for pictures.test that vouches for itself, and its key, made for this run."""
+    """A self-signed certificate for pictures.test and its key, made for this run."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")

@@ -1,4 +1,4 @@
-"""Positions fit any grid: as transformers fits them where it can, and by the same rule on oblong pictures, where it fails."""
+"""Interpolated position embeddings equal transformers' on square grids, and follow the same rule on oblong images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _biases(network: nn.Module) -> list[Any]:
 
 
 def _resized(embeddings: Any, grid: tuple[int, int], side: int, prefix: int) -> Tensor:
-    """What a network adds to the tokens of a picture of that grid."""
+    """The position embeddings that a network adds on this grid."""
     tokens = torch.zeros(1, prefix + grid[0] * grid[1], embeddings.position_embeddings.shape[-1])
     with torch.no_grad():
         found: Tensor = embeddings.interpolate_pos_encoding(tokens, grid[0] * side, grid[1] * side)
@@ -57,12 +57,12 @@ def _side(embeddings: Any) -> int:
 
 
 def _prefix(embeddings: Any) -> int:
-    """Positions that are none of patches."""
+    """Position embeddings of prefix tokens."""
     return len(embeddings.position_embeddings[0]) - len(embeddings.position_embeddings[0]) // 16 * 16
 
 
 def _cubic(old: int, new: int) -> NDArray[np.float64]:
-    """`[new, old]`: how much of each old cell is in each new one; Keys' kernel with a = -0.75, edges repeated."""
+    """`[new, old]`: interpolation weights of Keys' kernel with a = -0.75, edges repeated."""
     weights = np.zeros((new, old))
     for target in range(new):
         centre = (target + 0.5) * old / new - 0.5
@@ -77,7 +77,7 @@ def _cubic(old: int, new: int) -> NDArray[np.float64]:
 
 
 def _antialiased(old: int, new: int) -> NDArray[np.float64]:
-    """The same with a = -0.5, as wide as a new cell where the grid shrinks, and cut off at the edges."""
+    """The same with a = -0.5, widened when downscaling, and cut off at the edges."""
     weights, scale = np.zeros((new, old)), max(old / new, 1.0)
     for target in range(new):
         centre = (target + 0.5) * old / new
@@ -105,7 +105,7 @@ def _linear(old: int, new: int) -> NDArray[np.float64]:
 def _by_hand(
     cells: Tensor, trained: tuple[int, int], grid: tuple[int, int], weights: Callable[[int, int], NDArray[np.float64]]
 ) -> Tensor:
-    """`[h * w, D]` of one grid as those of another, rows and columns for themselves, in double precision."""
+    """`[h * w, D]` of one grid interpolated to another, separably, in double precision."""
     table = cells.detach().double().numpy().reshape(*trained, -1)
     down, along = weights(trained[0], grid[0]), weights(trained[1], grid[1])
     resized = np.einsum("yr,xc,rcd->yxd", down, along, table)
@@ -113,7 +113,7 @@ def _by_hand(
 
 
 def _bias_by_hand(table: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """`[H, N, N]`, pair by pair: how far the query lies below and to the right of the key says which row of the table."""
+    """`[H, N, N]`, pair by pair: the offset of query and key selects the row of the table."""
     old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (trained, grid))
     cells = (
         _by_hand(table[:-3], old, new, _linear).unflatten(0, new) if trained != grid else table[:-3].unflatten(0, old)
@@ -133,7 +133,7 @@ def _bias_by_hand(table: Tensor, trained: tuple[int, int], grid: tuple[int, int]
 
 
 def _oblong(kind: str, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int]) -> tuple[ModelSpec, Any]:
-    """An oblong tiny network as it is loaded, read only."""
+    """A tiny network with an oblong grid, as loaded, read only."""
     if (kind, size) not in LOADED:
         scale = 2 if kind == "hybrid" else 1  # for as many patches
         folder = tmp_path_factory.mktemp("oblong") / kind

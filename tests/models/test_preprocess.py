@@ -1,4 +1,4 @@
-"""Pixels are those of transformers' own processors, and a view says exactly which part of the photo they show."""
+"""Pixels equal those of transformers' processors, and a view is exactly the part of the photo they show."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROCESSORS: dict[str, Any] = {"ViT": ViTImageProcessorPil, "DeiT": DeiTImageProc
 
 
 def _stock_bytes(image: Image.Image, config: dict[str, Any], family: str = "ViT") -> np.ndarray[Any, Any]:
-    """`[H, W, 3]`: what transformers makes of the picture before it scales and normalises it."""
+    """`[H, W, 3]`: transformers' output before rescaling and normalisation."""
     options = {"do_center_crop": False, **config, "do_rescale": False, "do_normalize": False}
     pixels = PROCESSORS[family](**options)(image, return_tensors="np")["pixel_values"][0]
     return np.asarray(pixels.transpose(1, 2, 0))
@@ -139,7 +139,7 @@ def test_the_view_is_the_part_of_the_photo_that_the_pixels_show(
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (211, 64), (97, 61)])
 def test_the_pixels_are_the_view_resized(photo: Callable[..., Photo], size: tuple[int, int]) -> None:
-    # A smooth picture: the borders, where the filter reaches beyond the view, differ little.
+    # A smooth image differs little at the borders, where the filter reaches beyond the view.
     image = photo(12, 9).image.resize(size, Image.Resampling.BICUBIC)
     pixels, view = resize_and_crop(image, processor_from_config({**CONFIGS["shortest edge"], **IMAGENET}))
     cut = image.crop(view.crop).resize(pixels.size, Image.Resampling.BILINEAR)

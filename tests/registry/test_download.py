@@ -1,4 +1,4 @@
-"""A model of the Hub is fetched whole, resumed where it broke off, checked, or refused in words before anything large comes."""
+"""A Hub model is downloaded, resumed, verified, or refused with a message before anything large is fetched."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TYPES_WITHOUT = ("swin", "levit", "cvt", "mobilevit", "convnext", "clip", "qwen2
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of some hundred kB, to be read only."""
+    """A checkpoint folder of some hundred kB, read only."""
     folder = tiny.save(tmp_path_factory.mktemp("saved") / "vit", "vit", hidden_size=96, intermediate_size=192)
     (folder / "README.md").write_text(CARD)
     return folder
@@ -64,7 +64,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> Iterator[FakeHub]:
-    """The fake Hub, with one repository, and a cache that holds nothing."""
+    """The fake Hub with one repository, and an empty cache."""
     for name, value in (("HF_HOME", str(tmp_path / "hf")), ("NO_PROXY", "127.0.0.1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(transfer, "PAUSE", 0.01)
@@ -85,12 +85,12 @@ def partials(repo: str = REPO) -> list[int]:
 
 
 def ranges(hub: FakeHub, file: str = WEIGHTS) -> list[str | None]:
-    """What was asked for, of the answers that brought something."""
+    """The Range headers of the requests that returned bytes."""
     return [asked.range for asked in hub.requests if asked.path.endswith(file) and asked.sent and asked.status != 302]
 
 
 def refusal(name: str = REPO, error: type[Exception] = DownloadError) -> str:
-    """Its words, which name neither a folder of this machine nor a commit."""
+    """The error message, which names neither a local folder nor a commit."""
     with pytest.raises(error) as refused:
         download(name)
     text = str(refused.value)
@@ -602,7 +602,7 @@ def test_one_who_waits_for_anothers_download_can_be_cancelled(hub: FakeHub) -> N
 
 
 class Evil:
-    """What leaves a mark where it is unpickled."""
+    """Leaves a mark when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

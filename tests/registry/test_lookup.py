@@ -1,4 +1,4 @@
-"""What is known of a model from its files alone."""
+"""Model descriptions from files alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MORE = ["mae-mini", "cnn-mini"]
 
 @pytest.fixture
 def folder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A checkpoint folder to spoil."""
+    """A checkpoint folder to damage."""
     return Path(shutil.copytree(tiny_folder("vit"), tmp_path / "mine"))
 
 

@@ -1,4 +1,4 @@
-"""The table of official checkpoints says what their architectures are, and each of them runs as in transformers.
+"""The table of official checkpoints agrees with their architectures, and each runs as in transformers.
 
 Every entry is built in full without memory, and a tiny network in the layout of its own files comes from the fake Hub.
 """
@@ -230,7 +230,7 @@ def build(values: dict[str, Any]) -> PreTrainedModel:
 
 
 def encoder(network: Any) -> Any:
-    """The part that gives the tokens. What DINOv3 calls its base model is only a part of that."""
+    """The module that returns the tokens; DINOv3's base model is only part of it."""
     return network if isinstance(network, transformers.DINOv3ViTModel) else network.base_model
 
 

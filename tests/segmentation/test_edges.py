@@ -1,4 +1,4 @@
-"""Patch masks to pixels, on drawn pictures whose true mask is known."""
+"""Patch masks to pixels, on drawn images whose true mask is known."""
 
 from __future__ import annotations
 

@@ -21,10 +21,11 @@ from tests.training.small import CLASSES, SIZE, assert_same, encoder, log_of, tr
 from vitdemo.errors import TrainingError
 from vitdemo.settings import ROOT
 from vitdemo.training.architectures import build
-from vitdemo.training.augment import Augmentation
+from vitdemo.training.augment import Augmentation, Mixing
 from vitdemo.training.config import STATE, TrainConfig
 from vitdemo.training.data import PhotoSet
 from vitdemo.training.ema import EMA
+from vitdemo.training.loop import Trainer
 from vitdemo.training.optimisers import Muon, make_optimisers, orthogonalise
 from vitdemo.training.recipes.base import Recipe, StepContext
 from vitdemo.training.recipes.dino import Dino
@@ -278,55 +279,54 @@ def test_bf16_gives_about_the_loss_of_fp32_and_fp32_gradients(tmp_path: Path) ->
     assert {p.grad.dtype for p in half.recipe.parameters() if p.grad is not None} == {torch.float32}
 
 
+def one_step(folder: Path) -> Trainer:
+    """A run after its first step, without dropout or mixing: every process draws its own."""
+    recipe = supervised(mixing=Mixing())
+    for module in recipe.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    run = trainer(folder, recipe, optimiser="muon", clip=0.0)
+    run._step(run.batches.batch(0))
+    return run
+
+
+def gradients(run: Trainer) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in run.recipe.named_parameters() if p.grad is not None}
+
+
 WORKER = """
 import sys, torch
+torch.set_num_threads(1)
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from vitdemo.training.augment import Mixing
-from tests.training.test_loop import supervised, trainer
-recipe = supervised(mixing=Mixing())
-for module in recipe.modules():
-    if isinstance(module, torch.nn.Dropout):
-        module.p = 0.0
-run = trainer(Path({folder!r}), recipe, optimiser="muon", clip=0.0)
-run._step(run.batches.batch(0))
+from tests.training.test_loop import gradients, one_step
+run = one_step(Path({folder!r}))
+assert run.accelerator.num_processes == 2, run.accelerator.num_processes
 if run.accelerator.is_main_process:
-    grads = {{name: p.grad.clone() for name, p in run.recipe.named_parameters() if p.grad is not None}}
-    torch.save(grads, Path({folder!r}) / "grads.pt")
-    assert run.accelerator.num_processes == {processes}, run.accelerator.num_processes
+    torch.save(gradients(run), Path({folder!r}) / "gradients.pt")
 run.accelerator.end_training()
 """
 
 
-def gradients(folder: Path, processes: int) -> dict[str, Tensor]:
-    folder.mkdir()
+@pytest.mark.timeout(400)
+@pytest.mark.thorough
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    one = gradients(one_step(tmp_path))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = WORKER.format(root=str(ROOT), folder=str(folder), processes=processes)
-    workers = []
-    for rank in range(processes):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if processes > 1:
-            environment |= {
-                "ACCELERATE_USE_CPU": "true",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(processes),
-            }
-        workers.append(subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE))
+    shared = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", WORKER.format(root=str(ROOT), folder=str(tmp_path))]
+    workers = [
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
+        )
+        for rank in ("0", "1")
+    ]
     for worker in workers:
-        _, errors = worker.communicate(timeout=110)
+        _, errors = worker.communicate(timeout=390)
         assert worker.returncode == 0, errors.decode()[-3000:]
-    loaded: dict[str, Tensor] = torch.load(folder / "grads.pt", weights_only=True)
-    return loaded
-
-
-@pytest.mark.thorough
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    one, two = gradients(tmp_path / "one", 1), gradients(tmp_path / "two", 2)
+    two = torch.load(tmp_path / "gradients.pt", weights_only=True)
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)

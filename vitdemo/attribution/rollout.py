@@ -1,4 +1,4 @@
-"""Attention rollout: Abnar & Zuidema 2020, arXiv:2005.00928, from matrices or streamed from queries and keys."""
+"""Attention rollout: Abnar & Zuidema 2020, arXiv:2005.00928, from queries and keys."""
 
 from __future__ import annotations
 
@@ -10,45 +10,28 @@ from torch import Tensor
 from vitdemo.attribution.rows import attention_rows
 from vitdemo.types import Fusion, LayerQueries
 
-BLOCK = 64
-"""Attention rows computed at a time."""
-
 
 def rollout(
-    attentions: Sequence[Tensor],
-    start: Tensor,
-    fusion: Fusion = "mean",
-    discard: float = 0.0,
-    class_token: bool = True,
-) -> Tensor:
-    """How much of each input token reaches the read-out.
-
-    Args:
-        attentions: one `[B, H, N, N]` tensor per layer, first layer first; rows sum to 1.
-        start: `[N]`, the weight of each final token in the read-out; sums to 1.
-        fusion: how heads are fused.
-        discard: share of the smallest values of each fused row to set to 0; the class token's column is kept.
-        class_token: whether the first token is a class token.
-
-    Returns:
-        `[B, N]`, rows sum to 1.
-    """
-    row = start.to(attentions[0]).expand(attentions[0].shape[0], -1)
-    for attention in reversed(attentions):
-        # The residual connection: half of each token passes unchanged.
-        row = 0.5 * (row + _through_layer(row, attention, fusion, discard, class_token))
-    return row
-
-
-def streamed_rollout(
     layers: Sequence[LayerQueries],
     start: Tensor,
     fusion: Fusion = "mean",
     discard: float = 0.0,
-    block: int = BLOCK,
+    block: int = 64,
     class_token: bool = True,
 ) -> Tensor:
-    """As `rollout`, computing a block of rows at a time, never all of `[N, N]`."""
+    """How much of each input token reaches the read-out, computed without an `[N, N]` matrix.
+
+    Args:
+        layers: first layer first.
+        start: `[N]`, the weight of each final token in the read-out; sums to 1.
+        fusion: how heads are fused.
+        discard: share of the smallest values of each fused row to set to 0; the class token's column is kept.
+        block: attention rows computed at a time.
+        class_token: whether the first token is a class token.
+
+    Returns:
+        `[B, N]`, float32, rows sum to 1.
+    """
     query = layers[0].query
     batch, _, tokens, _ = query.shape
     row = start.to(query.device, torch.float32).expand(batch, -1)
@@ -58,6 +41,7 @@ def streamed_rollout(
             last = min(first + block, tokens)
             rows = attention_rows(layer.query, layer.key, layer.mask, layer.scaling, first, last)
             passed += _through_layer(row[:, first:last], rows, fusion, discard, class_token)
+        # The residual connection: half of each token passes unchanged.
         row = 0.5 * (row + passed)
     return row
 

@@ -1,4 +1,4 @@
-"""What a training run is asked for, and whether it can be done. Imports no torch: the command line reads its choices here."""
+"""Settings of a training run, and their validation. Imports no torch: the command line reads its choices here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: logged, checkpointed, and resumed bit by bit after an interruption."""
+"""The training loop: logged, checkpointed, and bit-identical when resumed after an interruption."""
 
 from __future__ import annotations
 

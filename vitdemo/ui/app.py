@@ -34,6 +34,13 @@ from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, T
 TITLE = "vitdemo: what Vision Transformers see"
 
 
+OPENED = """() => {
+  window.vitdemoOpened = true;
+  if (location.search) window.dispatchEvent(new Event("vitdemo-opened"));
+}"""
+"""The page is open; the link that it was opened with, if any, has been followed."""
+
+
 def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     """The whole page, with the first example already computed."""
     pipeline = pipeline or Pipeline()
@@ -143,7 +150,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
         segmented.follow_up(restored, photo, running)
-        restored.then(None, None, None, js="() => { window.vitdemoOpened = true; }", **private)
+        restored.then(None, None, None, js=OPENED, **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page
