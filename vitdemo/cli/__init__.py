@@ -1,4 +1,4 @@
-"""`python -m vitdemo COMMAND`: thin over the pipeline. JSON alone on stdout, notes and progress on stderr."""
+"""`vitdemo COMMAND`: thin over the pipeline. JSON alone on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitdemo.cli import evaluate, inference, models, segmentation, training
+from vitdemo.cli import evaluate, inference, models, page, segmentation, training
 from vitdemo.cli.common import FINE, SOME_FAILED, WRONG_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
 
@@ -37,6 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (models, inference, segmentation, evaluate, training):
+    for room in (page, models, inference, segmentation, evaluate, training):
         room.add_commands(commands)
     return parser
