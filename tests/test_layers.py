@@ -13,6 +13,7 @@ from vitdemo.settings import ROOT
 LAYERS = {
     "errors": 0,
     "settings": 0,
+    "threads": 0,
     "types": 0,
     "options": 1,
     "images": 2,

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from vitdemo.cli import evaluate, inference, models, page, segmentation, training
 from vitdemo.cli.common import FINE, SOME_FAILED, WRONG_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
+from vitdemo.threads import prepare_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 all fine, 1 some input failed, 2 wrong usage."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    prepare_threads()
     try:
         status: int = options.run(options)
         return status
