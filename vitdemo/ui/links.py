@@ -126,7 +126,9 @@ def image_of(photo: Photo, addresses: Addresses) -> str:
 def typed(photo: Photo, addresses: Addresses) -> str:
     """What one would type to name a photo in a command."""
     example = _by_digest().get(photo.digest)
-    return str(example.path.relative_to(ROOT)) if example else addresses.get(photo.digest, "") or photo.name
+    if example is None:
+        return addresses.get(photo.digest, "") or photo.name
+    return str(example.path if ROOT is None else example.path.relative_to(ROOT))
 
 
 def example_called(name: str) -> Example | None:
