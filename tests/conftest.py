@@ -1,25 +1,34 @@
-"""What several test modules share."""
+"""What several test modules share.
+
+The process that hands out the tests imports this file and nothing else of the project: torch, transformers and gradio are
+imported by the fixtures that need them.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tests import tiny
 from vitdemo.images.open import open_image
-from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, spec_from_folder
 from vitdemo.settings import ROOT, Settings, get_settings
 from vitdemo.types import ModelSpec, Photo
 
-# Small networks on a machine that others use too: threads that wait for each other cost more than they save.
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from tests.served import App
+    from vitdemo.pipeline import Pipeline
+
+# Small networks, and a test process for each core. OpenMP reads this as torch is loaded, in the processes that tests start as
+# well; how threads wait is said in tests/__init__.py.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 PhotoMaker = Callable[..., Photo]
 
@@ -29,13 +38,25 @@ def seeded() -> None:
     """The same random numbers in every test, whichever tests ran before it."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> Pipeline:
     """One pipeline with default limits on the CPU: models are loaded once. Not for tests that count forwards."""
+    from vitdemo.pipeline import Pipeline
+
     return Pipeline(Settings(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The running app, one for all tests of this process."""
+    from tests.served import serving
+
+    with serving(tmp_path_factory.mktemp("gradio")) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +86,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny_folder(kind)`: a checkpoint folder of a tiny random network, to be read only."""
+    from tests import tiny
+
     made: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.options.segment import Parameters
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation, View
 
@@ -56,7 +56,7 @@ def segmentation(method: str = "foreground", *, found: bool = True, keep: Sequen
         colours=colours if method == "pca" else None,
         boxes=((20, 15, 60, 55), (30, 70, 80, 120)) if method == "similarity" and found else (),
         view=View(CROP),
-        parameters=Parameters(method=method).relevant,
+        parameters=SegmentRequest(method=method).relevant,
         milliseconds=12.0,
         device="cpu",
         dtype="fp32",

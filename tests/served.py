@@ -11,6 +11,7 @@ import pytest
 
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import get_settings
+from vitdemo.ui.app import build, launch_options
 
 
 @dataclass
@@ -28,9 +29,6 @@ class App:
 @contextmanager
 def serving(temporary: Path) -> Iterator[App]:
     """The app with the settings that the environment has now, until the block ends."""
-    # Gradio takes seconds to import, which other tests need not wait for.
-    from vitdemo.ui.app import build, launch_options
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITDEMO_URL_ALLOW_HOSTS", "127.0.0.1")
         patch.setenv("GRADIO_TEMP_DIR", str(temporary))
@@ -41,9 +39,3 @@ def serving(temporary: Path) -> Iterator[App]:
         )
         yield App(url, pipeline)
         page.close()
-
-
-@pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with serving(tmp_path_factory.mktemp("gradio")) as served:
-        yield served

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from vitdemo.registry import (
     available_models,
+    console_progress,
     default_models,
     obtain,
-    on_console,
     reconstructing_model,
     segmenting_model,
 )
@@ -32,6 +32,7 @@ from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.models.loading import Classifier
+    from vitdemo.options.segment import SegmentOptions
     from vitdemo.pipeline import Pipeline
     from vitdemo.types import Comparison, Explanation, Prediction, Reconstruction, Segmentation
 
@@ -42,62 +43,123 @@ _guard = threading.Lock()
 _pipeline: Pipeline | None = None
 
 
-def classify(image: Any, model: str | None = None, **options: Any) -> Prediction:
-    """What one model says of a picture: see `vitdemo.pipeline.Pipeline.classify` for the options.
+def classify(image: Any, model: str | None = None, *, top_k: int = 5, dtype: str = "auto") -> Prediction:
+    """One model's best labels for an image.
 
     Args:
-        image: a path, an address, bytes, a Pillow picture or an array.
-        model: a name from `available_models()`, a model of the Hub (fetched if it is not here), or a folder; the first one
-            if not given.
+        image: a path, a URL, bytes, a Pillow image or an array.
+        model: a name from `available_models()`, a model on the Hub (downloaded if it is not here), or a folder; the first
+            embedded one if not given.
+        top_k: how many labels.
+        dtype: "auto", "fp32", "bf16" or "fp16".
     """
     pipeline = _shared()
-    return pipeline.classify([pipeline.open(image)], _spec(model), **options)[0]
+    return pipeline.classify([pipeline.open(image)], _spec(model), top_k=top_k, dtype=dtype)[0]
 
 
-def explain(image: Any, model: str | None = None, **options: Any) -> Explanation:
-    """A prediction and a map of where the model looked: see `vitdemo.pipeline.Pipeline.explain` for the options."""
-    pipeline = _shared()
-    return pipeline.explain(pipeline.open(image), _spec(model), **options)
+def explain(
+    image: Any,
+    model: str | None = None,
+    *,
+    method: str = "attention",
+    layer: int | str = -1,
+    head: int | str = "mean",
+    readout: str | None = None,
+    target: int | str | None = None,
+    resolution: int | None = None,
+    discard: float = 0.0,
+    point: tuple[float, float] | None = None,
+    top_k: int = 5,
+    dtype: str = "auto",
+    keep: bool = False,
+    features: bool = False,
+) -> Explanation:
+    """A prediction and a map of where the model looked.
+
+    Args:
+        image, model, top_k, dtype: as for `classify`.
+        method, layer, head, readout, target, resolution, discard, point: see
+            `vitdemo.options.explain.ExplainRequest`.
+        keep: also return `queries`, from which the attention of any patch follows.
+        features: also return the `features` of the patches.
+    """
+    from vitdemo.options.explain import ExplainRequest
+    from vitdemo.types import Capture
+
+    request = ExplainRequest(method, layer, head, readout, target, resolution, discard, point)
+    pipeline, capture = _shared(), Capture(queries=keep, features=features)
+    return pipeline.explain(pipeline.open(image), _spec(model), request, top_k=top_k, dtype=dtype, capture=capture)
 
 
-def compare(image: Any, models: Sequence[str] | None = None, **options: Any) -> Comparison:
-    """Several models on one picture, every embedded one if none are named."""
+def compare(
+    image: Any,
+    models: Sequence[str] | None = None,
+    *,
+    method: str = "attention",
+    layer: int | str = -1,
+    head: int | str = "mean",
+    readout: str | None = None,
+    target: int | str | None = None,
+    resolution: int | None = None,
+    discard: float = 0.0,
+    point: tuple[float, float] | None = None,
+    top_k: int = 5,
+    dtype: str = "auto",
+) -> Comparison:
+    """Several models on one image: every embedded one if none are named. The options are those of `explain`."""
+    from vitdemo.options.explain import ExplainRequest
+
+    request = ExplainRequest(method, layer, head, readout, target, resolution, discard, point)
     pipeline = _shared()
     specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
-    return pipeline.compare(pipeline.open(image), specs, **options)
+    return pipeline.compare(pipeline.open(image), specs, request, top_k=top_k, dtype=dtype)
 
 
-def reconstruct(image: Any, model: str | None = None, **options: Any) -> Reconstruction:
-    """What a masked autoencoder makes up for hidden patches: see `vitdemo.pipeline.Pipeline.reconstruct` for the options."""
+def reconstruct(
+    image: Any, model: str | None = None, *, ratio: float = 0.75, seed: int = 0, dtype: str = "auto"
+) -> Reconstruction:
+    """What a masked autoencoder fills in for hidden patches.
+
+    Args:
+        image, dtype: as for `classify`.
+        model: a masked autoencoder; the embedded one if not given.
+        ratio: share of the patches that is hidden, above 0 and below 1.
+        seed: which ones.
+    """
     pipeline = _shared()
     spec = _spec(model) if model else reconstructing_model()
-    return pipeline.reconstruct(pipeline.open(image), spec, **options)
+    return pipeline.reconstruct(pipeline.open(image), spec, ratio=ratio, seed=seed, dtype=dtype)
 
 
 @overload
-def segment(image: list[Any] | tuple[Any, ...], model: str | None = ..., **parameters: Any) -> list[Segmentation]: ...
+def segment(
+    image: list[Any] | tuple[Any, ...], model: str | None = ..., **request: Unpack[SegmentOptions]
+) -> list[Segmentation]: ...
 
 
 @overload
-def segment(image: Any, model: str | None = ..., **parameters: Any) -> Segmentation: ...
+def segment(image: Any, model: str | None = ..., **request: Unpack[SegmentOptions]) -> Segmentation: ...
 
 
-def segment(image: Any, model: str | None = None, **parameters: Any) -> Segmentation | list[Segmentation]:
-    """Masks of a picture, or of each of a list of them: see `vitdemo.options.segment.Parameters` for what can be chosen.
+def segment(
+    image: Any, model: str | None = None, **request: Unpack[SegmentOptions]
+) -> Segmentation | list[Segmentation]:
+    """Masks of an image, or of each of a list of them.
 
-    Parts and principal components are shared over a list, and `similarity` looks in all of it for a patch of the first one.
+    Parts and principal components are shared over a list, and `similarity` looks in all images for a patch of the first.
 
     Args:
         image: as for `classify`, or a list or tuple of such.
         model: as for `classify`; a DINO if not given.
+        request: the fields of `vitdemo.options.segment.SegmentRequest`.
     """
-    from vitdemo.options.segment import Parameters
+    from vitdemo.options.segment import SegmentRequest
     from vitdemo.pipeline.segment import segment as segment_photos
 
-    asked, pipeline = Parameters(**parameters), _shared()
+    wanted, pipeline = SegmentRequest(**request), _shared()
     several = isinstance(image, list | tuple)
     photos = [pipeline.open(one) for one in (image if several else [image])]
-    found = segment_photos(pipeline, photos, _spec(model) if model else segmenting_model(), asked)
+    found = segment_photos(pipeline, photos, _spec(model) if model else segmenting_model(), wanted)
     return found if several else found[0]
 
 
@@ -114,12 +176,12 @@ def load(model: str | None = None, device: str = "auto", dtype: str = "auto") ->
 def _spec(model: str | None) -> Any:
     if model is None:
         return default_models(get_settings())[0]
-    with on_console(model) as report:
+    with console_progress(model) as report:
         return obtain(model, report)
 
 
 def _shared() -> Pipeline:
-    """One pipeline a process: models are loaded once."""
+    """One pipeline per process: models are loaded once."""
     global _pipeline
     from vitdemo.pipeline import Pipeline
 

@@ -22,16 +22,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
-from vitdemo import attribution, capture
+from vitdemo import attribution
 from vitdemo.attribution import streamed_rollout
 from vitdemo.engine.attribute import attribute, read_out
 from vitdemo.errors import OptionError
+from vitdemo.models import attention_tap
 from vitdemo.models.attention_tap import TAP, AttentionRecord, record_attention
 from vitdemo.models.layers import blocks, final_norm, head_of, norms, watching
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.methods import METHODS, applicable, obstacle
 from vitdemo.registry import spec_from_folder
-from vitdemo.types import Attribution, Capture, Fusion, LayerQueries, ModelSpec
+from vitdemo.types import FUSIONS, Attribution, Capture, Fusion, LayerQueries, ModelSpec
 
 CPU = torch.device("cpu")
 TARGET = 3
@@ -228,9 +229,7 @@ def _textbook_grad_cam(model: Classifier, pixels: Tensor, prefix: int) -> Tensor
 
 # Parity
 
-SETTINGS: tuple[tuple[Fusion, float], ...] = tuple(
-    (fusion, discard) for fusion in attribution.FUSIONS for discard in (0, 0.3, 0.9)
-)
+SETTINGS: tuple[tuple[Fusion, float], ...] = tuple((fusion, discard) for fusion in FUSIONS for discard in (0, 0.3, 0.9))
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
@@ -462,7 +461,7 @@ def _queries(layers: int, heads: int, tokens: int, batch: int = 2) -> list[Layer
 @pytest.mark.parametrize("block", [1, 7, 19, 20, 21, 64])
 def test_streamed_rollout_is_that_of_matrices_whatever_the_block(block: int) -> None:
     layers = _queries(3, 4, 20)
-    attentions = [capture.attention_rows(one.query, one.key, one.mask, one.scaling, 0, 20) for one in layers]
+    attentions = [attention_tap.attention_rows(one.query, one.key, one.mask, one.scaling, 0, 20) for one in layers]
     start = torch.rand(20)
     start /= start.sum()
     for fusion, discard in SETTINGS:
@@ -495,7 +494,7 @@ def test_streamed_rollout_makes_no_matrix_of_all_tokens() -> None:
         with _Shapes() as seen:
             streamed_rollout(layers, start, fusion, discard, block)
         assert max(math.prod(shape) for shape in seen.shapes) <= heads * tokens * max(block, 8)
-    attention = capture.attention_rows(layers[0].query, layers[0].key, None, 1.0, 0, tokens)
+    attention = attention_tap.attention_rows(layers[0].query, layers[0].key, None, 1.0, 0, tokens)
     with _Shapes() as seen:
         attribution.rollout([attention], start)
     assert seen.square(tokens), "the recorder sees such a matrix where there is one"
@@ -535,7 +534,7 @@ def test_rows_sum_to_one_where_heads_hardly_meet() -> None:
     assert float(found.sum()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("fusion", attribution.FUSIONS)
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("discard", [0, 0.5, 0.99])
 def test_attention_of_each_token_to_itself_keeps_everything_at_the_read_out(fusion: Fusion, discard: float) -> None:
     identity = torch.eye(9).expand(2, 4, 9, 9)
@@ -670,25 +669,13 @@ def _record(model: Classifier, pixels: Tensor, request: Capture) -> AttentionRec
     return record
 
 
-@pytest.mark.parametrize("kind", ["vit", "beit", "dinov3"])
-def test_one_layer_that_is_asked_for_is_recorded_in_full_and_nothing_else(load: Load, kind: str) -> None:
-    model = load(kind)
-    pixels = _pixels(model)
-    expected = _eager(model, pixels).attentions
-    for layer in range(3):
-        record = _record(model, pixels, Capture(layer=layer))
-        torch.testing.assert_close(record.full.double(), expected[layer].detach(), atol=1e-6, rtol=0)
-        assert (record.rows, record.queries, record.attentions) == ({}, [], [])
-    assert _record(model, pixels, Capture(layer=3)).full is None
-
-
 def test_queries_that_are_asked_for_are_recorded_and_nothing_else(load: Load) -> None:
     model = load("beit")
     pixels = _pixels(model)
     record = _record(model, pixels, Capture(queries=True))
-    assert (record.rows, record.full, record.attentions) == ({}, None, [])
+    assert (record.rows, record.attentions) == ({}, [])
     for layer, expected in zip(record.queries, _eager(model, pixels).attentions, strict=True):
-        found = capture.attention_rows(layer.query, layer.key, layer.mask, layer.scaling, 0, layer.query.shape[2])
+        found = attention_tap.attention_rows(layer.query, layer.key, layer.mask, layer.scaling, 0, layer.query.shape[2])
         torch.testing.assert_close(found.double(), expected.detach(), atol=1e-6, rtol=0)
 
 
@@ -699,7 +686,7 @@ def test_attention_matrices_that_gradients_are_asked_of_are_in_the_graph_and_not
     pixels = _pixels(model).requires_grad_()
     with record_attention(Capture(gradients=True)) as record:
         logits = model(pixels)
-    assert (record.rows, record.full, record.queries) == ({}, None, [])
+    assert (record.rows, record.queries) == ({}, [])
     for attention, expected in zip(record.attentions, _eager(model, pixels.detach()).attentions, strict=True):
         torch.testing.assert_close(attention.double(), expected, atol=1e-6, rtol=0)
     assert all(gradient.any() for gradient in torch.autograd.grad(logits[:, 0].sum(), record.attentions))
@@ -708,7 +695,7 @@ def test_attention_matrices_that_gradients_are_asked_of_are_in_the_graph_and_not
 def test_without_a_request_no_queries_matrices_or_rows_are_recorded(load: Load) -> None:
     model = load("vit")
     record = _record(model, _pixels(model), Capture())
-    assert (record.rows, record.full, record.queries, record.attentions) == ({}, None, [], [])
+    assert (record.rows, record.queries, record.attentions) == ({}, [], [])
 
 
 def _assert_nothing_left(model: Classifier) -> None:
@@ -721,7 +708,7 @@ def _assert_nothing_left(model: Classifier) -> None:
         assert weights.grad is None
         assert not weights.requires_grad
     assert torch.is_grad_enabled()
-    assert capture._ACTIVE.get() is None
+    assert attention_tap._ACTIVE.get() is None
     if model.spec.readouts:
         assert model.network.base_model.config._attn_implementation == TAP
 

@@ -1,4 +1,4 @@
-"""The explorer's own parts: the patch that asks, all heads, the walk through layers, the threshold, what can be taken away."""
+"""The explorer's arithmetic and its own parts, on a page without a server, beside what Python makes of the same results."""
 
 from __future__ import annotations
 
@@ -6,484 +6,572 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Watched
-from tests.browser.test_page import pictures, upload, wait_for_new_result, wait_until_drawn
-from tests.hostile import encode, photo
-from tests.served import App
+from tests.browser.static_page import ADDRESS, StaticExplorer, looks
+from vitdemo.attribution import agreement_of
 from vitdemo.export.results import explanation_json
-from vitdemo.export.snippets import fill, reproduce_compare, reproduce_explain
+from vitdemo.export.snippets import fill, reproduce_explain
+from vitdemo.options.explain import ExplainRequest
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
 from vitdemo.rendering.overlay import overlay
 from vitdemo.settings import Settings
-from vitdemo.types import Explanation
-from vitdemo.ui.examples import examples
+from vitdemo.types import Capture, Explanation, Photo
 
 pytestmark = pytest.mark.browser
 
-FIRST = default_models(Settings())[0]
-COUNT = len(default_models(Settings()))
-ONE, ALL = "explained", "compared"
+MODELS = default_models(Settings())
+FIRST = MODELS[0]
+LOOKS = [(7, "mean"), (3, "max"), (5, "min"), (0, "4")]
+"""Layers and heads."""
 
 
 @pytest.fixture
-def page(watched: Watched) -> Page:
-    """The open Explain tab."""
-    opened = open_explain(watched.page)
-    watched.settle()
-    return opened
+def one(explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]) -> StaticExplorer:
+    """The first model, as in Explain."""
+    explorer.show(cup, compared[:1])
+    return explorer
 
 
-def open_explain(page: Page) -> Page:
-    page.get_by_role("tab", name="Explain").click()
-    expect(page.locator("#explained .vd-picture canvas")).to_be_visible()
-    return page
+@pytest.fixture
+def all_(explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]) -> StaticExplorer:
+    """All models, as in Compare."""
+    explorer.show(cup, compared)
+    return explorer
 
 
-def picture(page: Page, tab: str = ONE, index: int = 0) -> Any:
-    return page.locator(f"#{tab} .vd-picture canvas").nth(index)
+def explained(pipeline: Pipeline, photo: Photo, spec: Any = FIRST, **options: Any) -> Explanation:
+    return pipeline.explain(photo, spec, ExplainRequest(**options))
 
 
-def words(page: Page, tab: str = ONE, index: int = 0) -> str:
-    wait_until_drawn(page, tab)
-    return page.locator(f"#{tab} .vd-text").nth(index).inner_text()
+def values_of(explanation: Explanation) -> Any:
+    assert explanation.map is not None
+    return explanation.map.values
 
 
-def explained(pipeline: Pipeline, model: Any = FIRST, **options: Any) -> Explanation:
-    return pipeline.explain(pipeline.open(examples()[0].path), model, **options)
+def middle(explanation: Explanation, row: int, column: int) -> tuple[float, float]:
+    """Of a patch, in pixels of the photo."""
+    left, top, right, bottom = explanation.view.crop
+    rows, columns = explanation.patch_grid
+    return left + (column + 0.5) / columns * (right - left), top + (row + 0.5) / rows * (bottom - top)
 
 
-def place_of(pipeline: Pipeline, row: int, column: int) -> tuple[float, float]:
-    """The middle of a patch, in pixels of the photo."""
-    left, top, right, bottom = explained(pipeline).view.crop
-    return left + (column + 0.5) / 14 * (right - left), top + (row + 0.5) / 14 * (bottom - top)
-
-
-def position(page: Page, pipeline: Pipeline, row: int, column: int, tab: str = ONE) -> dict[str, float]:
+def position(one: StaticExplorer, photo: Photo, explanation: Explanation, row: int, column: int) -> Any:
     """The same place on the canvas."""
-    box = picture(page, tab).bounding_box()
-    width, height = pipeline.open(examples()[0].path).size
-    x, y = place_of(pipeline, row, column)
-    return {"x": x / width * box["width"], "y": y / height * box["height"]}
+    box = one.find(".vd-picture canvas").first.bounding_box()
+    assert box
+    x, y = middle(explanation, row, column)
+    return {"x": x / photo.size[0] * box["width"], "y": y / photo.size[1] * box["height"]}
 
 
 def same_words(shown: str, expected: str) -> bool:
     """Bytes in the browser, floats in Python: a patch at the very edge may fall on the other side."""
     pattern = r"(.*: )(\d+)% of attention on (\d+)% of the picture, (.*)"
-    one, other = re.fullmatch(pattern, shown), re.fullmatch(pattern, expected)
-    assert one, shown
-    assert other, expected
-    near = abs(int(one[2]) - int(other[2])) <= 3 and abs(int(one[3]) - int(other[3])) <= 1
-    return near and (one[1], one[4]) == (other[1], other[4])
+    ours, theirs = re.fullmatch(pattern, shown), re.fullmatch(pattern, expected)
+    assert ours, shown
+    assert theirs, expected
+    near = abs(int(ours[2]) - int(theirs[2])) <= 3 and abs(int(ours[3]) - int(theirs[3])) <= 1
+    return near and (ours[1], ours[4]) == (theirs[1], theirs[4])
 
 
-def questions(watched: Watched) -> int:
-    return sum("component_server" in url for url in watched.requests)
+# Maps
+
+
+def test_every_map_and_its_words_are_pythons(
+    all_: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    for layer, head in LOOKS:
+        all_.set("layer", str(layer))
+        all_.set("head", head)
+        shown = all_.run("panels.map((panel) => Array.from(currentMap(panel).values))")
+        for values, words, spec, sent in zip(shown, all_.words(), MODELS, compared, strict=True):
+            wanted = explained(pipeline, cup, spec, layer=layer, head=int(head) if head.isdigit() else head)
+            ours = values_of(wanted).ravel()
+            # A byte stands for a share of its head's peak: 0.4% of that, at most.
+            assert np.abs(np.array(values) - ours).max() <= 0.004 * sent.rows[spec.readouts[0]][layer].max(), spec.name
+            # The lowest of all heads lies so far below their peaks that its words are rough.
+            assert head == "min" or same_words(words, wanted.description), spec.name
+    assert all_.asked == []
+
+
+def test_the_read_out_can_be_chosen_and_a_model_without_it_keeps_its_own(
+    all_: StaticExplorer, compared: tuple[Explanation, ...]
+) -> None:
+    all_.set("common", "off")
+    before = all_.pictures()
+    all_.set("readout", "class")
+    after = all_.pictures()
+    assert [old != new for old, new in zip(before, after, strict=True)] == [
+        spec.readouts[0] != "class" for spec in MODELS
+    ]
+    assert all("class token" in text for text in all_.words())
+    all_.set("common", "on")
+    assert all_.pictures() != after
+
+
+def test_on_one_scale_all_legends_are_the_same_and_else_each_its_own(all_: StaticExplorer) -> None:
+    ends = all_.find(".vd-legend span:last-child")
+    assert len(set(ends.all_inner_texts())) == 1
+    all_.set("common", "off")
+    own = all_.run("panels.map((panel) => currentMap(panel).high)")
+    assert ends.all_inner_texts() == [f"{high:.2%}" for high in own]
+    assert len(set(own)) == len(MODELS)
+
+
+def test_each_display_control_changes_every_overlay(all_: StaticExplorer) -> None:
+    for name, value in {
+        "layer": "2",
+        "head": "3",
+        "opacity": "30",
+        "colourMap": "viridis",
+        "smooth": "off",
+        "mass": "40",
+    }.items():
+        before = all_.pictures()
+        all_.set(name, value)
+        assert all(old != new for old, new in zip(before, all_.pictures(), strict=True)), name
+    assert all_.asked == []
+
+
+def test_the_overlay_is_pythons_within_two_grey_levels(all_: StaticExplorer, pipeline: Pipeline, cup: Photo) -> None:
+    all_.set("common", "off")
+    for layer, head in LOOKS[:2]:
+        all_.set("layer", str(layer))
+        all_.set("head", head)
+        for number, spec in enumerate(MODELS):
+            with all_.page.expect_download() as download:
+                all_.find(".vd-panel").nth(number).get_by_role("button", name="Save the picture").click()
+            with Image.open(download.value.path()) as file:
+                theirs = file.convert("RGB")
+            found = explained(pipeline, cup, spec, layer=layer, head=head)
+            assert found.map is not None
+            assert theirs.size == cup.size
+            ours = np.asarray(overlay(cup, found.view, found.map), np.float32)
+            difference = np.abs(np.asarray(theirs.crop(found.view.crop), np.float32) - ours)[4:-4, 4:-4]
+            assert difference.mean() <= 2.0, spec.name
+
+
+def test_a_threshold_keeps_the_fewest_patches_that_hold_the_share(one: StaticExplorer) -> None:
+    random_numbers = np.random.default_rng(0)
+    for share in (0.1, 0.4, 0.999, 1.0):
+        values = random_numbers.random(150).astype(np.float32) ** 3
+        kept = np.array(one.run("Array.from(brightest(Float32Array.from($0), $1))", values.tolist(), share), bool)
+        order = np.sort(values)[::-1].cumsum(dtype=np.float64)
+        assert kept.sum() == int(np.searchsorted(order, share * order[-1] * (1 - 1e-9))) + 1
+        assert kept.all() or values[kept].min() >= values[~kept].max()
+    # Of equal ones the first, and of nothing none.
+    assert one.run("Array.from(brightest([1, 1, 1, 1], 0.5))") == [1, 1, 0, 0]
+    assert one.run("Array.from(brightest([0, 0, 0], 0.5))") == [0, 0, 0]
+
+
+def test_of_a_threshold_the_patches_that_are_kept_alone_are_drawn(
+    one: StaticExplorer, pipeline: Pipeline, cup: Photo
+) -> None:
+    found = explained(pipeline, cup, layer=4, head=1)
+    one.set("layer", "4")
+    one.set("head", "1")
+    one.set("opacity", "0")
+    plain = _pixels(one)
+    one.set("opacity", "100")
+    one.set("mass", "40")
+    kept = _pixels(one)
+    zoom = plain.shape[1] / cup.size[0]
+    shown = np.zeros((14, 14), bool)
+    for row, column in np.ndindex(14, 14):
+        x, y = (int(place * zoom) for place in middle(found, row, column))
+        shown[row, column] = np.abs(plain[y, x].astype(int) - kept[y, x]).max() > 2
+    wanted = one.run("Array.from(brightest(currentMap(panels[0]).values, 0.4))")
+    np.testing.assert_array_equal(shown.ravel(), np.array(wanted, bool))
+    one.set("mass", "100")
+    assert one.find("label:has([name=mass]) output").inner_text() == "all"
+
+
+def _pixels(one: StaticExplorer) -> Any:
+    one.drawn()
+    url = one.find(".vd-picture canvas").evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+
+
+def test_agreement_is_pythons_also_on_other_grids_and_crops(
+    explorer: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    # The third one has seen the whole photo, on a finer grid.
+    finer = explained(pipeline, cup, MODELS[2], resolution=320)
+    assert finer.patch_grid != compared[0].patch_grid
+    assert finer.view.crop != compared[0].view.crop
+    shown = (*compared[:2], finer)
+    explorer.show(cup, shown)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        found = explorer.run(
+            "agreementOf(...[$0, $1].map((i) => ({ panel: panels[i], map: currentMap(panels[i]), sampled: {} })))", i, j
+        )
+        wanted = agreement_of(shown[i], shown[j])
+        assert wanted.rank_correlation is not None
+        assert wanted.overlap is not None
+        assert abs(found["correlation"] - wanted.rank_correlation) <= 0.01
+        # One patch more or less of a dozen.
+        assert abs(found["overlap"] - wanted.overlap) <= 0.12
+    # A map that is flat agrees with nothing.
+    assert (
+        explorer.run(
+            "agreementOf({ panel: panels[0], map: currentMap(panels[0]), sampled: {} },"
+            " { panel: panels[1], map: { values: new Float32Array(196).fill(0.1) }, sampled: {} })"
+        )
+        is None
+    )
 
 
 # The patch that asks
 
 
-def test_a_click_asks_a_patch_and_its_layer_is_fetched_once(page: Page, watched: Watched) -> None:
-    pipeline, forwards = watched.app.pipeline, watched.app.forwards
-    watched.requests.clear()
-    picture(page).click(position=position(page, pipeline, 3, 4))
-    expect(page.locator("#explained .vd-text")).to_contain_text("patch in row 3, column 4")
-    said = explained(pipeline, readout="patch", point=place_of(pipeline, 3, 4)).description
-    assert same_words(words(page), said)
-    assert questions(watched) == len(watched.requests) == 1
+def test_a_click_asks_a_patch_and_its_layer_is_fetched_once(
+    one: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    first, canvas = compared[0], one.find(".vd-picture canvas")
+
+    def python(row: int, column: int, **options: Any) -> str:
+        point = middle(first, row, column)
+        return explained(pipeline, cup, readout="patch", point=point, **options).description
+
+    def asks(row: int, column: int) -> str:
+        one.page.wait_for_function(
+            "(words) => document.querySelector('.vd-text').textContent.includes(words)",
+            arg=f"row {row}, column {column}",
+        )
+        return one.words()[0]
+
+    canvas.click(position=position(one, cup, first, 3, 4))
+    assert same_words(asks(3, 4), python(3, 4))
     # Keys go on from there; Python says the same of each patch.
-    for key, (row, column) in {
-        "ArrowRight": (3, 5),
-        "ArrowDown": (4, 5),
-        "ArrowLeft": (4, 4),
-        "ArrowUp": (3, 4),
-    }.items():
-        picture(page).press(key)
-        said = explained(pipeline, readout="patch", point=place_of(pipeline, row, column)).description
-        assert same_words(words(page), said)
-    assert len(watched.requests) == 1
+    for key, place in {"ArrowRight": (3, 5), "ArrowDown": (4, 5), "ArrowLeft": (4, 4), "ArrowUp": (3, 4)}.items():
+        canvas.press(key)
+        assert same_words(asks(*place), python(*place))
+    assert [(name, what["layer"], what["row"]) for name, what in one.asked] == [("patch_rows", 7, None)]
     # Another layer is another question, once.
     for layer in (2, 5, 2):
-        page.locator("#explained [name=layer]").fill(str(layer))
-        expect(page.locator("#explained .vd-text")).to_contain_text(f"layer {layer}, ")
-    page.locator("#explained [name=head]").select_option("4")
-    said = explained(pipeline, readout="patch", point=place_of(pipeline, 3, 4), layer=2, head=4).description
-    assert same_words(words(page), said)
-    assert len(watched.requests) == 3
-    assert watched.app.forwards == forwards
+        one.set("layer", str(layer))
+        one.page.wait_for_function(
+            "(words) => document.querySelector('.vd-text').textContent.startsWith(words)", arg=f"layer {layer}, "
+        )
+    one.set("head", "4")
+    assert same_words(one.words()[0], python(3, 4, layer=2, head=4))
+    assert [what["layer"] for _, what in one.asked] == [7, 2, 5]
+
+
+def test_of_many_patches_a_row_is_asked_for_at_a_time(explorer: StaticExplorer, pipeline: Pipeline, cup: Photo) -> None:
+    request = ExplainRequest(resolution=480)
+    found = pipeline.explain(cup, FIRST, request, capture=Capture(queries=True))
+    rows, columns = found.patch_grid
+    assert rows * columns > 400
+    explorer.show(cup, [found])
+    canvas = explorer.find(".vd-picture canvas")
+    canvas.click(position=position(explorer, cup, found, 5, 7))
+    explorer.find(".vd-text").filter(has_text="row 5, column 7").wait_for()
+    canvas.press("ArrowRight")
+    explorer.find(".vd-text").filter(has_text="row 5, column 8").wait_for()
+    assert [what["row"] for _, what in explorer.asked] == [5 * columns + 7, 5 * columns + 8]
+    wanted = pipeline.explain(cup, FIRST, replace(request, readout="patch", point=middle(found, 5, 8))).description
+    assert same_words(explorer.words()[0], wanted)
 
 
 def test_the_patch_follows_the_pointer_unless_a_click_holds_it_and_escape_leaves_it(
-    page: Page, watched: Watched
+    one: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
-    pipeline = watched.app.pipeline
-    before, text = pictures(page, ONE), words(page)
-    page.locator("#explained [name=readout]").select_option("patch")
-    picture(page).hover(position=position(page, pipeline, 2, 2))
-    expect(page.locator("#explained .vd-text")).to_contain_text("row 2, column 2")
-    picture(page).hover(position=position(page, pipeline, 9, 11))
-    expect(page.locator("#explained .vd-text")).to_contain_text("row 9, column 11")
-    picture(page).click(position=position(page, pipeline, 9, 11))
-    picture(page).hover(position=position(page, pipeline, 1, 1))
-    assert "row 9, column 11" in words(page)
-    picture(page).click(position=position(page, pipeline, 1, 1))
-    picture(page).hover(position=position(page, pipeline, 5, 6))
-    expect(page.locator("#explained .vd-text")).to_contain_text("row 5, column 6")
-    picture(page).press("Escape")
-    page.mouse.move(0, 0)
-    expect(page.locator("#explained [name=readout]")).to_have_value("class")
-    assert (pictures(page, ONE), words(page)) == (before, text)
+    canvas, text = one.find(".vd-picture canvas"), one.find(".vd-text")
+    before, words = one.pictures(), one.words()
+
+    def place(row: int, column: int) -> Any:
+        return position(one, cup, compared[0], row, column)
+
+    one.set("readout", "patch")
+    for row, column in ((2, 2), (9, 11)):
+        canvas.hover(position=place(row, column))
+        text.filter(has_text=f"row {row}, column {column}").wait_for()
+    canvas.click(position=place(9, 11))
+    canvas.hover(position=place(1, 1))
+    assert "row 9, column 11" in one.words()[0]
+    canvas.click(position=place(1, 1))
+    canvas.hover(position=place(5, 6))
+    text.filter(has_text="row 5, column 6").wait_for()
+    canvas.press("Escape")
+    one.page.mouse.move(0, 0)
+    assert one.find("[name=readout]").input_value() == "class"
+    assert (one.pictures(), one.words()) == (before, words)
 
 
-def test_under_the_pointer_stands_the_value_of_its_patch(page: Page, watched: Watched) -> None:
-    pipeline = watched.app.pipeline
-    attribution = explained(pipeline).map
-    assert attribution is not None
-    watched.requests.clear()
+def test_under_the_pointer_stands_the_value_of_its_patch(
+    one: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    values = values_of(compared[0])
     for row, column in ((0, 0), (6, 7), (13, 13)):
-        picture(page).hover(position=position(page, pipeline, row, column))
-        wait_until_drawn(page, ONE)
-        shown = re.fullmatch(r"here (\d+\.\d\d)%", page.locator("#explained .vd-unit").inner_text())
+        one.find(".vd-picture canvas").hover(position=position(one, cup, compared[0], row, column))
+        one.drawn()
+        shown = re.fullmatch(r"here (\d+\.\d\d)%", one.find(".vd-unit").inner_text())
         assert shown
-        assert abs(float(shown[1]) / 100 - attribution.values[row, column]) <= 0.005 * attribution.high + 5e-5
-    assert watched.requests == []
+        assert abs(float(shown[1]) / 100 - values[row, column]) <= 0.005 * values.max() + 5e-5
+    assert one.asked == []
 
 
-def test_a_touch_asks_a_patch(browser: Browser, app: App) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
-    context.set_default_timeout(20_000)
-    watched = Watched(context.new_page(), app).open()
-    page = open_explain(watched.page)
-    picture(page).tap(position=position(page, app.pipeline, 4, 9))
-    expect(page.locator("#explained .vd-text")).to_contain_text("patch in row 4, column 9")
-    picture(page).tap(position=position(page, app.pipeline, 8, 2))
-    expect(page.locator("#explained .vd-text")).to_contain_text("patch in row 8, column 2")
-    assert watched.complaints == []
-    context.close()
+def test_in_compare_the_same_place_asks_in_every_model(
+    all_: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    all_.find(".vd-picture canvas").nth(2).click(position=position(all_, cup, compared[2], 6, 6))
+    for number, spec in enumerate(MODELS):
+        all_.find(".vd-text").nth(number).filter(has_text="patch in row 6, column 6").wait_for()
+        point = middle(compared[number], 6, 6)
+        wanted = explained(pipeline, cup, spec, readout="patch", point=point).description
+        assert same_words(all_.words()[number], wanted)
+    assert sorted(what["panel"] for _, what in all_.asked) == list(range(len(MODELS)))
 
 
-def test_in_compare_the_same_place_asks_in_every_model(watched: Watched) -> None:
-    page, pipeline = watched.page, watched.app.pipeline
-    watched.requests.clear()
-    picture(page, ALL, 2).click(position=position(page, pipeline, 6, 6, ALL))
-    for index, model in enumerate(default_models(Settings())):
-        expect(page.locator("#compared .vd-text").nth(index)).to_contain_text("patch in row 6, column 6")
-        said = explained(pipeline, model, readout="patch", point=place_of(pipeline, 6, 6)).description
-        assert same_words(words(page, ALL, index), said)
-    assert questions(watched) == len(watched.requests) == COUNT
-
-
-def test_a_result_that_the_server_forgot_is_said_in_words(page: Page) -> None:
-    page.route(
-        "**/component_server/**", lambda route: route.fulfill(json={"error": "The server no longer remembers this."})
-    )
-    picture(page).click()
-    expect(page.locator("#explained .vd-text")).to_have_text("The server no longer remembers this.")
-    page.unroute("**/component_server/**")
+def test_what_the_server_cannot_answer_is_said_in_words(one: StaticExplorer) -> None:
+    one.answer = lambda name, what: {"error": "The server no longer remembers this."}
+    one.find(".vd-picture canvas").click()
+    one.find(".vd-text").filter(has_text="The server no longer remembers this.").wait_for()
+    one.find("[data-act=report]")
+    one.find(".vd-panel").get_by_role("button", name="Save the raw numbers").click()
+    one.find(".vd-said").filter(has_text="The server no longer remembers this.").wait_for()
 
 
 # Heads and layers
 
 
 def test_all_heads_of_all_layers_are_shown_and_one_can_be_brought_into_the_picture(
-    page: Page, watched: Watched
+    one: StaticExplorer, pipeline: Pipeline, cup: Photo
 ) -> None:
-    watched.requests.clear()
-    page.locator("#explained .vd-heads summary").click()
-    cells = page.locator("#explained .vd-cells button")
-    expect(cells).to_have_count(FIRST.num_layers * FIRST.num_heads)
-    looks = cells.locator("canvas").evaluate_all("(all) => all.map((one) => one.toDataURL())")
-    assert len(set(looks)) == len(looks)
-    cell = page.get_by_role("button", name="layer 3, head 2", exact=True)
+    one.find(".vd-heads summary").click()
+    one.drawn()
+    cells = one.find(".vd-cells button")
+    assert cells.count() == FIRST.num_layers * FIRST.num_heads
+    shown = looks(cells.locator("canvas"))
+    assert len(set(shown)) == len(shown)
+    cell = one.page.get_by_role("button", name="layer 3, head 2", exact=True)
     cell.press("Enter")
-    assert same_words(words(page), explained(watched.app.pipeline, layer=3, head=2).description)
-    expect(cell).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#explained [name=head]")).to_have_value("2")
-    expect(page.locator("#explained [name=layer]")).to_have_value("3")
+    assert same_words(one.words()[0], explained(pipeline, cup, layer=3, head=2).description)
+    assert cell.get_attribute("aria-pressed") == "true"
+    assert [one.find(f"[name={name}]").input_value() for name in ("layer", "head")] == ["3", "2"]
     cell.click()
-    expect(page.locator("#explained [name=head]")).to_have_value("mean")
-    assert watched.requests == []
+    assert one.find("[name=head]").input_value() == "mean"
+    assert one.asked == []
 
 
-def test_in_compare_the_heads_of_the_layer_follow_the_slider(watched: Watched) -> None:
-    page = watched.page
-    page.locator("#compared .vd-heads summary").first.click()
-    cells = page.locator("#compared .vd-cells button")
-    expect(cells).to_have_count(sum(model.num_heads for model in default_models(Settings())))
-    before = cells.locator("canvas").evaluate_all("(all) => all.map((one) => one.toDataURL())")
-    page.locator("#compared [name=layer]").fill("1")
-    expect(cells.first).to_have_attribute("title", "layer 1, head 0")
-    after = cells.locator("canvas").evaluate_all("(all) => all.map((one) => one.toDataURL())")
+def test_in_compare_the_heads_of_the_layer_follow_the_slider(all_: StaticExplorer) -> None:
+    all_.find(".vd-heads summary").first.click()
+    all_.drawn()
+    cells = all_.find(".vd-cells button")
+    assert cells.count() == sum(model.num_heads for model in MODELS)
+    before = looks(cells.locator("canvas"))
+    all_.set("layer", "1")
+    assert cells.first.get_attribute("title") == "layer 1, head 0"
+    after = looks(cells.locator("canvas"))
     assert all(old != new for old, new in zip(before, after, strict=True))
 
 
-def test_play_walks_through_the_layers_until_it_is_stopped(page: Page, watched: Watched) -> None:
-    watched.requests.clear()
-    button = page.get_by_role("button", name=re.compile("Play layers"))
-    button.click()
-    slider = page.locator("#explained [name=layer]")
-    for layer in ("0", "1", "2"):
-        expect(slider).to_have_value(layer)
-    page.get_by_role("button", name=re.compile("Stop")).click()
-    stopped = slider.input_value()
-    page.wait_for_timeout(1600)
-    assert slider.input_value() == stopped
-    assert watched.requests == []
+def test_play_walks_through_the_layers_until_it_is_stopped(
+    explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    explorer.show(cup, compared[:1])
+    explorer.page.clock.install()
+    explorer.mount()
+    explorer.page.evaluate("(value) => window.show(value)", _value(explorer, cup, compared[:1]))
+    slider = explorer.find("[name=layer]")
+    explorer.find("[data-act=play]").click()
+    seen = [slider.input_value()]
+    for _ in range(FIRST.num_layers):
+        explorer.page.clock.run_for(700)
+        seen.append(slider.input_value())
+    assert seen == [str(layer % FIRST.num_layers) for layer in range(FIRST.num_layers + 1)]
+    explorer.page.get_by_role("button", name=re.compile("Stop")).click()
+    explorer.page.clock.run_for(5000)
+    assert slider.input_value() == seen[-1]
+    assert explorer.asked == []
 
 
-def test_a_threshold_keeps_the_fewest_patches_that_hold_the_share(page: Page, watched: Watched) -> None:
-    attribution = explained(watched.app.pipeline, layer=4, head=1).map
-    assert attribution is not None
-    page.locator("#explained [name=layer]").fill("4")
-    page.locator("#explained [name=head]").select_option("1")
-    page.mouse.move(0, 0)
-    page.locator("#explained [name=opacity]").fill("0")
-    plain = _pixels(pictures(page, ONE)[0])
-    page.locator("#explained [name=opacity]").fill("100")
-    page.locator("#explained [name=mass]").fill("40")
-    watched.requests.clear()
-    kept = _pixels(pictures(page, ONE)[0])
-    left, top, right, bottom = explained(watched.app.pipeline).view.crop
-    zoom = plain.shape[1] / watched.app.pipeline.open(examples()[0].path).size[0]
-    shown = np.zeros((14, 14), bool)
-    for row in range(14):
-        for column in range(14):
-            x = int((left + (column + 0.5) / 14 * (right - left)) * zoom)
-            y = int((top + (row + 0.5) / 14 * (bottom - top)) * zoom)
-            shown[row, column] = np.abs(plain[y, x].astype(int) - kept[y, x]).max() > 2
-    order = np.sort(attribution.values.ravel())[::-1].cumsum()
-    count = int(np.searchsorted(order, 0.4 * order[-1])) + 1
-    assert abs(shown.sum() - count) <= 1
-    assert attribution.values[shown].min() >= attribution.values[~shown].max() - 0.005 * attribution.high
-    page.locator("#explained [name=mass]").fill("100")
-    expect(page.locator("#explained label:has([name=mass]) output")).to_have_text("all")
-    assert watched.requests == []
+def _value(explorer: StaticExplorer, photo: Photo, shown: Any) -> dict[str, Any]:
+    from vitdemo.ui.components.explorer import explorer_value
+
+    return explorer_value(explorer.results.keep(photo, shown), photo, shown, {}, {"rows": {}, "patch": {}})
 
 
-def _pixels(url: str) -> Any:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+# What is shown of a method, and without a result
+
+
+def test_a_method_has_its_own_words_and_scale_and_no_layers(
+    explorer: StaticExplorer, pipeline: Pipeline, cup: Photo
+) -> None:
+    for name in ("rollout", "relevance", "similarity"):
+        found = explained(pipeline, cup, method=name)
+        explorer.show(cup, [found])
+        assert explorer.words() == [found.description]
+        method = METHODS[name]
+        assert method.says in explorer.find(".vd-caution").inner_text()
+        assert explorer.find(".vd-unit").inner_text() == method.title.lower()
+        for control in ("layer", "head", "readout"):
+            assert explorer.find(f"[name={control}]").is_hidden()
+        for control, value in {"opacity": "30", "colourMap": "viridis", "smooth": "off"}.items():
+            before = explorer.pictures()
+            explorer.set(control, value)
+            assert explorer.pictures() != before, (name, control)
+        for control, value in {"opacity": "80", "colourMap": "inferno", "smooth": "on"}.items():
+            explorer.set(control, value)
+        before = len(explorer.triggered())
+        explorer.find(".vd-picture canvas").click(position=position(explorer, cup, found, 2, 3))
+        told = explorer.triggered()[before:]
+        if name == "similarity":
+            # The server is told of the patch: each is a map of its own.
+            assert "Click on the picture" in explorer.find(".vd-caution").inner_text()
+            ((event, place),) = told
+            wanted = np.array(middle(found, 2, 3)) / cup.size
+            np.testing.assert_allclose([place["x"], place["y"]], wanted, atol=0.005)
+            assert event == "select"
+        else:
+            assert told == []
+    # A method that explains a class takes another one from the labels.
+    found = explained(pipeline, cup, method="relevance")
+    explorer.show(cup, [found])
+    before = len(explorer.triggered())
+    explorer.find(".vd-labels button").nth(1).click()
+    label = found.prediction.labels[1]
+    assert explorer.triggered()[before:] == [["select", {"label": label.label, "index": label.index}]]
+    pressed = explorer.find(".vd-labels button[aria-pressed=true] .vd-label").all_inner_texts()
+    assert pressed == [found.prediction.labels[0].label]
+    assert explorer.asked == []
+
+
+def test_back_at_attention_layers_and_heads_are_as_they_were(
+    explorer: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    explorer.show(cup, compared[:1])
+    explorer.set("layer", "2")
+    explorer.set("head", "1")
+    before = explorer.pictures(), explorer.words()
+    explorer.show(cup, [explained(pipeline, cup, method="rollout")])
+    assert explorer.pictures() != before[0]
+    explorer.show(cup, compared[:1])
+    assert explorer.find("[name=layer]").is_visible()
+    assert (explorer.pictures(), explorer.words()) == before
+
+
+def test_without_a_photo_or_with_a_refused_one_the_last_result_stays_greyed_with_the_reason(
+    one: StaticExplorer,
+) -> None:
+    hint, root = one.find(".vd-hint"), one.find(".vd-explorer")
+    before = one.pictures()
+    for value, words in (
+        (None, "Drop a photo, or choose an example. Below is the last result."),
+        ({"refused": "The image is cut off."}, "The image is cut off. Below is the last result."),
+    ):
+        one.page.evaluate("(value) => window.show(value)", value)
+        assert hint.inner_text() == words
+        assert "vd-stale" in (root.get_attribute("class") or "")
+        assert float(one.find(".vd-picture canvas").evaluate("(one) => getComputedStyle(one).opacity")) < 0.6
+        assert one.pictures() == before
 
 
 # What can be taken away
 
 
-def taken(page: Page, name: str, tab: str = ONE) -> tuple[str, bytes]:
-    with page.expect_download() as download:
-        page.locator(f"#{tab}").get_by_role("button", name=name).first.click()
+def taken(explorer: StaticExplorer, name: str) -> tuple[str, bytes]:
+    with explorer.page.expect_download() as download:
+        explorer.find("").get_by_role("button", name=name).first.click()
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
-def test_raw_numbers_and_provenance_are_those_of_python(page: Page, watched: Watched) -> None:
-    pipeline = watched.app.pipeline
-    page.locator("#explained [name=layer]").fill("5")
-    page.locator("#explained [name=head]").select_option("max")
-    found = explained(pipeline, layer=5, head="max")
-    assert found.map is not None
-    name, data = taken(page, "Save the raw numbers")
-    assert name == f"{examples()[0].path.stem}-{FIRST.name}.npz"
+def test_raw_numbers_and_provenance_are_those_of_python(one: StaticExplorer, pipeline: Pipeline, cup: Photo) -> None:
+    one.set("layer", "5")
+    one.set("head", "max")
+    found = explained(pipeline, cup, layer=5, head="max")
+    name, data = taken(one, "Save the raw numbers")
+    assert name == f"{Path(cup.name).stem}-{FIRST.name}.npz"
     with np.load(io.BytesIO(data)) as arrays:
-        np.testing.assert_array_equal(arrays["map"], found.map.values)
+        np.testing.assert_array_equal(arrays["map"], values_of(found))
         np.testing.assert_array_equal(arrays["rows"], found.rows["class"])
         assert json.loads(str(arrays["meta"]))["layer"] == 5
-    name, data = taken(page, "Save predictions")
+    name, data = taken(one, "Save predictions")
     assert name.endswith(".json")
     report = json.loads(data)
-    assert report == {"image": examples()[0].path.name, **explanation_json(found)}
+    wanted = json.loads(json.dumps({"image": cup.name, **explanation_json(found)}))
+    for entry in (report, wanted):
+        entry.pop("ms", None)
+        entry["results"][0].pop("ms", None)
+        entry["results"][0].pop("cached", None)
+    assert report == wanted
 
 
-def test_the_browsers_overlay_is_pythons_within_two_grey_levels(watched: Watched) -> None:
-    page, pipeline = watched.page, watched.app.pipeline
-    page.locator("#compared [name=common]").uncheck()
-    seen = pipeline.open(examples()[0].path)
-    for layer, head in ((7, "mean"), (3, "1")):
-        page.locator("#compared [name=layer]").fill(str(layer))
-        page.locator("#compared [name=head]").select_option(head)
-        wait_until_drawn(page)
-        for spec in default_models(Settings()):
-            panel = page.locator("#compared .vd-panel", has=page.locator(f"code[title={spec.name}]"))
-            with page.expect_download() as download:
-                panel.get_by_role("button", name="Save the picture").click()
-            with Image.open(download.value.path()) as file:
-                theirs = file.convert("RGB")
-            found = explained(pipeline, spec, layer=layer, head=head if head == "mean" else int(head))
-            assert found.map is not None
-            assert theirs.size == seen.size
-            ours = np.asarray(overlay(seen, found.view, found.map), np.float32)
-            difference = np.abs(np.asarray(theirs.crop(found.view.crop), np.float32) - ours)[4:-4, 4:-4]
-            assert difference.mean() <= 2.0, spec.name
+def test_the_link_holds_what_is_chosen_and_the_page_says_when_the_photo_is_not_in_it(
+    explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    def address() -> dict[str, list[str]]:
+        return parse_qs(urlsplit(explorer.page.url).query)
+
+    explorer.show(cup, compared[:1], link={"tab": "explain", "model": FIRST.name, "image": "cup"})
+    assert address() == {"tab": ["explain"], "model": [FIRST.name], "image": ["cup"]}
+    explorer.set("layer", "2")
+    explorer.set("head", "3")
+    explorer.find(".vd-picture canvas").click(position=position(explorer, cup, compared[0], 10, 3))
+    explorer.find(".vd-text").filter(has_text="row 10, column 3").wait_for()
+    explorer.page.wait_for_url(re.compile("patch="))
+    found = address()
+    assert (found["layer"], found["head"], found["readout"]) == (["2"], ["3"], ["patch"])
+    x, y = middle(compared[0], 10, 3)
+    shares = [float(share) for share in found["patch"][0].split(",")]
+    np.testing.assert_allclose(shares, [x / cup.size[0], y / cup.size[1]], atol=0.005)
+    explorer.find("[data-act=link]").click()
+    explorer.find(".vd-said").filter(has_text="The link is copied.").wait_for()
+    assert explorer.page.evaluate("navigator.clipboard.readText()") == explorer.page.url
+    # A photo of one's own is not in it.
+    explorer.show(cup, compared[:1], link={"tab": "explain", "model": FIRST.name, "image": ""})
+    explorer.find("[data-act=link]").click()
+    explorer.find(".vd-said").filter(has_text="not your photo").wait_for()
+    assert "image" not in address()
 
 
-# Links
+def test_what_a_link_brings_is_what_is_shown(
+    explorer: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    x, y = middle(compared[0], 10, 3)
+    shares = (x / cup.size[0], y / cup.size[1])
+    explorer.show(cup, compared[:1], start={"layer": 2, "head": "3", "readout": "patch", "patch": shares})
+    explorer.find(".vd-text").filter(has_text="row 10, column 3").wait_for()
+    wanted = explained(pipeline, cup, layer=2, head=3, readout="patch", point=(x, y)).description
+    assert same_words(explorer.words()[0], wanted)
+    # What a model does not have is replaced by something that it has.
+    explorer.mount()
+    explorer.show(cup, compared[:1], start={"layer": 99, "head": "<script>", "readout": "nobody", "patch": None})
+    assert re.match(r"layer \d, mean of heads, class token: ", explorer.words()[0])
 
 
-def open_again(page: Page, app: App, url: str) -> Page:
-    """Somebody else opens the link."""
-    other = page.context.new_page()
-    other.goto(url)
-    other.wait_for_function("window.vitdemoOpened")
-    return other
-
-
-def look_alike(page: Page, other: Page) -> None:
-    """Both may still be decoding their photo."""
-    for _ in range(50):
-        if pictures(other, ONE) == pictures(page, ONE):
-            return
-        other.wait_for_timeout(100)
-    assert pictures(other, ONE) == pictures(page, ONE)
-
-
-def test_a_link_brings_back_model_method_class_and_photo(page: Page, watched: Watched) -> None:
-    example = page.locator("#examples").get_by_role("button").nth(4)
-    wait_for_new_result(page, example.click, ONE)
-    page.locator("#method input").click()
-    wait_for_new_result(
-        page, lambda: page.locator("[role=listbox] [role=option]").filter(has_text="Relevance").first.click(), ONE
-    )
-    wait_for_new_result(page, lambda: page.locator("#explained .vd-labels button").nth(1).click(), ONE)
-    url, text = page.url, words(page)
-    assert "method=relevance" in url
-    other = open_again(page, watched.app, url)
-    expect(other.locator("#explained .vd-text")).to_have_text(text)
-    look_alike(page, other)
-    assert other.url == url
-    other.close()
-
-
-def test_a_link_to_a_model_without_attention_opens_with_a_method_that_it_has(page: Page, watched: Watched) -> None:
-    other = open_again(page, watched.app, f"{watched.app.url}?tab=explain&model=cnn-mini&image=kangaroo")
-    expect(other.locator("#explained .vd-text")).to_contain_text("Grad-CAM for ")
-    expect(other.locator("#method input")).to_have_value("Grad-CAM")
-    # A message would go away by itself.
-    other.wait_for_timeout(1000)
-    assert other.locator(".toast-body").count() == 0
-    other.close()
-
-
-def test_a_link_brings_back_layer_head_and_patch(page: Page, watched: Watched) -> None:
-    page.locator("#explained [name=head]").select_option("3")
-    page.locator("#explained [name=layer]").fill("2")
-    picture(page).click(position=position(page, watched.app.pipeline, 10, 3))
-    expect(page.locator("#explained .vd-text")).to_contain_text("row 10, column 3")
-    expect(page).to_have_url(re.compile("patch="))
-    page.mouse.move(0, 0)
-    text = words(page)
-    other = open_again(page, watched.app, page.url)
-    expect(other.locator("#explained .vd-text")).to_have_text(text)
-    look_alike(page, other)
-    other.close()
-
-
-BROKEN_LINKS = [
-    "tab=explain&model=no-such-model",
-    "tab=compare&models=vit-mini,../../etc",
-    "tab=explain&layer=1e999&head=%3Cscript%3E&patch=a,b&resolution=x",
-    "tab=compare&method=relevance&target=unicorn",
-    "image=http://10.0.0.1/a.png",
-]
-
-
-@pytest.mark.parametrize(
-    "query", [BROKEN_LINKS[0], *(pytest.param(q, marks=pytest.mark.thorough) for q in BROKEN_LINKS[1:])]
-)
-def test_a_link_that_cannot_be_followed_leaves_a_working_page(watched: Watched, query: str) -> None:
-    page = watched.page
-    page.goto(f"{watched.app.url}?{query}")
-    page.wait_for_function("window.vitdemoOpened")
-    page.get_by_role("tab", name="Compare").click()
-    expect(page.locator("#compared .vd-panel canvas").first).to_be_visible()
-    wait_for_new_result(page, page.locator("#examples").get_by_role("button").nth(3).click)
-    assert page.locator("#compared .vd-panel").count() == COUNT
-    watched.settle()
-    # What the next link cuts off is no fault of the page.
-    cut = ("AbortError", "Connection errored out")
-    watched.complaints[:] = [one for one in watched.complaints if not any(words in one for words in cut)]
-
-
-def test_a_photo_of_ones_own_is_not_in_the_link_and_the_page_says_so(watched: Watched) -> None:
-    page = watched.page
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=watched.app.url.rstrip("/"))
-    wait_for_new_result(page, lambda: upload(page, "holiday at home.png", encode(photo(310, 210), "PNG")))
-    page.locator("#compared [name=layer]").fill("3")
-    page.locator("#compared").get_by_role("button", name="Copy link").click()
-    expect(page.locator("#compared .vd-said")).to_contain_text("not your photo")
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied == page.url
-    assert "image=" not in copied
-    assert "holiday" not in copied
-    assert "layer=3" in copied
-
-
-# Reproduce
-
-
-def call(page: Page, tab: str, name: str) -> str:
-    return page.locator(f"#{tab} [data-call={name}]").inner_text()
-
-
-def test_the_calls_are_those_of_what_is_shown(page: Page, watched: Watched) -> None:
-    page.locator("#explained .vd-calls summary").click()
-    page.locator("#explained [name=layer]").fill("4")
-    page.locator("#explained [name=head]").select_option("2")
-    wait_until_drawn(page, ONE)
-    image = str(examples()[0].path.relative_to(Path.cwd()))
-    host = f"'{watched.app.url.rstrip('/')}'"
-    texts = reproduce_explain(image, FIRST.name, {}, "HOST")
-    expected = fill(texts, 4, 2, "class")
-    assert call(page, ONE, "python") == expected["python"]
-    assert call(page, ONE, "cli") == expected["cli"]
-    assert call(page, ONE, "curl") == expected["curl"].replace("HOST=HOST", f"HOST={host}")
-    picture(page).click(position=position(page, watched.app.pipeline, 6, 2))
-    expect(page.locator("#explained .vd-text")).to_contain_text("row 6, column 2")
-    wait_until_drawn(page, ONE)
-    point = re.search(r"--point=([\d.]+),([\d.]+)", call(page, ONE, "cli"))
+def test_the_calls_are_those_of_what_is_shown(
+    explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
+) -> None:
+    texts = {
+        name: reproduce_explain("cup.jpg", FIRST.name, ExplainRequest(readout=readout), "@HOST@")
+        for name, readout in (("rows", None), ("patch", "patch"))
+    }
+    explorer.show(cup, compared[:1], calls=texts)
+    explorer.find(".vd-calls summary").click()
+    explorer.set("layer", "4")
+    explorer.set("head", "2")
+    host = f"'{ADDRESS.rstrip('/')}'"
+    for name, text in fill(texts["rows"], 4, 2, "class").items():
+        shown = explorer.find(f"[data-call={name}]").inner_text()
+        assert shown == text.replace("HOST=@HOST@", f"HOST={host}"), name
+    explorer.find(".vd-picture canvas").click(position=position(explorer, cup, compared[0], 6, 2))
+    explorer.find(".vd-text").filter(has_text="row 6, column 2").wait_for()
+    explorer.drawn()
+    point = re.search(r"--point=([\d.]+),([\d.]+)", explorer.find("[data-call=cli]").inner_text())
     assert point
-    np.testing.assert_allclose([float(point[1]), float(point[2])], place_of(watched.app.pipeline, 6, 2), atol=0.1)
-
-
-def test_compare_has_its_calls_too(watched: Watched) -> None:
-    page = watched.page
-    page.locator("#compared .vd-calls summary").click()
-    wait_until_drawn(page)
-    image = str(examples()[0].path.relative_to(Path.cwd()))
-    texts = fill(
-        reproduce_compare(image, [spec.name for spec in default_models(Settings())], {}, "HOST"), 7, "mean", ""
-    )
-    assert call(page, ALL, "python") == texts["python"]
-    assert call(page, ALL, "cli") == texts["cli"]
-
-
-ACTS: dict[str, Callable[[Page], object]] = {
-    "example": lambda page: page.locator("#examples").get_by_role("button").nth(2).click(),
-    "model": lambda page: page.locator("#models .token-remove").first.click(),
-}
-
-
-@pytest.mark.parametrize("act", ACTS)
-def test_nothing_moves_after_a_result_has_come(watched: Watched, act: str) -> None:
-    page = watched.page
-    page.evaluate(
-        """() => {
-            window.shifts = [];
-            new PerformanceObserver((list) => window.shifts.push(...list.getEntries().map((one) => [one.startTime, one.value])))
-                .observe({ type: "layout-shift" });
-            const root = document.querySelector("#compared .vd-explorer");
-            new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(() => {
-                window.arrived = performance.now();
-            }))).observe(root, { attributes: true, attributeFilter: ["data-result"] });
-        }"""
-    )
-    wait_for_new_result(page, lambda: ACTS[act](page))
-    page.wait_for_timeout(1200)
-    late = page.evaluate("window.shifts.filter(([time]) => time > window.arrived)")
-    assert late == []
+    np.testing.assert_allclose([float(point[1]), float(point[2])], middle(compared[0], 6, 2), atol=0.1)
+    explorer.find("[data-copy=cli]").click()
+    explorer.find(".vd-said").filter(has_text="Copied.").wait_for()
+    copied = explorer.page.evaluate("navigator.clipboard.readText()")
+    assert copied == explorer.find("[data-call=cli]").inner_text()

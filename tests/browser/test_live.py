@@ -21,6 +21,7 @@ from tests.browser.conftest import Watched
 from tests.browser.test_page import _CONTRAST
 from tests.served import App, serving
 from vitdemo.errors import EngineError, ImageError
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.rendering.overlay import upsample
@@ -227,7 +228,7 @@ def test_the_map_is_the_one_that_python_makes_of_the_same_picture(watched: Watch
     page.locator("#live [name=layer]").fill("5")
     found = np.asarray(Image.open(io.BytesIO(base64.b64decode(overlay(page).partition(",")[2]))).convert("RGBA"))
     film = watched.app.pipeline.open(watched.app.pipeline.open(examples()[0].path).image.resize((640, 640)))
-    attribution = watched.app.pipeline.explain(film, get_spec("vit-mini"), layer=5).map
+    attribution = watched.app.pipeline.explain(film, get_spec("vit-mini"), ExplainRequest(layer=5)).map
     assert attribution is not None
     expected = upsample(attribution.scaled(), found.shape[1], found.shape[0])
     # Opacity rises with attention. Two JPEGs lie between the pictures.

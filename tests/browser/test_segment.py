@@ -17,7 +17,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Watched
 from tests.browser.test_page import upload
 from tests.hostile import encode
-from vitdemo.pipeline.segment import Parameters, segment
+from vitdemo.options.segment import SegmentRequest
+from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation
 from vitdemo.ui.examples import examples
@@ -45,7 +46,7 @@ def said(page: Page) -> Any:
 
 def expected(watched: Watched, model: str = MODEL, **parameters: Any) -> Segmentation:
     pipeline = watched.app.pipeline
-    found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(model), Parameters(**parameters))
+    found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(model), SegmentRequest(**parameters))
     return found[0]
 
 

@@ -16,6 +16,7 @@ from tests.browser.conftest import Watched
 from tests.browser.test_page import best_labels, expected_labels, wait_for_new_result
 from tests.hostile import encode, photo
 from tests.served import App
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline.batch import Row, in_words, ranked, summarise
 from vitdemo.registry import default_models
 from vitdemo.settings import Settings
@@ -140,7 +141,7 @@ class Gate:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if options.get("remember") is False and not self.permits.acquire(timeout=30):
             raise AssertionError("the test let no photo through")
-        return self.compare(*arguments, **options)
+        return self.compare(*arguments, ExplainRequest(**options))
 
 
 @pytest.fixture

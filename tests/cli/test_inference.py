@@ -1,53 +1,23 @@
-"""The command line: what people and scripts get. Where the process itself matters it is one of its own, elsewhere this one."""
+"""The command line: what people and scripts get."""
 
 from __future__ import annotations
 
-import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.command import refused, run, run_apart, run_json
 from tests.hostile import ACCEPTED, REFUSED
-from vitdemo.cli import main
 from vitdemo.registry import default_models, ready_models
 from vitdemo.settings import ROOT, Settings
 
 CUP = str(ROOT / "assets" / "examples" / "cup.jpg")
 NAMES = [spec.name for spec in default_models(Settings())]
 READY = [spec.name for spec in ready_models()]
-
-
-Done = subprocess.CompletedProcess[bytes]
-
-
-def run_apart(*arguments: str, stdin: bytes = b"") -> Done:
-    command = [sys.executable, "-m", "vitdemo", *arguments]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=100, check=False)
-
-
-def run(*arguments: str) -> Done:
-    """In this process: torch alone takes seconds to import."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            status = main(arguments)
-        except SystemExit as end:
-            status = int(end.code or 0)
-    return Done(arguments, status, out.getvalue().encode(), err.getvalue().encode())
-
-
-def run_json(*arguments: str, status: int = 0, run: Callable[..., Done] = run, **options: Any) -> Any:
-    done = run(*arguments, "--json", **options)
-    assert done.returncode == status, done.stderr.decode()
-    return json.loads(done.stdout)
 
 
 def test_models_lists_every_embedded_folder_as_the_contract_says() -> None:
@@ -70,10 +40,11 @@ def test_classify_takes_many_pictures_and_fails_only_for_the_broken_one(tmp_path
     assert entries[0]["results"][0]["labels"] == entries[2]["results"][0]["labels"]
 
 
-def test_standard_input_gives_what_the_file_gives() -> None:
-    from_file = run_json("classify", CUP)[0]["results"][0]["labels"]
-    entries = run_json("classify", "-", run=run_apart, stdin=Path(CUP).read_bytes())
-    assert entries[0]["results"][0]["labels"] == from_file
+def test_a_process_answers_standard_input_in_json_alone_as_it_answers_the_file() -> None:
+    done = run_apart("classify", "-", "--json", stdin=Path(CUP).read_bytes())
+    assert (done.status, done.error) == (0, "")
+    (entry,) = json.loads(done.out)
+    assert entry["results"][0]["labels"] == run_json("classify", CUP)[0]["results"][0]["labels"]
 
 
 def test_explain_writes_the_overlay_and_the_numbers(tmp_path: Path) -> None:
@@ -128,11 +99,10 @@ def test_compare_reports_every_model_and_every_pair(tmp_path: Path) -> None:
 
 
 def test_people_get_words_instead_of_json() -> None:
-    done = run_apart("compare", CUP, "--models", "vit-mini,beit-mini")
-    assert done.returncode == 0
-    assert b"layer 7" in done.stdout
-    assert b"vit-mini / beit-mini" in done.stdout
-    assert not done.stderr
+    done = run("compare", CUP, "--models", "vit-mini,beit-mini")
+    assert (done.status, done.error) == (0, "")
+    assert "layer 7" in done.out
+    assert "vit-mini / beit-mini" in done.out
 
 
 @pytest.mark.parametrize(
@@ -154,11 +124,7 @@ def test_people_get_words_instead_of_json() -> None:
     ],
 )
 def test_wrong_usage_is_said_and_ends_with_2(arguments: list[str], words: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    assert not done.stdout
+    assert words in refused(*arguments, status=2)
 
 
 def test_every_row_of_the_image_door_gets_its_answer(tmp_path: Path) -> None:
@@ -179,16 +145,16 @@ def test_a_picture_over_the_byte_limit_names_the_limit(tmp_path: Path) -> None:
     large.write_bytes(bytes(10_000_001))
     for entry in (
         run_json("classify", str(large), status=1)[0],
-        run_json("classify", "-", status=1, run=run_apart, stdin=large.read_bytes())[0],
+        run_json("classify", "-", status=1, stdin=large.read_bytes())[0],
     ):
         assert "10 MB" in entry["error"]
 
 
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_refused_ends_with_1_and_says_why_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITDEMO_MAX_SIDE", "wide")
     done = run_apart("classify", CUP)
-    assert done.returncode == 1
-    assert b"VITDEMO_MAX_SIDE='wide'" in done.stderr
+    assert (done.status, done.out) == (1, "")
+    assert done.error.startswith("vitdemo: VITDEMO_MAX_SIDE='wide'")
 
 
 def test_bench_prints_every_ratio_with_its_spread(tiny_folder: Callable[[str], Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.command import run as command
 from tests.conftest import picture
 from vitdemo.cli import main
 from vitdemo.cli.segmentation import _Opened
@@ -292,15 +292,12 @@ def test_more_photos_than_can_be_grouped_are_refused_with_the_number(
 
 
 def test_standard_input_by_the_first_dino_in_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vitdemo", "segment", "-", "--out-dir", str(tmp_path), "--resolution", "224"]
-    done = subprocess.run(
-        command, cwd=ROOT, input=Path(CUP).read_bytes(), capture_output=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    done = command("segment", "-", "--out-dir", str(tmp_path), "--resolution", "224", stdin=Path(CUP).read_bytes())
+    assert done.status == 0, done.error
     first = next(spec.name for spec in ready_models() if spec.family == "DINO")
-    assert f"{first}  foreground" in done.stdout.decode()
-    assert "object 1" in done.stdout.decode()
-    assert b"image/s" not in done.stderr
+    assert f"{first}  foreground" in done.out
+    assert "object 1" in done.out
+    assert "image/s" not in done.error
     with Image.open(tmp_path / "stdin" / "cutout.png") as cutout:
         assert cutout.size == (600, 400)
         assert 0 < (np.asarray(cutout)[:, :, 3] > 0).mean() < 1

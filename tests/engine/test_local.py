@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from tests.test_loading import transformers_globals
+from tests.models.test_loading import transformers_globals
 from vitdemo.engine import Backend, LocalBackend, devices
 from vitdemo.engine import local as local_module
 from vitdemo.engine.devices import LARGE, pick_device, pick_dtype
@@ -27,11 +27,19 @@ from vitdemo.errors import CheckpointError, InvalidScoresError, OptionError, Too
 from vitdemo.models.loading import load_model
 from vitdemo.registry import get_spec
 from vitdemo.settings import Settings
-from vitdemo.types import Capture, ModelOutput, ModelSpec
+from vitdemo.types import Capture, ModelOutput, ModelSpec, Reconstruct
 
 CPU = torch.device("cpu")
 ROWS = Capture(tokens=(0,))
 SETTINGS = Settings(device="cpu")
+
+
+def filled_in(
+    backend: LocalBackend, spec: ModelSpec, pixels: Tensor, hidden: Tensor, dtype: str = "auto"
+) -> tuple[Tensor, ModelOutput]:
+    """`[B, 3, H, W]` with the hidden patches filled in, and how the first image ran."""
+    outputs = backend.run(spec, pixels, Reconstruct(hidden), dtype)
+    return torch.stack([output.filled for output in outputs if output.filled is not None]), outputs[0]
 
 
 class Gated(nn.Module):
@@ -99,10 +107,10 @@ def _queue(
     """The jobs, each of its own thread, wait while one forward before them is held back; on leaving, all run."""
     backend.run(spec, _pixels(99), Capture())
     (model,) = loader.models
-    (residents,) = backend._residents.values()
-    ((key, _),) = residents.held()
-    lane = residents._held[key].value
-    assert lane is not None
+    (cache,) = backend._caches.values()
+    ((key, _),) = cache.held()
+    queue = cache._held[key].value
+    assert queue is not None
     with ThreadPoolExecutor(len(jobs) + 1) as pool:
         model.open.clear()
         model.entered.clear()
@@ -111,9 +119,9 @@ def _queue(
         model.batches.clear()
         futures = []
         for pixels, capture in jobs:
-            waiting = len(lane.waiting)
+            waiting = len(queue.waiting)
             futures.append(pool.submit(backend.run, spec, pixels, capture))
-            while len(lane.waiting) == waiting:  # so that they wait in this order
+            while len(queue.waiting) == waiting:  # so that they wait in this order
                 threading.Event().wait(0.001)
         model.open.set()
         first.result(timeout=60)
@@ -461,7 +469,7 @@ def test_twenty_threads_with_three_models_and_room_for_two_get_the_answers_of_si
 
     def watch() -> None:
         while not end.wait(0.001):
-            over.extend(used.used for used in list(backend._residents.values()) if used.used > loader.budget)
+            over.extend(used.used for used in list(backend._caches.values()) if used.used > loader.budget)
 
     def work(number: int) -> None:
         dice = random.Random(number)
@@ -487,9 +495,9 @@ def test_twenty_threads_with_three_models_and_room_for_two_get_the_answers_of_si
     assert set(loader.asked) == {spec.name for spec in specs}
     assert loader.asked.total() > 3, "room for two of three: some were loaded again"
     assert transformers_globals() == before
-    (residents,) = backend._residents.values()
-    assert not residents._waiting
-    assert sum(backend.loaded().values()) == residents.used <= loader.budget
+    (cache,) = backend._caches.values()
+    assert not cache._waiting
+    assert sum(backend.loaded().values()) == cache.used <= loader.budget
 
 
 def test_with_room_for_all_of_them_each_is_loaded_once(tiny_spec: Callable[[str], ModelSpec]) -> None:
@@ -511,8 +519,8 @@ def test_a_model_that_leaves_is_out_of_memory_at_once(tiny_spec: Callable[[str],
     gc.collect()
     gc.disable()
     try:
-        (residents,) = backend._residents.values()
-        assert residents.evict() == 4 * spec.parameters
+        (cache,) = backend._caches.values()
+        assert cache.evict() == 4 * spec.parameters
         assert list(loader.models) == []
         assert list(loader.weights) == []
     finally:
@@ -686,7 +694,7 @@ def test_without_room_anywhere_the_refusal_names_the_model_and_the_way_out(spec:
         backend.run(spec, _pixels(1), ROWS)
     assert [place for _, place in loader.loads] == ["meta", "meta", "cpu", "cpu"][-2 if device == "cpu" else 0 :]
     assert backend.loaded() == {}
-    assert all(residents.used == 0 and not residents._waiting for residents in backend._residents.values())
+    assert all(cache.used == 0 and not cache._waiting for cache in backend._caches.values())
 
 
 def test_a_shared_forward_without_room_is_run_picture_by_picture(
@@ -761,11 +769,11 @@ def test_a_reconstruction_without_room_is_tried_again_and_then_runs_on_the_cpu(
     mae = tiny_spec("mae")
     hidden = torch.zeros(1, 4, 4, dtype=torch.bool)
     hidden[0, 1, 2] = True
-    expected, _ = LocalBackend(SETTINGS).reconstruct(mae, _pixels(1), hidden)
+    expected, _ = filled_in(LocalBackend(SETTINGS), mae, _pixels(1), hidden)
     again, _ = _crowded(_times(1))
     elsewhere, _ = _crowded(lambda pixels: pixels.is_meta, "meta")
     for backend, notes in ((again, 0), (elsewhere, 1)):
-        filled, output = backend.reconstruct(mae, _pixels(1), hidden)
+        filled, output = filled_in(backend, mae, _pixels(1), hidden)
         torch.testing.assert_close(filled, expected, atol=1e-5, rtol=1e-5)
         assert (output.device, len(output.notes)) == ("cpu", notes)
 
@@ -799,6 +807,6 @@ def test_threads_whose_memory_is_full_now_and_then_all_get_their_answers(
         for future in [pool.submit(work, number) for number in range(48)]:
             future.result(60)
     assert failed == set(range(0, 48, 3))
-    (residents,) = backend._residents.values()
-    assert not residents._waiting
-    assert all(resident.users == 0 for resident in residents._held.values())
+    (cache,) = backend._caches.values()
+    assert not cache._waiting
+    assert all(entry.users == 0 for entry in cache._held.values())

@@ -17,7 +17,7 @@ import torch
 
 from vitdemo.engine import devices
 from vitdemo.engine.devices import CPU_SHARE, GPU_SHARE, free_memory, is_out_of_memory, memory_budget
-from vitdemo.engine.model_cache import Residents
+from vitdemo.engine.model_cache import ModelCache
 from vitdemo.errors import TooLargeError
 
 WAIT = 30.0
@@ -25,10 +25,10 @@ WAIT = 30.0
 
 
 class Shelf:
-    """Residents that load strings, and a watch over them: what is loading or in use, how often each key was loaded."""
+    """ModelCache that load strings, and a watch over them: what is loading or in use, how often each key was loaded."""
 
     def __init__(self, budget: int) -> None:
-        self.residents: Residents[str, str] = Residents(budget)
+        self.residents: ModelCache[str, str] = ModelCache(budget)
         self.loads: Counter[str] = Counter()
         self.order: list[str] = []
         self.loading: Counter[str] = Counter()
@@ -80,7 +80,7 @@ def _queued(shelf: Shelf, pool: ThreadPoolExecutor, key: str, size: int = 1) -> 
     return future
 
 
-def _assert_at_rest(residents: Residents[Any, Any]) -> None:
+def _assert_at_rest(residents: ModelCache[Any, Any]) -> None:
     assert not residents._waiting
     assert all(resident.users == 0 for resident in residents._held.values())
     assert residents.used == sum(size for _, size in residents.held()) <= residents.budget
@@ -134,7 +134,7 @@ def test_who_needs_the_same_value_at_once_waits_for_one_load(pool: ThreadPoolExe
 
 
 def test_a_load_counts_before_it_is_done(pool: ThreadPoolExecutor) -> None:
-    residents: Residents[str, int] = Residents(3)
+    residents: ModelCache[str, int] = ModelCache(3)
     begun, go = threading.Event(), threading.Event()
 
     def load() -> int:
@@ -157,7 +157,7 @@ def test_a_load_counts_before_it_is_done(pool: ThreadPoolExecutor) -> None:
 
 
 def test_a_failed_load_is_its_callers_error_and_those_who_waited_try_again(pool: ThreadPoolExecutor) -> None:
-    residents: Residents[str, int] = Residents(1)
+    residents: ModelCache[str, int] = ModelCache(1)
     faults, gate = [ValueError("first"), ValueError("second")], threading.Barrier(8)
     attempts = []
 
@@ -183,7 +183,7 @@ def test_a_failed_load_is_its_callers_error_and_those_who_waited_try_again(pool:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failed_load_leaves_nothing_behind(error: type[BaseException]) -> None:
-    residents: Residents[str, int] = Residents(1)
+    residents: ModelCache[str, int] = ModelCache(1)
 
     def fail() -> int:
         raise error
@@ -203,7 +203,7 @@ def test_an_error_in_the_block_is_its_own_and_the_value_stays() -> None:
 
 
 def test_what_is_larger_than_the_budget_is_refused_with_both_numbers_and_the_way_out() -> None:
-    residents: Residents[str, int] = Residents(1_500_000_000)
+    residents: ModelCache[str, int] = ModelCache(1_500_000_000)
     with residents.use("small", 1, lambda: 1, "small"):
         pass
     with (
@@ -258,7 +258,7 @@ def test_all_who_wait_are_served_in_the_order_in_which_they_came(pool: ThreadPoo
 
 
 def test_who_waits_for_a_load_does_not_hold_up_those_behind(pool: ThreadPoolExecutor) -> None:
-    residents: Residents[str, int] = Residents(2)
+    residents: ModelCache[str, int] = ModelCache(2)
     go = threading.Event()
 
     def slow() -> int:
@@ -331,7 +331,7 @@ def test_evicting_wakes_who_waits_for_room(pool: ThreadPoolExecutor) -> None:
 
 def test_the_budget_holds_at_all_times_with_twenty_threads_and_room_for_two_of_three() -> None:
     sizes = {"a": 4, "b": 5, "c": 6}
-    residents: Residents[str, str] = Residents(11)
+    residents: ModelCache[str, str] = ModelCache(11)
     guard, end = threading.Lock(), threading.Event()
     live: Counter[str] = Counter()
     over: list[int] = []

@@ -16,19 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
+from tests.asking import split
 from vitdemo.cli import main
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.evaluation.accuracy import read_labelled
-from vitdemo.evaluation.faithfulness import Faithfulness, faithfulness, measure
+from vitdemo.evaluation.faithfulness import faithfulness, measure
 from vitdemo.export.results import faithfulness_json
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.models.preprocess import preprocess
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec, ready_models, spec_from_folder
 from vitdemo.settings import ASSETS, Settings
-from vitdemo.types import Explanation, ModelSpec, Photo
+from vitdemo.types import Explanation, Faithfulness, ModelSpec, Photo
 
 SETTINGS = Settings(device="cpu")
 SPECIFIC = [name for name, method in METHODS.items() if method.class_specific]
@@ -79,12 +81,12 @@ def test_the_curves_are_those_of_replacing_patches_one_step_after_the_other(
 ) -> None:
     spec, picture = tiny_spec(kind), photo(80, 60)
     method = "grad-cam" if kind == "resnet" else "relevance"
-    explanation = own.explain(picture, spec, method=method)
+    explanation = own.explain(picture, spec, ExplainRequest(method=method))
     assert explanation.map is not None
     target = explanation.map.target
     assert target is not None
     order = best_first(explanation)
-    found = faithfulness(own, picture, spec, method, steps=5)
+    found = faithfulness(own, picture, spec, ExplainRequest(method), steps=5)
     assert (found.method, found.target) == (method, target)
     np.testing.assert_allclose(found.shares, [0, 0.2, 0.4, 0.6, 0.8, 1])
     np.testing.assert_allclose(found.deletion, by_hand(explanation, picture, target, order, 5), atol=1e-5)
@@ -97,9 +99,9 @@ def test_the_curves_at_a_resolution_are_of_the_very_picture_that_the_map_was_mad
 ) -> None:
     # 40 x 10 patches, of which 400 as a limit would leave 39 x 10.
     spec, picture = tiny_spec("vit"), photo(1000, 262)
-    explanation = own.explain(picture, spec, resolution=320)
+    explanation = own.explain(picture, spec, ExplainRequest(resolution=320))
     assert explanation.patch_grid == (10, 40)
-    found = faithfulness(own, picture, spec, steps=3, resolution=320)
+    found = faithfulness(own, picture, spec, ExplainRequest(resolution=320), steps=3)
     expected = by_hand(explanation, picture, found.target, best_first(explanation), 3, resize=(80, 320), crop=None)
     np.testing.assert_allclose(found.deletion, expected, atol=1e-5)
 
@@ -108,8 +110,8 @@ def test_a_resolution_that_was_lowered_is_measured_as_lowered(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker
 ) -> None:
     spec, picture = tiny_spec("vit"), photo(145, 1145)
-    explanation = own.explain(picture, spec, method="grad-cam", resolution=927)
-    found = faithfulness(own, picture, spec, "grad-cam", steps=1, resolution=927)
+    explanation = own.explain(picture, spec, ExplainRequest(method="grad-cam", resolution=927))
+    found = faithfulness(own, picture, spec, ExplainRequest("grad-cam", resolution=927), steps=1)
     rows, columns = explanation.patch_grid
     resize = (rows * spec.patch_size, columns * spec.patch_size)
     expected = by_hand(explanation, picture, found.target, best_first(explanation), 1, resize=resize, crop=None)
@@ -123,9 +125,9 @@ def test_a_picture_of_no_whole_number_of_patches_is_measured_by_its_own_cells(
     spec = spec_from_folder(tiny.save(tmp_path / kind, kind))
     side = 4 * spec.patch_size + 3
     spec = replace(spec, image_size=(side, side), processor=replace(spec.processor, resize=(side, side)))
-    explanation = own.explain(photo(), spec, method="grad-cam")
+    explanation = own.explain(photo(), spec, ExplainRequest(method="grad-cam"))
     assert explanation.patch_grid == ((4, 4) if kind == "vit" else (5, 5))
-    found = faithfulness(own, photo(), spec, "grad-cam", steps=4)
+    found = faithfulness(own, photo(), spec, ExplainRequest("grad-cam"), steps=4)
     expected = by_hand(explanation, photo(), found.target, best_first(explanation), 4)
     np.testing.assert_allclose(found.deletion[:-1], expected[:-1], atol=1e-5)
 
@@ -139,7 +141,7 @@ def test_areas_are_of_trapezoids_over_shares_from_none_to_all() -> None:
 def test_all_curves_meet_in_the_whole_picture_and_in_the_empty_one(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker
 ) -> None:
-    found = faithfulness(own, photo(), tiny_spec("deit"), "rollout", steps=7)
+    found = faithfulness(own, photo(), tiny_spec("deit"), ExplainRequest("rollout"), steps=7)
     ends = [(curve[0], curve[-1]) for curve in (found.deletion, found.insertion[::-1], found.random)]
     np.testing.assert_allclose(ends, [ends[0]] * 3, atol=1e-6)
     whole = own.classify([photo()], tiny_spec("deit"))[0].labels[0].score
@@ -183,8 +185,8 @@ def with_map(pipeline: Pipeline, values: Tensor) -> Pipeline:
     """The pipeline, whose maps are all these values."""
     explain = pipeline.explain
 
-    def answer(photo: Photo, spec: ModelSpec, **options: Any) -> Explanation:
-        found = explain(photo, spec, **options)
+    def answer(photo: Photo, spec: ModelSpec, request: ExplainRequest, **options: Any) -> Explanation:
+        found = explain(photo, spec, request, **options)
         assert found.map is not None
         return replace(found, map=replace(found.map, values=values.view(found.patch_grid).numpy()))
 
@@ -200,7 +202,9 @@ def test_a_map_that_is_the_truth_has_the_best_areas_and_its_reverse_the_worst(
     explain = pipeline.explain
     found = []
     for values in maps:
-        found.append(faithfulness(with_map(pipeline, values), picture, spec, steps=gains.numel(), target=0))
+        found.append(
+            faithfulness(with_map(pipeline, values), picture, spec, ExplainRequest(target=0), steps=gains.numel())
+        )
         pipeline.explain = explain  # type: ignore[method-assign]
     true, false, *others = found
     for other in others:
@@ -217,7 +221,7 @@ def test_each_patch_takes_its_own_share_of_the_score_with_it(
     planted: tuple[Pipeline, ModelSpec, Photo, Tensor],
 ) -> None:
     pipeline, spec, picture, gains = planted
-    found = faithfulness(with_map(pipeline, gains), picture, spec, steps=gains.numel(), target=0)
+    found = faithfulness(with_map(pipeline, gains), picture, spec, ExplainRequest(target=0), steps=gains.numel())
     odds = torch.tensor(found.deletion, dtype=torch.float64)
     scores = torch.log(odds / (1 - odds))
     falls = (scores[:-1] - scores[1:])[-6:]
@@ -228,7 +232,9 @@ def test_each_patch_takes_its_own_share_of_the_score_with_it(
 
 
 def test_the_random_baseline_is_that_of_its_seed(own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
-    first, again, other = (faithfulness(own, photo(), tiny_spec("vit"), steps=4, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (
+        faithfulness(own, photo(), tiny_spec("vit"), ExplainRequest(), steps=4, seed=seed) for seed in (3, 3, 4)
+    )
     assert first == again
     assert first.random != other.random
     assert first.deletion == other.deletion
@@ -236,9 +242,9 @@ def test_the_random_baseline_is_that_of_its_seed(own: Pipeline, tiny_spec: SpecO
 
 def test_a_known_baseline_is_not_measured_again(tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     counted = Pipeline(SETTINGS)
-    first = faithfulness(counted, photo(), tiny_spec("vit"), steps=4)
+    first = faithfulness(counted, photo(), tiny_spec("vit"), ExplainRequest(), steps=4)
     before = counted.backend.forwards
-    second = faithfulness(counted, photo(), tiny_spec("vit"), "rollout", steps=4, baseline=first.random)
+    second = faithfulness(counted, photo(), tiny_spec("vit"), ExplainRequest("rollout"), steps=4, baseline=first.random)
     assert second.random == first.random
     # The map, and two curves.
     assert counted.backend.forwards == before + 3
@@ -250,12 +256,12 @@ def test_the_class_is_the_one_that_was_asked_for_and_else_the_predicted_one(
     spec = tiny_spec("vit")
     ranked = own.classify([photo()], spec, top_k=3)[0].labels
     for method in ("attention", "relevance", "similarity"):
-        assert faithfulness(own, photo(), spec, method, steps=1).target == ranked[0].index
-        second = faithfulness(own, photo(), spec, method, steps=1, target="top:2")
+        assert faithfulness(own, photo(), spec, ExplainRequest(method), steps=1).target == ranked[0].index
+        second = faithfulness(own, photo(), spec, ExplainRequest(method, target="top:2"), steps=1)
         if method != "similarity":
             assert second.target == ranked[1].index
             assert second.deletion[0] == pytest.approx(ranked[1].score, abs=1e-5)
-    assert faithfulness(own, photo(), spec, steps=1, target="cup").target == 5
+    assert faithfulness(own, photo(), spec, ExplainRequest(target="cup"), steps=1).target == 5
 
 
 def test_layer_head_and_point_choose_the_map_that_is_measured(
@@ -267,18 +273,18 @@ def test_layer_head_and_point_choose_the_map_that_is_measured(
         ("similarity", {"point": (1, 1)}),
         ("rollout", {"discard": 0.6}),
     ):
-        explanation = own.explain(photo(), spec, method=method, **options)  # type: ignore[arg-type]
-        found = faithfulness(own, photo(), spec, method, steps=4, **options)
+        explanation = own.explain(photo(), spec, ExplainRequest(method=method, **options))  # type: ignore[arg-type]
+        found = faithfulness(own, photo(), spec, ExplainRequest(method, **options), steps=4)
         expected = by_hand(explanation, photo(), found.target, best_first(explanation), 4)
         np.testing.assert_allclose(found.deletion, expected, atol=1e-5)
 
 
 def test_small_batches_and_bf16_give_the_same_curves(own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     spec = tiny_spec("vit")
-    whole = faithfulness(own, photo(), spec, "rollout", steps=6)
-    parts = faithfulness(Pipeline(replace(SETTINGS, max_batch=2)), photo(), spec, "rollout", steps=6)
+    whole = faithfulness(own, photo(), spec, ExplainRequest("rollout"), steps=6)
+    parts = faithfulness(Pipeline(replace(SETTINGS, max_batch=2)), photo(), spec, ExplainRequest("rollout"), steps=6)
     np.testing.assert_allclose(parts.deletion, whole.deletion, atol=1e-5)
-    half = faithfulness(own, photo(), spec, "rollout", steps=6, dtype="bf16")
+    half = faithfulness(own, photo(), spec, ExplainRequest("rollout"), steps=6, dtype="bf16")
     assert half.deletion != whole.deletion
     np.testing.assert_allclose(half.random, whole.random, atol=0.05)
 
@@ -297,15 +303,18 @@ def test_small_batches_and_bf16_give_the_same_curves(own: Pipeline, tiny_spec: S
 def test_what_cannot_be_measured_is_refused_in_words(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, kind: str, options: dict[str, Any], words: str
 ) -> None:
+    request, others = split(options)
     with pytest.raises(OptionError, match=words):
-        faithfulness(own, photo(), tiny_spec(kind), **options)
+        faithfulness(own, photo(), tiny_spec(kind), request, **others)
 
 
 def test_figures_are_means_over_photos_and_intervals_hold_the_mean_difference(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker
 ) -> None:
     spec, photos = tiny_spec("vit"), [photo(90, 60, seed) for seed in range(3)]
-    single = [faithfulness(own, one, spec, "rollout", steps=3, seed=seed) for seed, one in enumerate(photos)]
+    single = [
+        faithfulness(own, one, spec, ExplainRequest("rollout"), steps=3, seed=seed) for seed, one in enumerate(photos)
+    ]
     attention, rollout = measure(own, spec, iter(photos), ["attention", "rollout"], steps=3)
     assert (rollout.method, rollout.photos, attention.random) == ("rollout", 3, rollout.random)
     assert rollout.deletion == pytest.approx(np.mean([one.deletion_auc for one in single]))
@@ -333,7 +342,7 @@ def test_json_of_explain_has_curves_and_areas(
     assert main(["explain", CUP, *options, "--faithfulness", "--json"]) == 0
     entry = json.loads(capsys.readouterr().out)
     found = entry["faithfulness"]
-    expected = faithfulness(own, own.open(CUP), tiny_spec("vit"), "relevance", target="top:2")
+    expected = faithfulness(own, own.open(CUP), tiny_spec("vit"), ExplainRequest("relevance", target="top:2"))
     assert list(found) == list(faithfulness_json(expected))
     assert found["target"] == entry["target"]["index"] == expected.target
     assert found["deletion_auc"] == pytest.approx(expected.deletion_auc, abs=1e-4)
@@ -435,6 +444,6 @@ def test_a_tiny_model_in_a_folder_is_measured_by_its_own_files(
     tmp_path: Path, own: Pipeline, photo: PhotoMaker
 ) -> None:
     spec = spec_from_folder(tiny.save(tmp_path / "other", "vit", patch_size=16))
-    found = faithfulness(own, photo(), spec, steps=4)
+    found = faithfulness(own, photo(), spec, ExplainRequest(), steps=4)
     # Four patches: a step each.
     assert len(set(found.deletion)) == 5

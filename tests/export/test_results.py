@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.asking import split
 from vitdemo.export.results import comparison_json, explanation_json, model_json, prediction_json, save_npz
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, ready_models
@@ -52,7 +53,12 @@ def explained(
     runs: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> Callable[..., Explanation]:
     """`explained(kind, **options)`: a real explanation by a tiny model."""
-    return lambda kind="vit", **options: runs.explain(photo(96, 64), tiny_spec(kind), **options)
+
+    def explained(kind: str = "vit", **options: Any) -> Explanation:
+        request, others = split(options)
+        return runs.explain(photo(96, 64), tiny_spec(kind), request, **others)
+
+    return explained
 
 
 def _read_back(value: Any) -> Any:

@@ -20,6 +20,7 @@ from PIL import Image
 from tests.served import App
 from vitdemo.cli import build_parser, main
 from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, fill, reproduce_compare, reproduce_explain
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.settings import ROOT
@@ -119,7 +120,7 @@ def python(texts: Mapping[str, str], folder: Path) -> dict[str, list[NDArray[np.
 
 def expected(pipeline: Pipeline, name: str) -> NDArray[np.float32]:
     _, model, options = CASES[name]
-    found = pipeline.explain(pipeline.open(CUP), get_spec(model), **options).map
+    found = pipeline.explain(pipeline.open(CUP), get_spec(model), ExplainRequest(**options)).map
     assert found is not None
     return found.values
 
@@ -129,7 +130,7 @@ def texts_of(name: str, host: str) -> Texts:
     # Of attention, the server knows no more than whether it is a patch's.
     told = {key: value for key, value in options.items() if "method" in options or value == "patch"}
     point = ",".join(map(str, options.get("point", ())))
-    texts = reproduce_explain(file, model, told, host)
+    texts = reproduce_explain(file, model, ExplainRequest(**told), host)
     return fill(texts, options.get("layer", -1), options.get("head", "mean"), options.get("readout", ""), point)
 
 
@@ -140,12 +141,12 @@ READOUTS = ["", "distillation"]
 
 
 def compared(readout: str, host: str) -> Texts:
-    return fill(reproduce_compare("-cup.jpg", PAIR, {}, host), 2, 1, readout)
+    return fill(reproduce_compare("-cup.jpg", PAIR, ExplainRequest(), host), 2, 1, readout)
 
 
 def expected_pair(pipeline: Pipeline, readout: str) -> tuple[Explanation, ...]:
     specs = [get_spec(name) for name in PAIR]
-    found = pipeline.compare(pipeline.open(CUP), specs, layer=2, head=1, readout=readout).explanations
+    found = pipeline.compare(pipeline.open(CUP), specs, ExplainRequest(layer=2, head=1, readout=readout)).explanations
     assert [item.map and item.map.readout for item in found] == [readout or "class", "mean"]
     return found
 
@@ -197,15 +198,17 @@ def test_curl_gives_the_pipelines_map(folder: Path, app: App, name: str) -> None
 
 def test_an_address_is_fetched_by_the_server(tmp_path: Path, app: App) -> None:
     address = f"{app.url}gradio_api/file={CUP}"
-    texts = fill(reproduce_explain(address, "vit-mini", {"resolution": 256}, app.url), 1, "max", "class")
+    texts = fill(reproduce_explain(address, "vit-mini", ExplainRequest(resolution=256), app.url), 1, "max", "class")
     bash(texts["curl"], tmp_path)
-    wanted = app.pipeline.explain(app.pipeline.open(CUP), get_spec("vit-mini"), layer=1, head="max", resolution=256).map
+    wanted = app.pipeline.explain(
+        app.pipeline.open(CUP), get_spec("vit-mini"), ExplainRequest(layer=1, head="max", resolution=256)
+    ).map
     assert wanted is not None
     np.testing.assert_array_equal(np.load(tmp_path / "map.npz")["map"], wanted.values)
 
 
 def test_what_the_server_refuses_is_said_and_the_call_fails(folder: Path, app: App) -> None:
-    text = reproduce_explain("-cup.jpg", "vit-mini", {"method": "legrad", "target": "a 'unicorn'"}, app.url)["curl"]
+    text = reproduce_explain("-cup.jpg", "vit-mini", ExplainRequest("legrad", target="a 'unicorn'"), app.url)["curl"]
     done = subprocess.run(["bash", "-c", text], cwd=folder, capture_output=True, timeout=60, check=False)
     assert done.returncode == 1
     assert b"has no class" in done.stderr
@@ -240,11 +243,11 @@ def test_no_name_breaks_out_of_its_quotes(tmp_path: Path, image: str, call: str)
     target = image.replace("\udcff", "")
     if file:
         (tmp_path / image).write_bytes(b"pixels")
-    options = {"target": target, "resolution": 320}
+    options: dict[str, Any] = {"target": target, "resolution": 320}
     texts = (
-        reproduce_explain(image, "a/b", options, HOST)
+        reproduce_explain(image, "a/b", ExplainRequest(**options), HOST)
         if call == "explain"
-        else reproduce_compare(image, ["a/b", "c"], options, HOST)
+        else reproduce_compare(image, ["a/b", "c"], ExplainRequest(**options), HOST)
     )
     texts = fill(texts, 3, 5, "class")
 
@@ -286,8 +289,8 @@ def test_no_name_breaks_out_of_its_quotes(tmp_path: Path, image: str, call: str)
 
 def test_only_attention_has_places_for_the_browser_to_fill_in() -> None:
     for make in (
-        lambda options: reproduce_explain("cup.jpg", "vit-mini", options, HOST),
-        lambda options: reproduce_compare("cup.jpg", ["vit-mini"], options, HOST),
+        lambda options: reproduce_explain("cup.jpg", "vit-mini", ExplainRequest(**options), HOST),
+        lambda options: reproduce_compare("cup.jpg", ["vit-mini"], ExplainRequest(**options), HOST),
     ):
         maker: Callable[[dict[str, Any]], Texts] = make
         for text in maker({}).values():
@@ -300,5 +303,5 @@ def test_only_attention_has_places_for_the_browser_to_fill_in() -> None:
 
 
 def test_a_photo_without_a_name_is_called_something() -> None:
-    texts = reproduce_explain("", "vit-mini", {}, HOST)
+    texts = reproduce_explain("", "vit-mini", ExplainRequest(), HOST)
     assert all("photo.jpg" in text for text in texts.values())

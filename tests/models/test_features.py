@@ -73,12 +73,12 @@ def test_norms_are_lengths_before_the_last_normalisation(backend: LocalBackend, 
 
 def test_what_is_remembered_grows_by_what_is_asked_for(tiny_spec: Spec, photo: Maker) -> None:
     fresh, spec, picture = Pipeline(), tiny_spec("vit"), photo()
-    assert fresh.explain(picture, spec, keep=True).features is None
-    first = fresh.explain(picture, spec, features=True)
+    assert fresh.explain(picture, spec, capture=Capture(queries=True)).features is None
+    first = fresh.explain(picture, spec, capture=Capture(features=True))
     assert first.features is not None
     assert first.queries == ()
     assert not first.prediction.from_cache
-    both = fresh.explain(picture, spec, keep=True, features=True)
+    both = fresh.explain(picture, spec, capture=Capture(queries=True, features=True))
     assert both.prediction.from_cache
     assert both.queries
     assert both.features is not None
@@ -86,5 +86,5 @@ def test_what_is_remembered_grows_by_what_is_asked_for(tiny_spec: Spec, photo: M
 
 
 def test_a_convolutional_network_has_no_features(pipeline: Pipeline, tiny_spec: Spec, photo: Maker) -> None:
-    found = pipeline.explain(photo(), tiny_spec("resnet"), features=True, keep=True)
+    found = pipeline.explain(photo(), tiny_spec("resnet"), capture=Capture(features=True, queries=True))
     assert (found.features, found.queries) == (None, ())

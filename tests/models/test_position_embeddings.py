@@ -17,7 +17,7 @@ from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from tests import tiny
 from vitdemo.models.loading import load_model
-from vitdemo.models.position_embeddings import resize_bias, resize_positions, take_any_grid
+from vitdemo.models.position_embeddings import accept_any_grid, resize_bias, resize_positions
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import ModelSpec
 
@@ -147,7 +147,7 @@ def _oblong(kind: str, tmp_path_factory: pytest.TempPathFactory, size: tuple[int
 def test_on_other_grids_positions_are_those_of_transformers(kind: str) -> None:
     plain = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
+    accept_any_grid(ours)
     assert type(_embeddings(ours)) is not type(_embeddings(plain))
     side, prefix = _side(_embeddings(plain)), _prefix(_embeddings(plain))
     for grid in GRIDS:
@@ -160,7 +160,7 @@ def test_on_other_grids_positions_are_those_of_transformers(kind: str) -> None:
 def test_on_other_square_grids_the_bias_is_that_of_transformers(kind: str) -> None:
     plain = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
+    accept_any_grid(ours)
     pairs = list(zip(_biases(plain), _biases(ours), strict=True))
     assert len(pairs) == (1 if kind == "beit-shared" else 3)
     for first, second in pairs:
@@ -174,7 +174,7 @@ def test_on_other_square_grids_the_bias_is_that_of_transformers(kind: str) -> No
 def test_whole_networks_answer_as_those_of_transformers(kind: str, grid: tuple[int, int]) -> None:
     plain = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
+    accept_any_grid(ours)
     side = 16 if kind == "hybrid" else 8
     pixels = torch.randn(1, 3, grid[0] * side, grid[1] * side)
     asked = any(kind.startswith(name) for name in ("beit", "dinov2"))
@@ -186,7 +186,7 @@ def test_whole_networks_answer_as_those_of_transformers(kind: str, grid: tuple[i
 @pytest.mark.parametrize("kind", PLACED)
 def test_at_their_own_size_positions_are_the_table_itself(kind: str) -> None:
     network = tiny.network(kind)
-    take_any_grid(network)
+    accept_any_grid(network)
     embeddings = _embeddings(network)
     native = (8, 8) if kind == "hybrid-stage2" else (4, 4)
     found = _resized(embeddings, native, _side(embeddings), _prefix(embeddings))
@@ -310,8 +310,8 @@ def test_a_copy_of_a_network_has_its_own_positions(tiny_spec: Callable[[str], Mo
 def test_weights_names_and_configuration_stay_as_they_are(kind: str) -> None:
     plain: PreTrainedModel = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
-    take_any_grid(ours)  # a second time changes nothing
+    accept_any_grid(ours)
+    accept_any_grid(ours)  # a second time changes nothing
     expected, found = plain.state_dict(), ours.state_dict()
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -323,14 +323,14 @@ def test_a_network_without_positions_is_left_alone() -> None:
     for kind in ("dinov3", "resnet"):
         network = tiny.network(kind)
         before = [type(module) for module in network.modules()]
-        take_any_grid(network)
+        accept_any_grid(network)
         assert [type(module) for module in network.modules()] == before
 
 
 def test_gradients_reach_the_table_through_the_resize() -> None:
     for kind in ("vit", "beit"):
         network = tiny.network(kind)
-        take_any_grid(network)
+        accept_any_grid(network)
         pixels = torch.randn(1, 3, 48, 24)
         network(pixels, **({} if kind == "beit" else {"interpolate_pos_encoding": True})).logits.sum().backward()
         tables = [weights for name, weights in network.named_parameters() if "position" in name]

@@ -20,7 +20,7 @@ from tests.hostile import photo as picture
 from vitdemo.cli import main
 from vitdemo.errors import OptionError
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.batch import COLUMNS, Answer, Row, grouped, in_words, ranked, summarise, survey, survey_csv
+from vitdemo.pipeline.batch import COLUMNS, Answer, Row, compare_many, grouped, in_words, ranked, rows_csv, summarise
 from vitdemo.settings import ROOT, Settings
 from vitdemo.types import Agreement, Comparison, Explanation, Label, ModelSpec, Photo, Prediction, View
 
@@ -110,7 +110,7 @@ def test_the_csv_reads_back_with_a_line_a_photo_and_model(vit: ModelSpec) -> Non
         summarise('a "b", c\nd.jpg', comparison(vit, "ab-", {"01": -0.25, "02": 0.5})),
         Row("broken.jpg", error="The image is cut off."),
     ]
-    lines = parsed(survey_csv(rows))
+    lines = parsed(rows_csv(rows))
     assert all(tuple(line) == COLUMNS for line in lines)
     assert [line["image"] for line in lines] == ['a "b", c\nd.jpg'] * 3 + ["broken.jpg"]
     assert [line["model"] for line in lines] == ["model-0", "model-1", "model-2", ""]
@@ -130,7 +130,7 @@ def test_the_csv_reads_back_with_a_line_a_photo_and_model(vit: ModelSpec) -> Non
 )
 def test_a_name_that_a_spreadsheet_would_compute_is_defused(name: str) -> None:
     answer = Answer(name, name, (Label(name, 0.5, 0),), False, 1.0, "cpu", "fp32", -0.5)
-    answered, failed = parsed(survey_csv([Row(name, 1, 0, 0.5, (answer,)), Row(name, error=name)]))
+    answered, failed = parsed(rows_csv([Row(name, 1, 0, 0.5, (answer,)), Row(name, error=name)]))
     for cell in (answered["image"], answered["model"], answered["label"], failed["image"], failed["error"]):
         assert cell == f"'{name}"
     # A number is one.
@@ -139,11 +139,11 @@ def test_a_name_that_a_spreadsheet_would_compute_is_defused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cup.jpg", "a=b.jpg", "'quoted'.jpg", "", "Übung 1.jpg"])
 def test_other_names_are_left_as_they_are(name: str) -> None:
-    assert parsed(survey_csv([Row(name, error="no")]))[0]["image"] == name
+    assert parsed(rows_csv([Row(name, error="no")]))[0]["image"] == name
 
 
 def test_every_text_is_in_quotes_so_that_no_separator_cuts_it() -> None:
-    line = survey_csv([Row("a;=1.jpg", error="no")]).splitlines()[1]
+    line = rows_csv([Row("a;=1.jpg", error="no")]).splitlines()[1]
     assert line.startswith('"a;=1.jpg",')
 
 
@@ -158,7 +158,7 @@ def test_one_bad_file_among_good_ones_has_its_error_and_harms_none(
     good, cut = encode(picture(), "PNG"), encode(picture(), "PNG")[:-40]
     (tmp_path / "fine.png").write_bytes(encode(picture(70, 90), "PNG"))
     files: list[Any] = [("one", good), ("cut", cut), ("none", tmp_path / "absent.png"), ("two", tmp_path / "fine.png")]
-    found = list(survey(pipeline, files, specs))
+    found = list(compare_many(pipeline, files, specs))
     assert [item.row.image for item in found] == ["one", "cut", "none", "two"]
     assert "cut off" in found[1].row.error
     assert 'no file "absent.png"' in found[2].row.error
@@ -180,7 +180,7 @@ def test_a_fault_of_ours_is_worded_too_and_the_next_photo_is_done(
             return super().compare(photo, *arguments, **options)
 
     faulty = Faulty(Settings(device="cpu"))
-    found = list(survey(faulty, [("bad", photo(50, 50)), ("good", photo(60, 50))], specs))
+    found = list(compare_many(faulty, [("bad", photo(50, 50)), ("good", photo(60, 50))], specs))
     assert "went wrong" in found[0].row.error
     assert "secret" not in found[0].row.error
     assert "secret" in caplog.text
@@ -195,7 +195,7 @@ def test_photos_are_opened_one_by_one(pipeline: Pipeline, specs: list[ModelSpec]
             taken.append(seed)
             yield str(seed), photo(seed=seed)
 
-    found = survey(pipeline, photos(), specs)
+    found = compare_many(pipeline, photos(), specs)
     next(found)
     assert taken == [0]
     next(found)
@@ -203,13 +203,13 @@ def test_photos_are_opened_one_by_one(pipeline: Pipeline, specs: list[ModelSpec]
 
 
 def test_a_row_is_small(pipeline: Pipeline, specs: list[ModelSpec], photo: Callable[..., Photo]) -> None:
-    (item,) = survey(pipeline, [("large.jpg", photo(900, 600))], specs)
+    (item,) = compare_many(pipeline, [("large.jpg", photo(900, 600))], specs)
     assert len(pickle.dumps(item.row)) < 2000
 
 
 def test_without_a_model_it_says_so(pipeline: Pipeline) -> None:
     with pytest.raises(OptionError, match="at least one model"):
-        next(survey(pipeline, [], []))
+        next(compare_many(pipeline, [], []))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -269,7 +269,7 @@ def test_compare_in_words_ends_with_the_pictures_most_disagreement_first(capsys:
     from vitdemo.registry import get_spec
 
     chosen = [get_spec("vit-mini"), get_spec("deit-mini")]
-    rows = [item.row for item in survey(pipeline, [(CUP, CUP), (ROCKET, ROCKET)], chosen)]
+    rows = [item.row for item in compare_many(pipeline, [(CUP, CUP), (ROCKET, ROCKET)], chosen)]
     assert last == [rows[index].image for index in ranked(rows)]
 
 

@@ -17,13 +17,16 @@ import torch
 from scipy.stats import spearmanr
 
 from tests import tiny
+from tests.asking import split
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.export.results import explanation_json, save_npz
 from vitdemo.models import attention_tap as capture
 from vitdemo.models.loading import Classifier, load_model
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
-from vitdemo.pipeline.pipeline import GRADIENT_TOKENS, MAX_TOKENS, Pipeline
+from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.prepare import MAX_GRADIENT_TOKENS, MAX_TOKENS
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
 
@@ -75,7 +78,7 @@ def test_the_methods_of_a_model_are_exactly_those_that_make_a_map(
     made = []
     for method in METHODS:
         try:
-            found = fresh.explain(photo(), spec, method=method)
+            found = fresh.explain(photo(), spec, ExplainRequest(method=method))
         except OptionError:
             continue
         if found.map is None:
@@ -97,7 +100,7 @@ def test_a_method_that_explains_a_class_is_refused_where_there_is_none(
 ) -> None:
     for kind in tiny.HEADLESS:
         with pytest.raises(OptionError) as error:
-            fresh.explain(photo(), tiny_spec(kind), method=method)
+            fresh.explain(photo(), tiny_spec(kind), ExplainRequest(method=method))
         assert str(error.value) == (
             f"{METHODS[method].title} does not apply to tiny-{kind}: it explains a class, and this model has no "
             "classifier. Methods that do: attention, rollout, similarity."
@@ -109,7 +112,7 @@ def test_a_method_that_needs_attention_is_refused_where_there_is_none(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
 ) -> None:
     with pytest.raises(OptionError) as error:
-        fresh.explain(photo(), tiny_spec("resnet"), method=method)
+        fresh.explain(photo(), tiny_spec("resnet"), ExplainRequest(method=method))
     assert str(error.value) == (
         f"{METHODS[method].title} does not apply to tiny-resnet: it needs attention, and a convolutional network has none. "
         "Methods that do: grad-cam, similarity."
@@ -131,7 +134,7 @@ def test_an_unknown_method_is_refused_with_all_that_there_are(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
 ) -> None:
     with pytest.raises(OptionError) as error:
-        fresh.explain(photo(), tiny_spec("vit"), method=method)
+        fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method=method))
     assert str(error.value) == f"Unknown method {method!r}. Choose from: {', '.join(METHODS)}."
 
 
@@ -140,18 +143,20 @@ def test_rollout_refuses_to_discard_less_than_nothing_or_everything(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, discard: float
 ) -> None:
     with pytest.raises(OptionError, match="at least 0 and below 1"):
-        fresh.explain(photo(), tiny_spec("vit"), method="rollout", discard=discard)
+        fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method="rollout", discard=discard))
 
 
 @pytest.mark.parametrize("head", [0, "0", "median", ""])
 def test_rollout_refuses_a_single_head(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, head: int | str) -> None:
     with pytest.raises(OptionError, match="head must be one of mean, max, min"):
-        fresh.explain(photo(), tiny_spec("vit"), method="rollout", head=head)
+        fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method="rollout", head=head))
 
 
 def test_fusion_and_discard_change_rollout(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     options: list[dict[str, Any]] = [{}, {"head": "max"}, {"head": "min"}, {"discard": 0.5}, {"discard": 0.9}]
-    maps = [_values(fresh.explain(photo(), tiny_spec("vit"), method="rollout", **one)) for one in options]
+    maps = [
+        _values(fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method="rollout", **one))) for one in options
+    ]
     for index, found in enumerate(maps):
         for other in maps[:index]:
             assert not np.allclose(found, other, rtol=1e-3)
@@ -163,14 +168,14 @@ def test_a_class_that_there_is_not_is_refused(
 ) -> None:
     for target, message in ((7, "classes 0 to 6"), ("top:8", "top:1 to top:7"), ("sun", "Near: sunflower")):
         with pytest.raises(OptionError, match=message):
-            fresh.explain(photo(), tiny_spec("vit"), method=method, target=target)
+            fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method=method, target=target))
 
 
 def test_a_layer_that_there_is_not_is_refused(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     with pytest.raises(OptionError, match="layers 0 to 2"):
-        fresh.explain(photo(), tiny_spec("vit"), layer=3)
+        fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(layer=3))
     with pytest.raises(OptionError, match="no read-out 'mean'"):
-        fresh.explain(photo(), tiny_spec("vit"), method="rollout", readout="mean")
+        fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method="rollout", readout="mean"))
 
 
 # Points
@@ -186,14 +191,14 @@ def test_similarity_compares_with_the_patch_at_the_point(
     point: tuple[float, float],
     patch: tuple[int, int],
 ) -> None:
-    values = _values(fresh.explain(photo(96, 64), tiny_spec(kind), method="similarity", point=point))
+    values = _values(fresh.explain(photo(96, 64), tiny_spec(kind), ExplainRequest(method="similarity", point=point)))
     assert values[patch] == pytest.approx(1, abs=1e-5)
     assert np.unravel_index(values.argmax(), values.shape) == patch
     assert values.min() >= -1.00001
 
 
 def test_without_a_point_the_middle_is_compared_with(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
-    values = _values(fresh.explain(photo(96, 64), tiny_spec("vit"), method="similarity"))
+    values = _values(fresh.explain(photo(96, 64), tiny_spec("vit"), ExplainRequest(method="similarity")))
     assert np.unravel_index(values.argmax(), values.shape) == (2, 2)
 
 
@@ -204,11 +209,11 @@ def test_points_are_places_of_the_photo_and_not_of_the_crop(
     spec = replace(spec, processor=replace(spec.processor, resize=32, crop=(32, 32)))
     # Of 96 x 64 pixels, 64 x 64 in the middle are seen.
     for x, column in ((16, 0), (31.9, 0), (32, 1), (79.9, 3)):
-        values = _values(fresh.explain(photo(96, 64), spec, method="similarity", point=(x, 20)))
+        values = _values(fresh.explain(photo(96, 64), spec, ExplainRequest(method="similarity", point=(x, 20))))
         assert np.unravel_index(values.argmax(), values.shape) == (1, column)
     for x in (0, 15.9, 80, 95):
         with pytest.raises(OptionError, match="x from 16 to 79, y from 0 to 63"):
-            fresh.explain(photo(96, 64), spec, method="similarity", point=(x, 20))
+            fresh.explain(photo(96, 64), spec, ExplainRequest(method="similarity", point=(x, 20)))
 
 
 @pytest.mark.parametrize("point", [(-1, 0), (0, -0.1), (96, 0), (0, 64), (math.nan, 1), (math.inf, 1)])
@@ -216,7 +221,7 @@ def test_a_point_beside_the_photo_is_refused_with_the_range(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, point: tuple[float, float]
 ) -> None:
     with pytest.raises(OptionError, match="x from 0 to 95, y from 0 to 63"):
-        fresh.explain(photo(96, 64), tiny_spec("vit"), method="similarity", point=point)
+        fresh.explain(photo(96, 64), tiny_spec("vit"), ExplainRequest(method="similarity", point=point))
 
 
 # Targets
@@ -233,7 +238,7 @@ def test_a_class_by_label_index_rank_or_default_has_one_map(
         targets: list[int | str | None] = [label.index, str(label.index), f"top:{rank}"]
         targets += [None] if rank == 1 else []
         targets += [label.label] if label.label != "crane" else []
-        maps = [fresh.explain(photo(), spec, method=method, target=target).map for target in targets]
+        maps = [fresh.explain(photo(), spec, ExplainRequest(method=method, target=target)).map for target in targets]
         assert {found.target for found in maps if found} == {label.index}
         for found in maps:
             np.testing.assert_array_equal(found.values, maps[0].values)
@@ -244,14 +249,17 @@ def test_two_classes_have_two_maps_where_a_class_is_explained_and_one_elsewhere(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
 ) -> None:
     spec = tiny_spec("vit")
-    maps = [_values(fresh.explain(photo(), spec, method=method, target=target)) for target in ("apple", "cup")]
+    maps = [
+        _values(fresh.explain(photo(), spec, ExplainRequest(method=method, target=target)))
+        for target in ("apple", "cup")
+    ]
     assert np.allclose(*maps, rtol=1e-4) is not METHODS[method].class_specific
 
 
 def test_attention_says_that_it_does_not_depend_on_the_class(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker
 ) -> None:
-    found = fresh.explain(photo(), tiny_spec("vit"), target="cup")
+    found = fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(target="cup"))
     assert "Attention does not depend on the target class." in found.notes
 
 
@@ -276,7 +284,7 @@ def test_a_map_has_the_grid_of_the_photos_own_shape(
     spec = tiny_spec(kind)
     if method not in spec.methods:
         return
-    found = fresh.explain(photo(*size), spec, method=method, resolution=resolution * spec.patch_size)
+    found = fresh.explain(photo(*size), spec, ExplainRequest(method=method, resolution=resolution * spec.patch_size))
     assert found.patch_grid == _values(found).shape == cells
     assert np.isfinite(_values(found)).all()
     # Where no patch of so few raises the score, Grad-CAM is 0 everywhere.
@@ -290,8 +298,8 @@ def test_a_resolution_of_too_many_patches_is_lowered_and_the_map_says_so(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
 ) -> None:
     spec = tiny_spec("vit")
-    limit = GRADIENT_TOKENS if method in SPECIFIC else MAX_TOKENS
-    found = fresh.explain(photo(100, 25), spec, method=method, resolution=8000)
+    limit = MAX_GRADIENT_TOKENS if method in SPECIFIC else MAX_TOKENS
+    found = fresh.explain(photo(100, 25), spec, ExplainRequest(method=method, resolution=8000))
     rows, columns = _values(found).shape
     assert limit * 0.9 <= rows * columns <= limit
     assert columns / rows == pytest.approx(4, abs=0.1)
@@ -304,14 +312,16 @@ def test_a_resolution_of_too_many_patches_is_lowered_and_the_map_says_so(
 def test_a_resolution_within_the_limit_is_kept(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
 ) -> None:
-    found = fresh.explain(photo(64, 64), tiny_spec("vit"), method=method, resolution=256)
+    found = fresh.explain(photo(64, 64), tiny_spec("vit"), ExplainRequest(method=method, resolution=256))
     assert _values(found).shape == (32, 32)
     assert found.notes == ()
 
 
 def test_a_point_is_found_at_a_higher_resolution(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     for point, patch in (((0, 0), (0, 0)), ((50, 30), (3, 6)), ((95, 63), (7, 11))):
-        found = fresh.explain(photo(96, 64), tiny_spec("beit"), method="similarity", resolution=96, point=point)
+        found = fresh.explain(
+            photo(96, 64), tiny_spec("beit"), ExplainRequest(method="similarity", resolution=96, point=point)
+        )
         assert np.unravel_index(_values(found).argmax(), (8, 12)) == patch
 
 
@@ -343,7 +353,7 @@ def test_nothing_stays_on_a_model_of_a_map_that_succeeds_or_fails(
     method: str,
 ) -> None:
     spec = tiny_spec("msn")
-    expected = fresh.explain(photo(), spec, method=method)
+    expected = fresh.explain(photo(), spec, ExplainRequest(method=method))
     _assert_nothing_left(models)
     (model,) = [model for model in models if model.spec == spec]
     network: Any = model.network
@@ -354,9 +364,9 @@ def test_nothing_stays_on_a_model_of_a_map_that_succeeds_or_fails(
     with monkeypatch.context() as patch:
         patch.setattr(network.vit.layers[1].mlp, "forward", fails)
         with pytest.raises(RuntimeError, match="half way"):
-            fresh.explain(photo(seed=1), spec, method=method)
+            fresh.explain(photo(seed=1), spec, ExplainRequest(method=method))
     _assert_nothing_left(models)
-    again = Pipeline(SETTINGS, fresh.backend).explain(photo(), spec, method=method)
+    again = Pipeline(SETTINGS, fresh.backend).explain(photo(), spec, ExplainRequest(method=method))
     np.testing.assert_array_equal(_values(again), _values(expected))
 
 
@@ -367,14 +377,14 @@ def test_threads_at_once_get_what_they_get_alone(backend: LocalBackend, tiny_spe
         for kind in ("vit", "beit")
         for method in METHODS
     ]
-    alone = [Pipeline(SETTINGS, backend).explain(one, spec, **options) for one, spec, options in asked]
+    alone = [Pipeline(SETTINGS, backend).explain(one, spec, ExplainRequest(**options)) for one, spec, options in asked]
     shared = Pipeline(SETTINGS, backend)
     gate = threading.Barrier(len(asked))
 
     def explain(index: int) -> Explanation:
         one, spec, options = asked[index]
         gate.wait()
-        return shared.explain(one, spec, **options)
+        return shared.explain(one, spec, ExplainRequest(**options))
 
     with ThreadPoolExecutor(len(asked)) as pool:
         together = list(pool.map(explain, range(len(asked))))
@@ -393,9 +403,9 @@ def test_the_second_ask_comes_from_the_cache_and_is_the_same(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
 ) -> None:
     spec = tiny_spec("vit")
-    first = fresh.explain(photo(), spec, method=method)
+    first = fresh.explain(photo(), spec, ExplainRequest(method=method))
     forwards = fresh.backend.forwards
-    second = fresh.explain(photo(), spec, method=method)
+    second = fresh.explain(photo(), spec, ExplainRequest(method=method))
     assert fresh.backend.forwards == forwards
     assert [one.prediction.from_cache for one in (first, second)] == [False, True]
     np.testing.assert_array_equal(_values(first), _values(second))
@@ -418,16 +428,17 @@ def test_what_changes_a_map_has_an_entry_of_its_own(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str, options: list[dict[str, Any]]
 ) -> None:
     spec = tiny_spec("vit")
-    found = [fresh.explain(photo(), spec, method=method, **one) for one in options]
+    asked = [split({"method": method, **one}) for one in options]
+    found = [fresh.explain(photo(), spec, request, **others) for request, others in asked]
     assert not any(one.prediction.from_cache for one in found)
-    again = [fresh.explain(photo(), spec, method=method, **one) for one in options]
+    again = [fresh.explain(photo(), spec, request, **others) for request, others in asked]
     for one, other in zip(found, again, strict=True):
         assert other.prediction.from_cache
         np.testing.assert_array_equal(_values(one), _values(other))
 
 
 def test_methods_do_not_share_an_entry(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
-    found = [fresh.explain(photo(), tiny_spec("vit"), method=method) for method in METHODS]
+    found = [fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method=method)) for method in METHODS]
     assert not any(one.prediction.from_cache for one in found)
     for index, one in enumerate(found):
         for other in found[:index]:
@@ -437,7 +448,7 @@ def test_methods_do_not_share_an_entry(fresh: Pipeline, tiny_spec: SpecOf, photo
 @pytest.mark.parametrize("method", NON_ATTENTION)
 def test_a_map_cannot_be_written_to(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str) -> None:
     for _ in range(2):
-        values = _values(fresh.explain(photo(), tiny_spec("vit"), method=method))
+        values = _values(fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method=method)))
         with pytest.raises(ValueError, match="read-only"):
             values[0, 0] = 1
         assert values.dtype == np.float32
@@ -451,7 +462,7 @@ def test_json_and_files_of_a_map_that_joins_all_layers(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, tmp_path: Path, method: str
 ) -> None:
     target = "sunflower" if method in SPECIFIC else None
-    found = fresh.explain(photo(), tiny_spec("vit"), method=method, target=target)
+    found = fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(method=method, target=target))
     words = METHODS[method].title + (" for sunflower" if target else "")
     assert found.description.startswith(f"{words}: ")
     assert "% of it on " in found.description
@@ -472,7 +483,7 @@ def test_json_and_files_of_a_map_that_joins_all_layers(
 
 def test_maps_of_any_two_methods_are_compared(fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     specs = [tiny_spec(kind) for kind in ("vit", "beit", "resnet")]
-    found = fresh.compare(photo(), specs, method="grad-cam", target=5)
+    found = fresh.compare(photo(), specs, ExplainRequest(method="grad-cam", target=5))
     assert [one.map.target for one in found.explanations] == [5, 5, 5]
     assert all(-1 <= pair.rank_correlation <= 1 for pair in found.agreement)
 
@@ -489,7 +500,7 @@ def _agreement_of_bf16(pipeline: Pipeline, spec: ModelSpec, method: str, names: 
         one = pipeline.open(EXAMPLES / f"{name}.jpg")
         target = pipeline.classify([one], spec, dtype="fp32")[0].labels[0].index if method in SPECIFIC else None
         maps = [
-            _values(pipeline.explain(one, spec, method=method, dtype=dtype, target=target)).ravel()
+            _values(pipeline.explain(one, spec, ExplainRequest(method=method, target=target), dtype=dtype)).ravel()
             for dtype in ("fp32", "bf16")
         ]
         found.append(spearmanr(*maps).statistic)

@@ -15,6 +15,7 @@ import torch
 
 import vitdemo
 from tests import tiny
+from tests.asking import split
 from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
@@ -22,8 +23,10 @@ from vitdemo.export.results import explanation_json, prediction_json
 from vitdemo.images import open as images
 from vitdemo.models.loading import load_model
 from vitdemo.models.preprocess import preprocess
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline import pipeline as pipeline_module
+from vitdemo.pipeline import prepare as prepare_module
 from vitdemo.registry import default_models, get_spec
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, ModelSpec, Photo, Processor
@@ -87,7 +90,7 @@ def test_the_second_ask_comes_from_the_cache_without_a_forward(
     first = fresh.explain(one, spec)
     forwards = fresh.backend.forwards
     second = fresh.explain(one, spec)
-    other = fresh.explain(one, spec, layer=0, head=1, readout="distillation", target="apple", top_k=2)
+    other = fresh.explain(one, spec, ExplainRequest(layer=0, head=1, readout="distillation", target="apple"), top_k=2)
     assert fresh.backend.forwards == forwards
     assert len(preprocessed) == 1
     assert [first.prediction.from_cache, second.prediction.from_cache] == [False, True]
@@ -120,7 +123,8 @@ def test_what_changes_the_numbers_is_part_of_the_key(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], change: dict[str, Any]
 ) -> None:
     fresh.explain(photo(), tiny_spec("vit"))
-    assert not fresh.explain(photo(), tiny_spec("vit"), **change).prediction.from_cache
+    request, others = split(change)
+    assert not fresh.explain(photo(), tiny_spec("vit"), request, **others).prediction.from_cache
     assert not fresh.explain(photo(), tiny_spec("deit")).prediction.from_cache
     assert not fresh.explain(photo(), replace(tiny_spec("vit"), revision="newer")).prediction.from_cache
 
@@ -151,7 +155,7 @@ def test_the_cache_forgets_what_was_longest_unused(
 def test_no_caller_can_change_the_answers_of_others(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> None:
-    found = fresh.explain(photo(), tiny_spec("vit"), head=0)
+    found = fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(head=0))
     for values in (found.map.values, found.rows["class"]):
         with pytest.raises(ValueError, match="read-only"):
             values[:] = 0
@@ -219,7 +223,7 @@ def test_every_readout_layer_and_head_is_that_part_of_the_rows(
     head: int | str,
 ) -> None:
     for readout in [None, *readouts]:
-        found = fresh.explain(photo(), tiny_spec(kind), layer=layer, head=head, readout=readout)
+        found = fresh.explain(photo(), tiny_spec(kind), ExplainRequest(layer=layer, head=head, readout=readout))
         rows = found.rows[readout or readouts[0]][layer]
         expected = rows[head] if isinstance(head, int) else getattr(rows, head)(axis=0)
         np.testing.assert_array_equal(found.map.values, expected)
@@ -269,11 +273,12 @@ def test_an_option_that_the_model_does_not_have_is_refused_with_those_that_it_ha
     options: dict[str, Any],
     words: str,
 ) -> None:
+    request, others = split(options)
     with pytest.raises(OptionError, match=words):
-        fresh.explain(photo(), tiny_spec("vit"), **options)
+        fresh.explain(photo(), tiny_spec("vit"), request, **others)
     if "readout" not in options:  # there, a model that has none shows its own
         with pytest.raises(OptionError, match=words):
-            fresh.compare(photo(), [tiny_spec("vit")], **options)
+            fresh.compare(photo(), [tiny_spec("vit")], request, **others)
 
 
 @pytest.mark.parametrize(("target", "index"), [("apple", 0), (6, 6), ("3", 3), ("bird", 4)])
@@ -281,7 +286,7 @@ def test_a_target_is_recorded_and_said_to_make_no_difference(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], target: int | str, index: int
 ) -> None:
     plain = fresh.explain(photo(), tiny_spec("vit"))
-    found = fresh.explain(photo(), tiny_spec("vit"), target=target)
+    found = fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(target=target))
     assert (plain.map.target, found.map.target) == (None, index)
     assert np.array_equal(plain.map.values, found.map.values)
     assert found.notes == ("Attention does not depend on the target class.",)
@@ -291,7 +296,7 @@ def test_a_target_is_recorded_and_said_to_make_no_difference(
 def test_a_target_can_be_a_rank_of_this_photo(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> None:
-    found = fresh.explain(photo(), tiny_spec("vit"), target="top:2")
+    found = fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(target="top:2"))
     assert found.map.target == found.prediction.labels[1].index
 
 
@@ -300,7 +305,7 @@ def test_a_resolution_shows_the_whole_photo_in_its_own_shape(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], kind: str
 ) -> None:
     spec = tiny_spec(kind)
-    found = fresh.explain(photo(96, 64), spec, resolution=6 * spec.patch_size)
+    found = fresh.explain(photo(96, 64), spec, ExplainRequest(resolution=6 * spec.patch_size))
     assert found.patch_grid == found.map.values.shape == (4, 6)
     assert found.view.crop == (0, 0, 96, 64)
     assert all(rows.shape == (3, 4, 4, 6) for rows in found.rows.values())
@@ -311,8 +316,8 @@ def test_a_resolution_shows_the_whole_photo_in_its_own_shape(
 def test_a_resolution_beyond_the_limit_is_lowered_and_noted(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "MAX_TOKENS", 54)
-    found = fresh.explain(photo(96, 64), tiny_spec("vit"), resolution=10_000)
+    monkeypatch.setattr(prepare_module, "MAX_TOKENS", 54)
+    found = fresh.explain(photo(96, 64), tiny_spec("vit"), ExplainRequest(resolution=10_000))
     assert found.patch_grid == (6, 9)
     assert found.notes == ("The resolution was lowered from 10000 to 72 pixels: 54 patches are the limit.",)
 
@@ -364,7 +369,7 @@ def test_a_convolutional_network_classifies_and_has_no_attention(
     assert (found.map, dict(found.rows)) == (None, {})
     assert "no attention" in found.description
     with pytest.raises(OptionError, match=r"no read-out 'class'.*none, it has no attention"):
-        fresh.explain(photo(), spec, readout="class")
+        fresh.explain(photo(), spec, ExplainRequest(readout="class"))
     comparison = fresh.compare(photo(), [tiny_spec("vit"), spec])
     assert (comparison.agreement[0].rank_correlation, comparison.agreement[0].overlap) == (None, None)
 
@@ -405,7 +410,7 @@ def test_a_model_without_classifier_is_explained_but_has_no_target(
     assert found.prediction.labels == ()
     assert found.map.values.shape == (4, 4)
     with pytest.raises(OptionError, match="no classifier"):
-        fresh.explain(photo(), tiny_spec("dino"), target=0)
+        fresh.explain(photo(), tiny_spec("dino"), ExplainRequest(target=0))
 
 
 def test_a_comparison_of_nothing_is_refused(fresh: Pipeline, photo: Callable[..., Photo]) -> None:
@@ -438,7 +443,7 @@ def test_the_public_functions_do_what_the_pipeline_does(
     prediction = vitdemo.classify(CUP, "vit-mini", top_k=2)
     explanation = vitdemo.explain(str(CUP), "vit-mini", layer=3, head=1)
     comparison = vitdemo.compare(CUP.read_bytes(), ["vit-mini", "dino-mini"])
-    expected = pipeline.explain(pipeline.open(CUP), vit, layer=3, head=1)
+    expected = pipeline.explain(pipeline.open(CUP), vit, ExplainRequest(layer=3, head=1))
     assert [label.index for label in prediction.labels] == [label.index for label in expected.prediction.labels[:2]]
     np.testing.assert_allclose(explanation.map.values, expected.map.values, atol=1e-6)
     assert [found.prediction.spec.name for found in comparison.explanations] == ["vit-mini", "dino-mini"]
@@ -474,7 +479,7 @@ def test_the_attention_of_a_patch_is_its_row_of_the_whole_matrix(
     for row, column in ((0, 0), (rows - 1, 0), (rows - 1, columns - 1)):
         point = (left + (column + 0.5) * (right - left) / columns, top + (row + 0.5) * (bottom - top) / rows)
         for head in ("mean", "max", 1):
-            found = fresh.explain(picture, spec, readout="patch", point=point, layer=1, head=head)
+            found = fresh.explain(picture, spec, ExplainRequest(readout="patch", point=point, layer=1, head=head))
             assert found.map is not None
             assert (found.map.query, found.map.readout, found.map.layer) == ((row, column), "patch", 1)
             heads = patches[:, row * columns + column].reshape(-1, rows, columns).numpy()
@@ -489,15 +494,17 @@ def test_queries_are_kept_only_where_they_are_wanted(
     spec, picture = tiny_spec("vit"), photo()
     assert fresh.explain(picture, spec).queries == ()
     # What is remembered has none: the model runs once more, and never again after that.
-    kept = fresh.explain(picture, spec, keep=True)
+    kept = fresh.explain(picture, spec, capture=Capture(queries=True))
     assert not kept.prediction.from_cache
     assert len(kept.queries) == spec.num_layers
-    again = fresh.explain(picture, spec, keep=True)
+    again = fresh.explain(picture, spec, capture=Capture(queries=True))
     assert again.prediction.from_cache
     assert len(again.queries) == spec.num_layers
     assert fresh.explain(picture, spec).prediction.from_cache
-    assert fresh.explain(picture, spec, method="rollout", keep=True).queries == ()
-    assert fresh.explain(picture, spec, method="rollout", keep=True).prediction.from_cache
+    assert fresh.explain(picture, spec, ExplainRequest(method="rollout"), capture=Capture(queries=True)).queries == ()
+    assert fresh.explain(
+        picture, spec, ExplainRequest(method="rollout"), capture=Capture(queries=True)
+    ).prediction.from_cache
 
 
 def test_pictures_of_one_batch_have_each_their_own_queries(

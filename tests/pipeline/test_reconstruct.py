@@ -18,17 +18,25 @@ from tests import tiny
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import InvalidScoresError, OptionError
 from vitdemo.models.loading import Classifier, load_model
-from vitdemo.models.masking import GREY, hidden_patches, picture_of, with_grey
-from vitdemo.models.preprocess import look, preprocess
+from vitdemo.models.masking import GREY, grey_out, hidden_patches, to_image
+from vitdemo.models.preprocess import preprocess, resize_and_crop
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import spec_from_folder
 from vitdemo.settings import Settings
-from vitdemo.types import ModelSpec, Photo, Processor
+from vitdemo.types import ModelOutput, ModelSpec, Photo, Processor, Reconstruct
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(device="cpu")
 SIDE = 8
 """Of a patch, in pixels."""
+
+
+def filled_in(
+    backend: LocalBackend, spec: ModelSpec, pixels: Tensor, hidden: Tensor, dtype: str = "auto"
+) -> tuple[Tensor, ModelOutput]:
+    """`[B, 3, H, W]` with the hidden patches filled in, and how the first image ran."""
+    outputs = backend.run(spec, pixels, Reconstruct(hidden), dtype)
+    return torch.stack([output.filled for output in outputs if output.filled is not None]), outputs[0]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["normalised patches", "plain pixels"])
@@ -130,8 +138,8 @@ def test_pictures_of_a_batch_have_masks_of_their_own(model: Classifier) -> None:
 def test_in_half_precision_visible_patches_are_still_exactly_the_input(spec: ModelSpec, dtype: str) -> None:
     backend, pixels, hidden = LocalBackend(SETTINGS), _pixels(), _hidden()
     before = pixels.clone()
-    filled, output = backend.reconstruct(spec, pixels, hidden, dtype)
-    exact, _ = backend.reconstruct(spec, pixels, hidden, "fp32")
+    filled, output = filled_in(backend, spec, pixels, hidden, dtype)
+    exact, _ = filled_in(backend, spec, pixels, hidden, "fp32")
     assert (output.dtype, output.device, output.patch_grid) == (dtype, "cpu", (4, 4))
     assert filled.dtype == torch.float32
     where = hidden.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)[:, None].expand_as(pixels)
@@ -144,17 +152,17 @@ def test_pixels_that_are_no_numbers_are_refused(spec: ModelSpec) -> None:
     pixels, hidden = _pixels(), _hidden()
     pixels[~hidden.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)[:, None].expand_as(pixels)] = float("nan")
     with pytest.raises(InvalidScoresError, match=r"tiny-mae gave invalid pixels \(not finite numbers\) in fp32"):
-        LocalBackend(SETTINGS).reconstruct(spec, pixels, hidden)
+        filled_in(LocalBackend(SETTINGS), spec, pixels, hidden)
 
 
 def test_threads_at_once_do_not_mix_their_masks(spec: ModelSpec) -> None:
     backend, gate = LocalBackend(SETTINGS), threading.Barrier(12)
     masks = [_hidden(0.25 + 0.125 * (seed % 5), seed) for seed in range(12)]
-    alone = [backend.reconstruct(spec, _pixels(1, seed), masks[seed])[0] for seed in range(12)]
+    alone = [filled_in(backend, spec, _pixels(1, seed), masks[seed])[0] for seed in range(12)]
 
     def work(seed: int) -> Tensor:
         gate.wait(30)
-        filled, _ = backend.reconstruct(spec, _pixels(1, seed), masks[seed])
+        filled, _ = filled_in(backend, spec, _pixels(1, seed), masks[seed])
         return filled
 
     with ThreadPoolExecutor(12) as pool:
@@ -232,8 +240,8 @@ def test_pixels_become_the_picture_again_that_they_were_made_of(
 ) -> None:
     processor = Processor((32, 48), None, 2, rescale, mean, std)
     one = photo(100, 70)
-    picture = np.asarray(picture_of(preprocess([one], processor).pixel_values[0], processor), dtype=int)
-    expected = np.asarray(look(one.image, processor)[0], dtype=int)
+    picture = np.asarray(to_image(preprocess([one], processor).pixel_values[0], processor), dtype=int)
+    expected = np.asarray(resize_and_crop(one.image, processor)[0], dtype=int)
     assert picture.shape == (32, 48, 3)
     assert np.abs(picture - expected).max() <= 1
     assert np.ptp(expected) > 100
@@ -241,7 +249,7 @@ def test_pixels_become_the_picture_again_that_they_were_made_of(
 
 def test_made_up_colours_beyond_black_and_white_are_cut_off() -> None:
     processor = Processor((1, 2), None, 2, 1 / 255, (0.5,) * 3, (0.5,) * 3)
-    picture = picture_of(torch.tensor([-7.0, 7.0]).expand(3, 1, 2), processor)
+    picture = to_image(torch.tensor([-7.0, 7.0]).expand(3, 1, 2), processor)
     assert np.asarray(picture)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
 
 
@@ -250,7 +258,7 @@ def test_grey_lies_on_the_hidden_patches_and_on_nothing_else(size: tuple[int, in
     image = Image.fromarray(np.random.default_rng(0).integers(0, 100, (size[1], size[0], 3), dtype=np.uint8))
     hidden = hidden_patches(grid, 0.5, 1)
     before = np.asarray(image).copy()
-    pixels = np.asarray(with_grey(image, hidden))
+    pixels = np.asarray(grey_out(image, hidden))
     for y in range(size[1]):
         for x in range(size[0]):
             covered = bool(hidden[y // 8, x // 8])
@@ -270,9 +278,9 @@ def test_a_photo_is_reconstructed_from_end_to_end(
     assert found.milliseconds > 0
     batch = preprocess([one], spec.processor)
     with torch.no_grad():
-        expected = picture_of(model.reconstruct(batch.pixel_values, hidden[None])[0], spec.processor)
+        expected = to_image(model.reconstruct(batch.pixel_values, hidden[None])[0], spec.processor)
     own, seen, filled = (
-        np.asarray(look(one.image, spec.processor)[0]),
+        np.asarray(resize_and_crop(one.image, spec.processor)[0]),
         np.asarray(found.seen),
         np.asarray(found.filled),
     )

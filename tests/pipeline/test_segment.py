@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitdemo.errors import OptionError
-from vitdemo.options.segment import METHODS, Parameters, default_tau
+from vitdemo.options.segment import METHODS, SegmentRequest, default_tau
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
@@ -33,7 +33,7 @@ def test_every_family_has_every_method_at_any_shape(
 ) -> None:
     spec = tiny_spec(kind)
     photos = [photo(90, 60, seed=1), photo(50, 70, seed=2)]
-    found = segment(pipeline, photos, spec, Parameters(method=method, resolution=64))
+    found = segment(pipeline, photos, spec, SegmentRequest(method=method, resolution=64))
     for one, own in zip(found, photos, strict=True):
         left, top, right, bottom = one.view.crop
         assert one.masks.shape[1:] == (bottom - top, right - left)
@@ -52,12 +52,12 @@ def test_what_follows_from_the_features_runs_no_model(pipeline: Pipeline, photo:
     segment(pipeline, [one], spec)
     before = pipeline.backend.forwards
     for parameters in (
-        Parameters(objects=3),
-        Parameters(tau=0.2, refine=True),
-        Parameters(method="attention", threshold=0.3, head="all"),
-        Parameters(method="parts", parts=2, clip=True),
-        Parameters(method="pca"),
-        Parameters(method="similarity", point=(5, 5)),
+        SegmentRequest(objects=3),
+        SegmentRequest(tau=0.2, refine=True),
+        SegmentRequest(method="attention", threshold=0.3, head="all"),
+        SegmentRequest(method="parts", parts=2, clip=True),
+        SegmentRequest(method="pca"),
+        SegmentRequest(method="similarity", point=(5, 5)),
     ):
         segment(pipeline, [one], spec, parameters)
     assert pipeline.backend.forwards == before
@@ -65,8 +65,8 @@ def test_what_follows_from_the_features_runs_no_model(pipeline: Pipeline, photo:
 
 def test_outlier_patches_are_told_and_clipped_on_request(pipeline: Pipeline) -> None:
     spec, photo = get_spec("dino-mini"), example(pipeline, "astronaut")
-    (plain,) = segment(pipeline, [photo], spec, Parameters(method="attention", threshold=0.9))
-    (clipped,) = segment(pipeline, [photo], spec, Parameters(method="attention", threshold=0.9, clip=True))
+    (plain,) = segment(pipeline, [photo], spec, SegmentRequest(method="attention", threshold=0.9))
+    (clipped,) = segment(pipeline, [photo], spec, SegmentRequest(method="attention", threshold=0.9, clip=True))
     assert plain.outliers is not None
     assert plain.outliers.any()
     assert clipped.outliers is not None
@@ -89,7 +89,7 @@ def test_a_photo_of_nothing_has_no_foreground(pipeline: Pipeline, value: int) ->
 
 
 def test_more_objects_than_there_are_is_said(pipeline: Pipeline) -> None:
-    (found,) = segment(pipeline, [example(pipeline, "crab")], get_spec("dino-mini"), Parameters(objects=10))
+    (found,) = segment(pipeline, [example(pipeline, "crab")], get_spec("dino-mini"), SegmentRequest(objects=10))
     assert 1 <= len(found.masks) < 10
     assert list(found.names) == [f"object {number + 1}" for number in range(len(found.masks))]
     assert len(found.notes) >= 1
@@ -113,7 +113,7 @@ def _covered(found: Segmentation, box: tuple[float, float, float, float]) -> tup
 def test_the_sunflower_and_the_crab_are_found(pipeline: Pipeline) -> None:
     spec = get_spec("dino-mini")
     for name, box in (("sunflower", (0.1, 0.05, 0.95, 0.9)), ("crab", (0.0, 0.2, 1.0, 0.9))):
-        (found,) = segment(pipeline, [example(pipeline, name)], spec, Parameters(refine=True))
+        (found,) = segment(pipeline, [example(pipeline, name)], spec, SegmentRequest(refine=True))
         inside, filled = _covered(found, box)
         assert inside > 0.9, name
         assert filled > 0.3, name
@@ -122,8 +122,10 @@ def test_the_sunflower_and_the_crab_are_found(pipeline: Pipeline) -> None:
 def test_a_wrong_point_is_said_before_a_model_runs(pipeline: Pipeline, tiny_spec: Spec, photo: Maker) -> None:
     before = pipeline.backend.forwards
     with pytest.raises(OptionError, match="is not on what tiny-vit sees"):
-        segment(pipeline, [photo(90, 61, seed=9)], tiny_spec("vit"), Parameters(method="similarity", point=(500, 5)))
+        segment(
+            pipeline, [photo(90, 61, seed=9)], tiny_spec("vit"), SegmentRequest(method="similarity", point=(500, 5))
+        )
     assert pipeline.backend.forwards == before
     for tau in (-2, 1, float("nan")):
         with pytest.raises(OptionError, match="at least -1 and below 1"):
-            Parameters(tau=tau)
+            SegmentRequest(tau=tau)

@@ -20,10 +20,10 @@ from vitdemo.registry import (
     OFFICIAL,
     add_folder,
     available_models,
-    cache,
     find_spec,
     forget_folder,
     get_spec,
+    hub_cache,
     obtain,
     ready_models,
     remove,
@@ -49,7 +49,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Callable[[
 
     def put(repo: str, files: dict[str, bytes] | None = None, kind: str = "models", commit: str = COMMIT) -> Path:
         files = files_of(tiny_folder("vit")) if files is None else files
-        folder = cache.root() / f"{kind}--{repo.replace('/', '--')}"
+        folder = hub_cache.root() / f"{kind}--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit
         for place in (snapshot, folder / "blobs", folder / "refs"):
             place.mkdir(parents=True, exist_ok=True)
@@ -163,12 +163,12 @@ def test_two_hundred_foreign_repositories_cost_little(put: Put, tiny_folder: Cal
         put(f"someone/space{index}", kind="spaces")
         put(f"someone/llm{index}", llm)
         put(f"someone/seeing{index}", seeing)
-    (cache.root() / "models--no-second-part").mkdir()
-    (cache.root() / "models--a--b--c").mkdir()
-    (cache.root() / "models----").mkdir()
-    (cache.root() / "models--some--file").write_text("no folder")
-    (cache.root() / "version.txt").write_text("1")
-    (cache.root() / ".locks" / "models--someone--flowers").mkdir(parents=True)
+    (hub_cache.root() / "models--no-second-part").mkdir()
+    (hub_cache.root() / "models--a--b--c").mkdir()
+    (hub_cache.root() / "models----").mkdir()
+    (hub_cache.root() / "models--some--file").write_text("no folder")
+    (hub_cache.root() / "version.txt").write_text("1")
+    (hub_cache.root() / ".locks" / "models--someone--flowers").mkdir(parents=True)
     put("someone/flowers")
     start = time.process_time()
     assert from_hub() == ["someone/flowers"]
@@ -205,7 +205,7 @@ def test_the_cache_is_where_hugging_face_keeps_it(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
     below = {"HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub", "HOME": ".cache/huggingface/hub"}
-    assert cache.root() == tmp_path / below.get(variable, "")
+    assert hub_cache.root() == tmp_path / below.get(variable, "")
 
 
 def test_a_removed_model_is_gone_and_the_room_is_told(put: Put) -> None:
@@ -214,7 +214,7 @@ def test_a_removed_model_is_gone_and_the_room_is_told(put: Put) -> None:
     size = sum(path.stat().st_size for path in snapshot.iterdir())
     assert remove("someone/flowers") in range(size, size + 100)
     assert from_hub() == ["someone/others"]
-    assert not cache.folder("someone/flowers").exists()
+    assert not hub_cache.folder("someone/flowers").exists()
     assert remove("someone/flowers") == 0
 
 

@@ -205,7 +205,7 @@ def test_a_header_of_another_form_is_called_damaged(folder: Path, header: str) -
 @pytest.mark.parametrize("channels", [1, 4, "3"])
 def test_a_network_for_other_than_colour_pictures_is_refused(folder: Path, channels: object) -> None:
     tiny.edit_json(folder / "config.json", num_channels=channels)
-    with pytest.raises(CheckpointError, match="mine cannot be loaded: it does not read colour pictures"):
+    with pytest.raises(CheckpointError, match="mine cannot be loaded: it does not read colour images"):
         spec_from_folder(folder)
 
 

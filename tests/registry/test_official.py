@@ -22,7 +22,7 @@ from tests.fakehub import FakeHub
 from vitdemo.models.attention_tap import record_attention
 from vitdemo.models.loading import _CLASSES, _WITH_POOLER, load_model
 from vitdemo.models.nn.hybrid import ViTHybridConfig
-from vitdemo.models.preprocess import look, preprocess
+from vitdemo.models.preprocess import preprocess, resize_and_crop
 from vitdemo.registry import (
     FAMILIES,
     OFFICIAL,
@@ -390,4 +390,4 @@ def test_the_pixels_are_those_of_transformers_own_processor(
         | {"do_rescale": False, "do_normalize": False}
     )
     raw = stock(image.image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    assert np.array_equal(np.asarray(look(image.image, ours)[0]), raw)
+    assert np.array_equal(np.asarray(resize_and_crop(image.image, ours)[0]), raw)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation import Side, affinity, cut, foreground, second_eigenvector
+from vitdemo.segmentation import Side, cut, foreground, second_eigenvector
 
 Weights = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -81,13 +81,6 @@ def test_a_graph_in_two_pieces_is_cut_between_them() -> None:
     value, vector = second_eigenvector(weights)
     assert 0 < value < 1e-3
     assert ((vector > vector.mean()) == piece).all() or ((vector < vector.mean()) == piece).all()
-
-
-def test_affinity_is_one_above_tau_and_epsilon_elsewhere() -> None:
-    features = np.array([[1, 0], [2, 0.1], [0, 3], [0, 0]])
-    expected = np.full((4, 4), 1e-5)
-    expected[:2, :2] = expected[2, 2] = 1
-    assert (affinity(features, 0.2) == expected).all()
 
 
 def scene(grid: tuple[int, int], objects: list[Mask], seed: int = 0, noise: float = 1.0) -> NDArray[np.float32]:

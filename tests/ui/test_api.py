@@ -24,7 +24,7 @@ from PIL import Image
 from tests.fakehub import FakeHub
 from tests.hostile import ACCEPTED, REFUSED, Case, encode, photo
 from tests.served import App
-from vitdemo.options.segment import Parameters
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline.segment import segment
 from vitdemo.registry import available_models, default_models, get_spec, ready_models
 from vitdemo.settings import ROOT, Settings
@@ -162,7 +162,7 @@ def test_what_cannot_be_reconstructed_is_said(client: Client, options: dict[str,
 def test_segment_gives_json_overlay_and_all_files(client: Client, app: App) -> None:
     entry, overlay, zipped = client.predict(handle_file(CUP), refine=True, resolution=224, api_name="/segment")
     spec = get_spec("dino-mini")
-    (expected,) = segment(app.pipeline, [app.pipeline.open(CUP)], spec, Parameters(refine=True, resolution=224))
+    (expected,) = segment(app.pipeline, [app.pipeline.open(CUP)], spec, SegmentRequest(refine=True, resolution=224))
     assert (entry["image"], entry["model"], entry["method"]) == ("cup.jpg", "dino-mini", "foreground")
     assert entry["parameters"] == dict(expected.parameters)
     assert [mask["area"] for mask in entry["masks"]] == list(expected.areas)

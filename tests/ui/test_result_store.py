@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from vitdemo.export.results import comparison_json, explanation_json, prediction_json
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.settings import ASSETS, Settings
-from vitdemo.types import Explanation, Photo
-from vitdemo.ui.components.explorer import quantised
+from vitdemo.types import Capture, Explanation, Photo
+from vitdemo.ui.components.quantise import quantised
 from vitdemo.ui.result_store import Results
 
 MODELS = ("vit-mini", "deit-mini", "beit-mini")
@@ -34,7 +35,7 @@ def cup(pipeline: Pipeline) -> Photo:
 
 @pytest.fixture(scope="module")
 def explanations(pipeline: Pipeline, cup: Photo) -> tuple[Explanation, ...]:
-    return pipeline.compare(cup, [get_spec(name) for name in MODELS], keep=True).explanations
+    return pipeline.compare(cup, [get_spec(name) for name in MODELS], capture=Capture(queries=True)).explanations
 
 
 @pytest.fixture
@@ -66,7 +67,9 @@ def test_a_layer_comes_whole_and_each_row_is_that_of_its_patch(
     for row, column in ((0, 0), (7, 3), (13, 13)):
         point = (left + (column + 0.5) / 14 * (right - left), top + (row + 0.5) / 14 * (bottom - top))
         for head in (0, 5):
-            found = pipeline.explain(cup, get_spec(MODELS[panel]), readout="patch", point=point, layer=5, head=head)
+            found = pipeline.explain(
+                cup, get_spec(MODELS[panel]), ExplainRequest(readout="patch", point=point, layer=5, head=head)
+            )
             assert found.map is not None
             error = np.abs(rows[row * 14 + column, head] - found.map.values.ravel()).max()
             assert error <= 0.005 * found.map.high
@@ -99,7 +102,7 @@ def test_arrays_and_reports_are_those_of_the_pipeline(shown: Any, pipeline: Pipe
     functions, key = shown
     asked = {"id": key, **SETTINGS[setting]}
     for panel, name in enumerate(MODELS):
-        expected = pipeline.explain(cup, get_spec(name), **options(SETTINGS[setting], cup))
+        expected = pipeline.explain(cup, get_spec(name), ExplainRequest(**options(SETTINGS[setting], cup)))
         assert expected.map is not None
         answer = functions["arrays"]({**asked, "panel": panel})
         with np.load(io.BytesIO(base64.b64decode(answer["data"]))) as arrays:
@@ -114,13 +117,13 @@ def test_arrays_and_reports_are_those_of_the_pipeline(shown: Any, pipeline: Pipe
 def test_the_report_of_all_is_that_of_compare(shown: Any, pipeline: Pipeline, cup: Photo) -> None:
     functions, key = shown
     report = functions["report"]({"id": key, "panel": None, "layer": 3, "head": "max", "readout": None, "patch": None})
-    expected = pipeline.compare(cup, [get_spec(name) for name in MODELS], layer=3, head="max")
+    expected = pipeline.compare(cup, [get_spec(name) for name in MODELS], ExplainRequest(layer=3, head="max"))
     assert report["report"] == {"image": cup.name, **comparison_json(expected)}
 
 
 def test_a_methods_map_is_what_is_reported_whatever_the_controls_say(pipeline: Pipeline, cup: Photo) -> None:
     results = Results()
-    found = pipeline.explain(cup, get_spec("vit-mini"), method="rollout", keep=True)
+    found = pipeline.explain(cup, get_spec("vit-mini"), ExplainRequest(method="rollout"), capture=Capture(queries=True))
     functions = {function.__name__: function for function in results.functions()}
     asked = {"id": results.keep(cup, [found]), "panel": 0, "layer": None, "head": "4", "readout": "x", "patch": None}
     assert functions["report"](asked)["report"]["method"] == "rollout"

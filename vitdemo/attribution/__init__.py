@@ -1,7 +1,7 @@
-"""Where a model looked: tensors in, one number a patch out. Nothing here runs a network."""
+"""Attribution methods: pure functions from recorded tensors to one number per patch."""
 
-from vitdemo.attribution.agreement import agreement_of, overlap, rank_correlation
-from vitdemo.attribution.attention import FUSIONS, attention_map, fuse, patch_map, resolve_head, resolve_layer
+from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
+from vitdemo.attribution.attention import attention_map, fuse, patch_map
 from vitdemo.attribution.describe import describe
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
 from vitdemo.attribution.rollout import rollout, streamed_rollout
@@ -9,7 +9,6 @@ from vitdemo.attribution.rows import attention_rows, mean_row, patch_attention
 from vitdemo.attribution.similarity import similarity
 
 __all__ = [
-    "FUSIONS",
     "agreement_of",
     "attention_map",
     "attention_rows",
@@ -17,6 +16,7 @@ __all__ = [
     "fuse",
     "grad_cam",
     "grad_rollout",
+    "iou",
     "legrad",
     "mean_row",
     "overlap",
@@ -24,8 +24,6 @@ __all__ = [
     "patch_map",
     "rank_correlation",
     "relevance",
-    "resolve_head",
-    "resolve_layer",
     "rollout",
     "similarity",
     "streamed_rollout",

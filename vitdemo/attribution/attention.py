@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.attribution.rows import patch_attention
-from vitdemo.errors import OptionError
+from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.types import AttributionMap, Fusion, LayerQueries, Readout
-
-FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
 
 
 def attention_map(
@@ -23,11 +21,11 @@ def attention_map(
     Args:
         rows: `[L, H, h, w]`, attention of one read-out over the patch grid.
         layer: from 0, or from -1 backwards.
-        head: a number from 0, or "mean", "max", "min" over the heads.
-        readout: whose rows these are; it is recorded with the map.
+        head: a number from 0, or the fusion "mean", "max" or "min".
+        readout: the query token of these rows; recorded with the map.
 
     Raises:
-        OptionError: there is no such layer or head; the message has the valid range.
+        OptionError: no such layer or head; the message has the valid range.
     """
     layers, heads = rows.shape[:2]
     layer, chosen = resolve_layer(layer, layers), resolve_head(head, heads)
@@ -38,53 +36,14 @@ def attention_map(
 def patch_map(
     queries: Sequence[LayerQueries], grid: tuple[int, int], patch: int, layer: int | str = -1, head: int | str = "mean"
 ) -> AttributionMap:
-    """As `attention_map`, of one patch, numbered row by row from 0."""
+    """As `attention_map`, with one patch, by its row-major index, as the query."""
     number = resolve_layer(layer, len(queries))
     heads = patch_attention(queries[number], grid, patch, patch + 1)
-    found = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
-    return replace(found, layer=number, query=divmod(patch, grid[1]))
+    attribution = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
+    return replace(attribution, layer=number, query=divmod(patch, grid[1]))
 
 
 def fuse(heads: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
-    """`[H, h, w]` to `[h, w]`: the mean, largest or smallest over the heads."""
+    """`[H, h, w]` to `[h, w]`: mean, maximum or minimum over the heads."""
     result: NDArray[np.float32] = getattr(heads, fusion)(axis=0)
     return result
-
-
-def resolve_layer(layer: int | str, count: int) -> int:
-    """A layer's number from 0.
-
-    Raises:
-        OptionError: not a whole number, or out of range.
-
-    >>> resolve_layer(-1, count=12), resolve_layer("3", count=12)
-    (11, 3)
-    """
-    try:
-        number = int(str(layer))
-    except (TypeError, ValueError):
-        number = count
-    if not -count <= number < count:
-        raise OptionError(f"There is no layer {layer}: this model has layers 0 to {count - 1}, or -{count} to -1.")
-    return number % count
-
-
-def resolve_head(head: int | str, count: int) -> int | Fusion:
-    """A head's number from 0, or the name of a fusion.
-
-    Raises:
-        OptionError: neither, or out of range.
-
-    >>> resolve_head("max", count=6), resolve_head("5", count=6)
-    ('max', 5)
-    """
-    for fusion in FUSIONS:
-        if head == fusion:
-            return fusion
-    try:
-        number = int(str(head))
-    except (TypeError, ValueError):
-        number = count
-    if not 0 <= number < count:
-        raise OptionError(f"There is no head {head}: use {', '.join(FUSIONS)}, or 0 to {count - 1}.")
-    return number

@@ -1,4 +1,4 @@
-"""Attention rollout: Abnar & Zuidema 2020, arXiv:2005.00928. From recorded matrices, or streamed from queries and keys."""
+"""Attention rollout: Abnar & Zuidema 2020, arXiv:2005.00928, from matrices or streamed from queries and keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitdemo.attribution.rows import attention_rows
 from vitdemo.types import Fusion, LayerQueries
 
 BLOCK = 64
-"""Rows of a layer that are made at once."""
+"""Attention rows computed at a time."""
 
 
 def rollout(
@@ -24,19 +24,19 @@ def rollout(
     """How much of each input token reaches the read-out.
 
     Args:
-        attentions: one `[B, H, N, N]` tensor a layer, first layer first; rows sum to 1.
-        start: `[N]`, the share of each final token in the read-out; sums to 1.
+        attentions: one `[B, H, N, N]` tensor per layer, first layer first; rows sum to 1.
+        start: `[N]`, the weight of each final token in the read-out; sums to 1.
         fusion: how heads are fused.
-        discard: share of the smallest values of each fused row that is set to 0; the class token's column stays.
-        class_token: whether the first token is one.
+        discard: share of the smallest values of each fused row to set to 0; the class token's column is kept.
+        class_token: whether the first token is a class token.
 
     Returns:
         `[B, N]`, rows sum to 1.
     """
     row = start.to(attentions[0]).expand(attentions[0].shape[0], -1)
     for attention in reversed(attentions):
-        # Half of a token stays what it was: the residual connection.
-        row = 0.5 * (row + _passed(row, attention, fusion, discard, class_token))
+        # The residual connection: half of each token passes unchanged.
+        row = 0.5 * (row + _through_layer(row, attention, fusion, discard, class_token))
     return row
 
 
@@ -48,7 +48,7 @@ def streamed_rollout(
     block: int = BLOCK,
     class_token: bool = True,
 ) -> Tensor:
-    """As `rollout`, with a block of rows at a time in memory, never `[N, N]`."""
+    """As `rollout`, computing a block of rows at a time, never all of `[N, N]`."""
     query = layers[0].query
     batch, _, tokens, _ = query.shape
     row = start.to(query.device, torch.float32).expand(batch, -1)
@@ -57,13 +57,13 @@ def streamed_rollout(
         for first in range(0, tokens, block):
             last = min(first + block, tokens)
             rows = attention_rows(layer.query, layer.key, layer.mask, layer.scaling, first, last)
-            passed += _passed(row[:, first:last], rows, fusion, discard, class_token)
+            passed += _through_layer(row[:, first:last], rows, fusion, discard, class_token)
         row = 0.5 * (row + passed)
     return row
 
 
-def _passed(row: Tensor, attention: Tensor, fusion: Fusion, discard: float, class_token: bool) -> Tensor:
-    """`[B, n]` times the fused `[B, H, n, N]`, its rows summing to 1: `[B, N]`."""
+def _through_layer(row: Tensor, attention: Tensor, fusion: Fusion, discard: float, class_token: bool) -> Tensor:
+    """`row` `[B, n]` times the fused attention `[B, H, n, N]`, whose rows sum to 1: `[B, N]`."""
     fused: Tensor = getattr(attention, {"mean": "mean", "max": "amax", "min": "amin"}[fusion])(dim=1)
     if discard > 0:
         count = min(int(fused.shape[-1] * discard), fused.shape[-1] - 1)

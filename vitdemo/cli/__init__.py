@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vitdemo.cli import evaluate, inference, models, page, segmentation, training
-from vitdemo.cli.common import FINE, SOME_FAILED, WRONG_USAGE
+from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
 from vitdemo.threads import prepare_threads
 
@@ -23,22 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except (UnknownModelError, OptionError) as error:
         print(f"vitdemo: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        return EXIT_USAGE
     except VitDemoError as error:
         print(f"vitdemo: {error}", file=sys.stderr)
-        return SOME_FAILED
+        return EXIT_SOME_FAILED
     except BrokenPipeError:
-        # The reader has seen enough (`| head`). Python would complain once more while it shuts down.
+        # The reader has closed the pipe (`| head`). Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        return EXIT_OK
     except KeyboardInterrupt:
         return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (page, models, inference, segmentation, evaluate, training):
-        room.add_commands(commands)
+    for module in (page, models, inference, segmentation, evaluate, training):
+        module.add_commands(commands)
     return parser

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.cli.common import (
-    FINE,
-    SOME_FAILED,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
     add_command,
     add_display,
     add_inference,
@@ -26,15 +27,16 @@ from vitdemo.options.methods import METHODS
 from vitdemo.registry import reconstructing_model
 
 if TYPE_CHECKING:
+    from vitdemo.options.explain import ExplainRequest
     from vitdemo.pipeline import Pipeline
     from vitdemo.types import Explanation, Photo, Prediction
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
-    classify = add_command(commands, "classify", run_classify, "name what is on pictures")
+    """Define the commands."""
+    classify = add_command(commands, "classify", run_classify, "say what's in images")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
-    classify.add_argument("--top-k", type=positive, default=5, help="labels a model (default: 5)")
+    classify.add_argument("--top-k", type=positive, default=5, help="labels per model (default: 5)")
     add_inference(classify)
 
     explain = add_command(commands, "explain", run_explain, "show where one model looked")
@@ -54,23 +56,23 @@ def add_commands(commands: Any) -> None:
     reconstruct.add_argument("--ratio", type=float, default=0.75, help="share of hidden patches (default: 0.75)")
     reconstruct.add_argument("--seed", type=int, default=0, help="which patches are hidden")
     reconstruct.add_argument(
-        "--out", type=Path, metavar="PNG", help="write crop, what was seen, and what was made of it"
+        "--out", type=Path, metavar="PNG", help="write the crop, what the model saw, and the reconstruction"
     )
     add_inference(reconstruct)
 
     compare = add_command(commands, "compare", run_compare, "several models side by side")
     compare.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
-    compare.add_argument("--csv", type=Path, metavar="FILE", help="write a line a picture and model to this file")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image and model to this file")
     add_display(compare)
     add_map(compare)
     add_inference(compare)
 
 
 def add_map(parser: argparse.ArgumentParser) -> None:
-    """Options of `Pipeline.explain` beside those of the display."""
+    """Options of an `ExplainRequest` beside those of the display."""
     parser.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
     parser.add_argument(
-        "--readout", help="whose attention: class, distillation, mean or patch (default: the model's own)"
+        "--readout", help="whose attention: class, distillation, mean or patch (default: the model's default)"
     )
     parser.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
     parser.add_argument(
@@ -103,7 +105,7 @@ def run_classify(options: argparse.Namespace) -> int:
                 _print_prediction(prediction)
     if options.json:
         print_json(entries)
-    return SOME_FAILED if failed else FINE
+    return EXIT_SOME_FAILED if failed else EXIT_OK
 
 
 def run_explain(options: argparse.Namespace) -> int:
@@ -115,15 +117,15 @@ def run_explain(options: argparse.Namespace) -> int:
         raise OptionError("explain takes one model; use compare for several.")
     photo = _open_or_report(pipeline, options)
     if photo is None:
-        return SOME_FAILED
-    chosen = _asked(options)
-    explanation = pipeline.explain(photo, specs[0], **chosen)
+        return EXIT_SOME_FAILED
+    request = _request(options)
+    explanation = pipeline.explain(photo, specs[0], request, dtype=options.dtype)
     entry = {"image": options.image, **explanation_json(explanation)}
     if options.faithfulness:
         from vitdemo.evaluation.faithfulness import faithfulness
         from vitdemo.export.results import faithfulness_json
 
-        measured = faithfulness(pipeline, photo, specs[0], **chosen)
+        measured = faithfulness(pipeline, photo, specs[0], request, dtype=options.dtype)
         entry["faithfulness"] = faithfulness_json(measured)
     if options.out and explanation.map is not None:
         picture = overlay(photo, explanation.view, explanation.map)
@@ -136,12 +138,12 @@ def run_explain(options: argparse.Namespace) -> int:
         print(
             f"    deletion {areas['deletion_auc']:.3f}, insertion {areas['insertion_auc']:.3f}, random {areas['random_auc']:.3f}"
         )
-    return FINE
+    return EXIT_OK
 
 
 def run_compare(options: argparse.Namespace) -> int:
     from vitdemo.export.results import comparison_json
-    from vitdemo.pipeline.batch import in_words, ranked, survey, survey_csv
+    from vitdemo.pipeline.batch import compare_many, in_words, ranked, rows_csv
     from vitdemo.rendering.overlay import comparison_figure
 
     several = len(options.images) > 1
@@ -151,7 +153,7 @@ def run_compare(options: argparse.Namespace) -> int:
     photos = ((name, source_of(pipeline, name)) for name in options.images)
     entries: list[dict[str, Any]] = []
     rows, failures = [], []
-    for done in survey(pipeline, photos, specs, **_asked(options)):
+    for done in compare_many(pipeline, photos, specs, _request(options), dtype=options.dtype):
         rows.append(done.row)
         name = done.row.image
         if done.failure is not None:
@@ -173,7 +175,7 @@ def run_compare(options: argparse.Namespace) -> int:
     if len(failures) == len(rows) and isinstance(failures[0], OptionError):
         raise failures[0]
     if options.csv:
-        write(options.csv, lambda: options.csv.write_text(survey_csv(rows), encoding="utf-8", newline=""))
+        write(options.csv, lambda: options.csv.write_text(rows_csv(rows), encoding="utf-8", newline=""))
     if options.json:
         print_json(entries if several else entries[0])
     elif several:
@@ -181,7 +183,7 @@ def run_compare(options: argparse.Namespace) -> int:
         for index in ranked(rows):
             number = "-" if rows[index].disagreement is None else f"{rows[index].disagreement:.2f}"
             print(f"  {number:>4}  {rows[index].image}: {in_words(rows[index])}")
-    return SOME_FAILED if failures else FINE
+    return EXIT_SOME_FAILED if failures else EXIT_OK
 
 
 def _print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
@@ -202,7 +204,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         raise OptionError("reconstruct takes one model.")
     photo = _open_or_report(pipeline, options)
     if photo is None:
-        return SOME_FAILED
+        return EXIT_SOME_FAILED
     found = pipeline.reconstruct(photo, specs[0], ratio=options.ratio, seed=options.seed, dtype=options.dtype)
     if options.out:
         figure = reconstruction_figure(photo, found)
@@ -215,15 +217,14 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         print(
             f"  {found.spec.name}  {entry['hidden']} of {entry['patches']} patches hidden  ({found.milliseconds:.0f} ms)"
         )
-    return FINE
+    return EXIT_OK
 
 
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """As `Pipeline.explain` wants them."""
-    from vitdemo.options.explain import parse_point
+def _request(options: argparse.Namespace) -> ExplainRequest:
+    from vitdemo.options.explain import ExplainRequest, parse_point
 
-    names = ("method", "layer", "head", "readout", "target", "resolution", "discard", "dtype")
-    return {**{name: getattr(options, name) for name in names}, "point": parse_point(options.point)}
+    given = {field.name: getattr(options, field.name) for field in fields(ExplainRequest)}
+    return ExplainRequest(**{**given, "point": parse_point(options.point)})
 
 
 def _open(pipeline: Pipeline, name: str) -> Photo:

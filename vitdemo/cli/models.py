@@ -6,16 +6,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vitdemo.cli.common import FINE, SOME_FAILED, add_command, print_json
+from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, add_command, print_json
 from vitdemo.errors import EngineError, OptionError
-from vitdemo.registry import available_models, download, on_console, remove
+from vitdemo.registry import available_models, console_progress, download, remove
 
 if TYPE_CHECKING:
     from vitdemo.types import ModelSpec
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
+    """Define the commands."""
     models = add_command(commands, "models", run_models, "list the models")
     models.add_argument("--json", action="store_true", help="JSON on stdout")
 
@@ -33,12 +33,12 @@ def run_models(options: argparse.Namespace) -> int:
     specs = available_models()
     if options.json:
         print_json([model_json(spec) for spec in specs])
-        return FINE
+        return EXIT_OK
     width = max(len(spec.name) for spec in specs)
     for spec in specs:
         print(_line(spec, width))
     print("Those of the Hub are fetched when they are first used, or with: vitdemo download NAME", file=sys.stderr)
-    return FINE
+    return EXIT_OK
 
 
 def _line(spec: ModelSpec, width: int) -> str:
@@ -57,7 +57,7 @@ def run_download(options: argparse.Namespace) -> int:
     entries: list[dict[str, Any]] = []
     for name in options.names:
         try:
-            with on_console(name) as report:
+            with console_progress(name) as report:
                 spec = download(name, report)
         except (EngineError, OptionError) as error:
             entries.append({"name": name, "error": str(error)})
@@ -68,7 +68,7 @@ def run_download(options: argparse.Namespace) -> int:
                 print(f"{name}  revision {spec.revision[:12]}  {spec.bytes / 1e6:.0f} MB")
     if options.json:
         print_json(entries)
-    return SOME_FAILED if any("error" in entry for entry in entries) else FINE
+    return EXIT_SOME_FAILED if any("error" in entry for entry in entries) else EXIT_OK
 
 
 def run_remove(options: argparse.Namespace) -> int:
@@ -77,4 +77,4 @@ def run_remove(options: argparse.Namespace) -> int:
         freed = remove(name)
         failed |= not freed
         print(f"{name}  {freed / 1e6:.0f} MB freed" if freed else f"{name} is not on this machine")
-    return SOME_FAILED if failed else FINE
+    return EXIT_SOME_FAILED if failed else EXIT_OK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vitdemo.cli.common import FINE, add_command
+from vitdemo.cli.common import EXIT_OK, add_command
 
 
 def add_commands(commands: Any) -> None:
@@ -20,4 +20,4 @@ def run_app(options: argparse.Namespace) -> int:
     from vitdemo.ui.serve import serve
 
     serve()
-    return FINE
+    return EXIT_OK

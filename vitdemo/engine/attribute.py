@@ -1,4 +1,4 @@
-"""One attribution method on one batch: the forward it needs, the gradients it needs, then the pure function."""
+"""One attribution method on one batch: its forward pass, its gradients, then the pure function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitdemo.types import Attribution, Capture
 def attribute(
     model: Classifier, pixels: Tensor, request: Attribution
 ) -> tuple[Tensor | None, Tensor, list[int] | None]:
-    """Scores and maps of pictures `[B, 3, H, W]`.
+    """Logits and maps of images `[B, 3, H, W]`.
 
     Returns:
         Logits `[B, K]` or None, maps `[B, P]` over the patches, and the class that each map explains, or None.
@@ -47,7 +47,7 @@ def attribute(
 
 @contextmanager
 def watching_features(model: Classifier, request: Capture) -> Iterator[list[Tensor]]:
-    """Tokens before and after the last normalisation of the forward in this block, if they are asked for."""
+    """Tokens before and after the last normalisation of the forward pass in this block, if features are wanted."""
     if not request.features:
         yield []
         return
@@ -80,7 +80,7 @@ def _class_specific(
 ) -> tuple[Tensor, Tensor, list[int]]:
     attends = request.method != "grad-cam"
     prefix = model.spec.num_prefix_tokens
-    # The graph begins at the picture: the weights need no gradients of their own.
+    # The graph begins at the pixels: the weights need no gradients of their own.
     pixels = pixels.detach().requires_grad_()
     watched = _grad_cam_features(model) if not attends else None
     layers = [*norms(model.network)[1:], final_norm(model.network)] if request.method == "legrad" else []
@@ -102,7 +102,7 @@ def _class_specific(
         if request.method == "legrad":
             head = head_of(model.network, model.probe, prefix, model.spec.pooling == "mean")
             found = []
-            # A copy: the head passes through a module that is being watched.
+            # A copy: the head calls a module that is being watched.
             for tokens, attention in zip(list(seen), record.attentions, strict=True):
                 own = head(tokens).float()[rows, columns].sum()
                 found.append(torch.autograd.grad(own, [attention], retain_graph=True)[0])
@@ -115,7 +115,7 @@ def _class_specific(
 
 
 def targets_of(logits: Tensor, request: Attribution) -> list[int]:
-    """The class that is explained, for each picture.
+    """The class to be explained, for each image.
 
     Raises:
         OptionError: there is no such class, or none of that rank.
@@ -131,9 +131,9 @@ def targets_of(logits: Tensor, request: Attribution) -> list[int]:
 
 
 def _grad_cam_features(model: Classifier) -> torch.nn.Module:
-    """What comes out of it is explained: of a CNN the last stage; of a transformer the last block's entrance.
+    """The module whose output Grad-CAM weighs: a CNN's last stage, a transformer's input of the last block.
 
-    The last block's own output has no gradient at the patches when the class token alone is read.
+    The last block's output has no gradient at the patches when only the class token is read.
     """
     if model.spec.readouts:
         return norms(model.network)[-1]
@@ -147,5 +147,5 @@ def _last_features(model: Classifier) -> torch.nn.Module:
 
 
 def _places(features: Tensor, prefix: int) -> Tensor:
-    """`[B, P, C]`: of tokens `[B, N, C]` those of the patches, of a CNN's map `[B, C, h, w]` its cells."""
+    """`[B, P, C]`: the patch tokens of `[B, N, C]`, or the cells of a CNN's map `[B, C, h, w]`."""
     return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features[:, prefix:]

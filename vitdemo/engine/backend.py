@@ -6,7 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+
+Request = Capture | Attribution | Reconstruct
+"""What a forward pass is to give beside its logits: recorded attention and features, a map, or filled-in patches."""
 
 
 class Backend(Protocol):
@@ -17,32 +20,12 @@ class Backend(Protocol):
         """How many forward passes were made for callers since the start."""
         ...
 
-    def run(self, spec: ModelSpec, pixel_values: Tensor, capture: Capture, dtype: str = "auto") -> list[ModelOutput]:
-        """Run `[B, 3, H, W]` pixels; one output a picture, in their order.
+    def run(self, spec: ModelSpec, pixel_values: Tensor, request: Request, dtype: str = "auto") -> list[ModelOutput]:
+        """Run `[B, 3, H, W]` pixels; one output per image, in their order.
 
         Raises:
             EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
-            OptionError: an unknown dtype.
-        """
-        ...
-
-    def attribute(
-        self, spec: ModelSpec, pixel_values: Tensor, request: Attribution, dtype: str = "auto"
-    ) -> list[ModelOutput]:
-        """Run `[B, 3, H, W]` pixels, and make a map of each picture; `milliseconds` are those of both.
-
-        Raises:
-            EngineError, OptionError: as `run`; there is no such class or patch.
-        """
-        ...
-
-    def reconstruct(
-        self, spec: ModelSpec, pixel_values: Tensor, hidden: Tensor, dtype: str = "auto"
-    ) -> tuple[Tensor, ModelOutput]:
-        """`[B, 3, H, W]` pixels with the hidden patches, `[B, h, w]` bool, filled in; and how it ran.
-
-        Raises:
-            EngineError, OptionError: as `run`.
+            OptionError: an unknown dtype; or, of an `Attribution`, no such class or patch.
         """
         ...
 

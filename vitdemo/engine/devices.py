@@ -15,7 +15,7 @@ LARGE = 50_000_000
 """Parameters from which bf16 pays on a CPU that has it."""
 
 GPU_SHARE, CPU_SHARE = 0.7, 0.5
-"""Of the memory that is free at the start, what models may take."""
+"""Share of the memory free at the start that models may take."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -60,7 +60,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def memory_budget(device: torch.device, setting: float) -> int:
-    """Bytes that models may take on a device: the setting in 10^9 bytes, or a share of what is free now."""
+    """Bytes that models may take on a device: the setting in 10^9 bytes, or a share of the memory free now."""
     if setting:
         return int(setting * 1e9)
     if device.type == "cuda":
@@ -69,7 +69,7 @@ def memory_budget(device: torch.device, setting: float) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of main memory that programs can still take; in a container, of what it may use."""
+    """Bytes of main memory that are free; in a container, within its limit."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
     try:
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -77,7 +77,7 @@ def free_memory(root: Path = Path("/")) -> int:
         group = root / "sys/fs/cgroup"
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         taken = int((group / "memory.current").read_text(encoding="ascii"))
-        # Copies of files, such as of checkpoints that were read, count as taken, and give way.
+        # Cached files, such as checkpoints that were read, count as used, and give way.
         numbers = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         free = min(free, limit - taken + int(numbers["active_file"]) + int(numbers["inactive_file"]))
     except (OSError, ValueError, KeyError, StopIteration):
@@ -86,7 +86,7 @@ def free_memory(root: Path = Path("/")) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room; the allocators of the CPU and of MPS have no exception of their own."""
+    """Whether a device was out of memory; the allocators of the CPU and of MPS have no exception of their own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory")

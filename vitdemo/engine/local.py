@@ -1,4 +1,4 @@
-"""The backend of one process: loads each model once, within a budget, and lets waiting callers share a forward."""
+"""The backend of one process: loads each model once, within a budget, and batches the jobs of waiting callers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from vitdemo.engine.attribute import attribute, watching_features
+from vitdemo.engine.backend import Request
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
-from vitdemo.engine.model_cache import Residents
+from vitdemo.engine.model_cache import ModelCache
 from vitdemo.engine.outputs import finite, split
 from vitdemo.errors import TooLargeError
 from vitdemo.models.attention_tap import AttentionRecord, record_attention
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
 
 _Key = tuple[str, str, torch.dtype]
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ class _Job:
     error: BaseException | None = None
 
 
-class _Lane:
+class _ModelQueue:
     """One loaded model and the jobs that wait for it."""
 
     def __init__(self, model: Classifier, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
@@ -46,17 +47,17 @@ class _Lane:
         self.guard = threading.Lock()
 
     def take(self, limit: int) -> list[_Job]:
-        """The oldest waiting job, and those like it that fit into the same batch."""
+        """The oldest waiting job, and the jobs like it that fit into the same batch."""
         with self.guard:
             if not self.waiting:
                 return []
             first = self.waiting[0]
-            batch, rest, pictures = [], [], 0
+            batch, rest, images = [], [], 0
             for job in self.waiting:
                 alike = job.capture == first.capture and job.pixel_values.shape[1:] == first.pixel_values.shape[1:]
-                if job is first or (alike and pictures + len(job.pixel_values) <= limit):
+                if job is first or (alike and images + len(job.pixel_values) <= limit):
                     batch.append(job)
-                    pictures += len(job.pixel_values)
+                    images += len(job.pixel_values)
                 else:
                     rest.append(job)
             self.waiting = rest
@@ -66,17 +67,17 @@ class _Lane:
 class LocalBackend:
     """Runs models in this process.
 
-    There are no worker threads. A caller puts its job into the lane of the model and waits for its turn there; whoever has the
-    turn runs every job that is like the oldest one in a single forward. A job that fails beside others is run again alone, so
-    that one caller's picture never spoils another's. Where a GPU has no room, idle models leave it and the job is tried again;
-    if that does not help, it runs on the CPU and says so.
+    There are no worker threads. A caller puts its job into the model's queue and waits for its turn; whoever has the turn runs
+    all jobs like the oldest one in a single forward pass. A job that fails in a batch is run again alone, so that one caller's
+    image never spoils another's. Where a GPU is out of memory, idle models are unloaded and the job is tried again; if that
+    does not help, it runs on the CPU, with a note.
     """
 
     def __init__(self, settings: Settings, load: Callable[..., Classifier] = load_model) -> None:
         self.device = pick_device(settings.device)
         self._settings = settings
         self._load = load
-        self._residents: dict[str, Residents[_Key, _Lane]] = {}
+        self._caches: dict[str, ModelCache[_Key, _ModelQueue]] = {}
         self._guard = threading.Lock()
         self._forwards = 0
 
@@ -84,61 +85,32 @@ class LocalBackend:
     def forwards(self) -> int:
         return self._forwards
 
-    def run(self, spec: ModelSpec, pixel_values: Tensor, capture: Capture, dtype: str = "auto") -> list[ModelOutput]:
-        return self._with_room(spec, dtype, lambda lane: self._run(lane, pixel_values, capture))
-
-    def attribute(
-        self, spec: ModelSpec, pixel_values: Tensor, request: Attribution, dtype: str = "auto"
-    ) -> list[ModelOutput]:
-        def work(lane: _Lane) -> list[ModelOutput]:
-            pixels = pixel_values.to(lane.device, lane.dtype)
-            with lane.turn:
-                (logits, maps, targets), milliseconds = self._timed(
-                    lambda: attribute(lane.model, pixels, request), lane.device
-                )
-            found = split(AttentionRecord(Capture()), [], logits, lane.spec, pixels, milliseconds / len(pixels))
-            maps = finite(maps.float().cpu(), "maps", lane.spec, lane.dtype)
-            return [
-                replace(
-                    output,
-                    values=maps[index].view(output.patch_grid).clone(),
-                    target=None if targets is None else targets[index],
-                )
-                for index, output in enumerate(found)
-            ]
+    def run(self, spec: ModelSpec, pixel_values: Tensor, request: Request, dtype: str = "auto") -> list[ModelOutput]:
+        def work(queue: _ModelQueue) -> list[ModelOutput]:
+            if isinstance(request, Capture):
+                return self._batched(queue, pixel_values, request)
+            if isinstance(request, Attribution):
+                return self._attributed(queue, pixel_values, request)
+            return self._reconstructed(queue, pixel_values, request)
 
         return self._with_room(spec, dtype, work)
 
-    def reconstruct(
-        self, spec: ModelSpec, pixel_values: Tensor, hidden: Tensor, dtype: str = "auto"
-    ) -> tuple[Tensor, ModelOutput]:
-        def work(lane: _Lane) -> list[ModelOutput]:
-            # Not in the model's dtype: what is seen comes back as it was.
-            pixels = pixel_values.to(lane.device)
-            with lane.turn, torch.no_grad():
-                filled, milliseconds = self._timed(lambda: lane.model.reconstruct(pixels, hidden), lane.device)
-            pictures.append(finite(filled.cpu(), "pixels", lane.spec, lane.dtype))
-            grid = (hidden.shape[1], hidden.shape[2])
-            return [ModelOutput(None, {}, grid, milliseconds / len(pixels), str(lane.device), short(lane.dtype))]
-
-        pictures: list[Tensor] = []
-        (output,) = self._with_room(spec, dtype, work)
-        return pictures[-1], output
-
     def loaded(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for residents in list(self._residents.values()):
-            for (checkpoint, _, _), size in residents.held():
+        for cache in list(self._caches.values()):
+            for (checkpoint, _, _), size in cache.held():
                 found[checkpoint] = found.get(checkpoint, 0) + size
         return found
 
     def unload(self, spec: ModelSpec) -> None:
-        for residents in list(self._residents.values()):
-            residents.evict(lambda key: key[0] == spec.checkpoint)
+        for cache in list(self._caches.values()):
+            cache.evict(lambda key: key[0] == spec.checkpoint)
         self._empty_cache()
 
-    def _with_room(self, spec: ModelSpec, dtype: str, work: Callable[[_Lane], list[ModelOutput]]) -> list[ModelOutput]:
-        """Twice on the device, the second time after idle models have left it; then on the CPU."""
+    def _with_room(
+        self, spec: ModelSpec, dtype: str, work: Callable[[_ModelQueue], list[ModelOutput]]
+    ) -> list[ModelOutput]:
+        """Twice on the device, the second time after idle models were unloaded; then on the CPU."""
         devices = [self.device] if self.device.type == "cpu" else [self.device, torch.device("cpu")]
         notes: tuple[str, ...] = ()
         for device in devices:
@@ -153,8 +125,8 @@ class LocalBackend:
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
-                # Not in the handler: there, the error would still hold the tensors of what failed.
-                self._residents_of(device).evict()
+                # Not in the handler: there, the error would still hold the tensors of the failed pass.
+                self._cache_of(device).evict()
                 self._empty_cache()
             notes = (f"The memory of {device} was too full: this ran on the CPU.",)
         raise TooLargeError(
@@ -162,76 +134,103 @@ class LocalBackend:
         )
 
     def _once(
-        self, spec: ModelSpec, dtype: str, device: torch.device, work: Callable[[_Lane], list[ModelOutput]]
+        self, spec: ModelSpec, dtype: str, device: torch.device, work: Callable[[_ModelQueue], list[ModelOutput]]
     ) -> list[ModelOutput]:
-        # A function of its own: nothing of a failed attempt stays in memory during the next one.
-        with self._lane(spec, dtype, device) as lane:
-            return work(lane)
+        # A function of its own, so that nothing of a failed attempt stays in memory during the next one.
+        with self._queue(spec, dtype, device) as queue:
+            return work(queue)
 
     @contextmanager
-    def _lane(self, spec: ModelSpec, dtype: str, device: torch.device) -> Iterator[_Lane]:
+    def _queue(self, spec: ModelSpec, dtype: str, device: torch.device) -> Iterator[_ModelQueue]:
         chosen = pick_dtype(dtype if dtype != "auto" else self._settings.dtype, device, spec.parameters)
 
-        def load() -> _Lane:
-            # Gradients are taken of attention and pictures here, never of weights.
+        def load() -> _ModelQueue:
+            # Gradients are taken with respect to attention and pixels, never to weights.
             model = self._load(spec, device, chosen).requires_grad_(False)
-            # The first forward of a process is slow for reasons that are not the model's.
+            # The first forward pass of a process is slow for reasons that are not the model's.
             with torch.no_grad():
                 model(torch.zeros(1, 3, *spec.image_size, device=device, dtype=chosen))
-            return _Lane(model, spec, device, chosen)
+            return _ModelQueue(model, spec, device, chosen)
 
         size = spec.parameters * chosen.itemsize
-        with self._residents_of(device).use((spec.checkpoint, spec.revision, chosen), size, load, spec.name) as lane:
-            yield lane
+        with self._cache_of(device).use((spec.checkpoint, spec.revision, chosen), size, load, spec.name) as queue:
+            yield queue
 
-    def _residents_of(self, device: torch.device) -> Residents[_Key, _Lane]:
+    def _cache_of(self, device: torch.device) -> ModelCache[_Key, _ModelQueue]:
         with self._guard:
-            if str(device) not in self._residents:
-                self._residents[str(device)] = Residents(memory_budget(device, self._settings.memory_gb))
-            return self._residents[str(device)]
+            if str(device) not in self._caches:
+                self._caches[str(device)] = ModelCache(memory_budget(device, self._settings.memory_gb))
+            return self._caches[str(device)]
 
-    def _run(self, lane: _Lane, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
+    def _attributed(self, queue: _ModelQueue, pixel_values: Tensor, request: Attribution) -> list[ModelOutput]:
+        pixels = pixel_values.to(queue.device, queue.dtype)
+        with queue.turn:
+            (logits, maps, targets), milliseconds = self._timed(
+                lambda: attribute(queue.model, pixels, request), queue.device
+            )
+        outputs = split(AttentionRecord(Capture()), [], logits, queue.spec, pixels, milliseconds / len(pixels))
+        maps = finite(maps.float().cpu(), "maps", queue.spec, queue.dtype)
+        return [
+            replace(
+                output,
+                values=maps[index].view(output.patch_grid).clone(),
+                target=None if targets is None else targets[index],
+            )
+            for index, output in enumerate(outputs)
+        ]
+
+    def _reconstructed(self, queue: _ModelQueue, pixel_values: Tensor, request: Reconstruct) -> list[ModelOutput]:
+        # Not in the model's dtype: what is visible comes back as it was.
+        pixels = pixel_values.to(queue.device)
+        with queue.turn, torch.no_grad():
+            filled, milliseconds = self._timed(lambda: queue.model.reconstruct(pixels, request.hidden), queue.device)
+        filled = finite(filled.cpu(), "pixels", queue.spec, queue.dtype)
+        grid = (request.hidden.shape[1], request.hidden.shape[2])
+        ran = ModelOutput(None, {}, grid, milliseconds / len(pixels), str(queue.device), short(queue.dtype))
+        return [replace(ran, filled=image.clone()) for image in filled]
+
+    def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
         jobs = [_Job(part, capture) for part in pixel_values.split(self._settings.max_batch)]
-        with lane.guard:
-            lane.waiting += jobs
+        with queue.guard:
+            queue.waiting += jobs
         for job in jobs:
             while not job.done.is_set():
-                with lane.turn:
+                with queue.turn:
                     if not job.done.is_set():
-                        self._serve(lane, lane.take(self._settings.max_batch))
+                        self._serve(queue, queue.take(self._settings.max_batch))
         for job in jobs:
             if job.error is not None:
                 raise job.error
         return [output for job in jobs for output in job.outputs]
 
-    def _serve(self, lane: _Lane, jobs: list[_Job]) -> None:
+    def _serve(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
         failed: BaseException | None = None
         try:
-            self._forward(lane, jobs)
+            self._forward(queue, jobs)
         except BaseException as error:
-            # Without the frames of the forward, which hold its tensors.
+            # Without the frames of the forward pass, which hold its tensors.
             failed = error.with_traceback(None) if is_out_of_memory(error) else error
         if failed is not None and len(jobs) > 1:
             for job in jobs:
-                self._serve(lane, [job])
+                self._serve(queue, [job])
             return
         for job in jobs:
             job.error = failed
             job.done.set()
 
-    def _forward(self, lane: _Lane, jobs: list[_Job]) -> None:
-        pixels = torch.cat([job.pixel_values for job in jobs]).to(lane.device, lane.dtype)
-        # Not `inference_mode`: transformers caches BEiT's position index for the process, and one that was made there could
-        # never again be trained with.
+    def _forward(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
+        pixels = torch.cat([job.pixel_values for job in jobs]).to(queue.device, queue.dtype)
+        # Not `inference_mode`: transformers caches BEiT's position index for the process, and a model could never be trained with
+        # an index made there.
         capture = jobs[0].capture
-        with torch.no_grad(), record_attention(capture) as record, watching_features(lane.model, capture) as seen:
-            logits, milliseconds = self._timed(lambda: lane.model(pixels), lane.device)
-        outputs = split(record, seen, logits, lane.spec, pixels, milliseconds / len(pixels))
+        with torch.no_grad(), record_attention(capture) as record, watching_features(queue.model, capture) as seen:
+            logits, milliseconds = self._timed(lambda: queue.model(pixels), queue.device)
+        outputs = split(record, seen, logits, queue.spec, pixels, milliseconds / len(pixels))
         for job in jobs:
             job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
 
     def _timed(self, forward: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-        """What a forward gives, and its milliseconds."""
+        """The result of a forward pass, and its milliseconds."""
         with self._guard:
             self._forwards += 1
         _synchronise(device)

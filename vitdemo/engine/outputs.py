@@ -1,4 +1,4 @@
-"""From the tensors of one forward to an answer a picture."""
+"""From the tensors of one forward pass to one output per image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def split(
     pixels: Tensor,
     milliseconds: float,
 ) -> list[ModelOutput]:
-    """One output a picture, on the CPU; the pictures of a batch share no memory that a caller could see change.
+    """One output per image, on the CPU; the outputs of a batch share no memory that a caller could see change.
 
     Args:
-        seen: tokens `[B, N, D]` before and after the last normalisation; empty where they were not asked for.
-        pixels: `[B, 3, H, W]`, on the device and in the dtype of the forward.
-        milliseconds: of one picture.
+        seen: tokens `[B, N, D]` before and after the last normalisation; empty unless features are wanted.
+        pixels: `[B, 3, H, W]`, on the device and in the dtype of the forward pass.
+        milliseconds: of one image.
 
     Raises:
         InvalidScoresError: scores or features are not finite.
@@ -34,7 +34,6 @@ def split(
     if logits is not None:
         logits = finite(logits.float().cpu(), "scores", spec, pixels.dtype)
     rows = {name: torch.stack(layers, dim=1).cpu() for name, layers in record.rows.items()}
-    full = None if record.full is None else record.full.cpu()
     patches = [tokens[:, spec.num_prefix_tokens :].float() for tokens in seen]
     features = None
     if patches and record.key is not None:
@@ -49,7 +48,6 @@ def split(
             milliseconds=milliseconds,
             device=str(pixels.device),
             dtype=short(pixels.dtype),
-            full=None if full is None else full[index].clone(),
             queries=tuple(_one(layer, index) for layer in record.queries),
             features=None if features is None else PatchFeatures(*(part[index].clone() for part in features)),
         )
@@ -71,7 +69,7 @@ def finite(values: Tensor, what: str, spec: ModelSpec, dtype: torch.dtype) -> Te
 
 
 def _one(layer: LayerQueries, index: int) -> LayerQueries:
-    """One picture's part of a batch, in memory of its own."""
+    """One image's part of a batch, in memory of its own."""
 
     def part(values: Tensor) -> Tensor:
         chosen = values[index : index + 1] if len(values) > 1 else values

@@ -8,8 +8,7 @@ the baseline.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,53 +17,26 @@ from torch import Tensor
 
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import preprocess
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
-from vitdemo.types import Capture, ModelSpec, Photo
+from vitdemo.pipeline.prepare import prepare
+from vitdemo.types import Capture, Faithfulness, ModelSpec, Photo
 
 STEPS = 20
 RANDOM = 2
 """Random orders whose mean is the baseline."""
 
 
-@dataclass(frozen=True)
-class Faithfulness:
-    """Scores of the explained class while patches go and come."""
-
-    method: str
-    target: int
-    shares: tuple[float, ...]
-    """Share of the patches that is replaced, or brought back: 0 to 1."""
-    deletion: tuple[float, ...]
-    """Softmax probability at each share; lower areas are better."""
-    insertion: tuple[float, ...]
-    """Higher areas are better."""
-    random: tuple[float, ...]
-    """Mean over random orders of deletion; read backwards it is that of insertion."""
-
-    @property
-    def deletion_auc(self) -> float:
-        return _area(self.deletion)
-
-    @property
-    def insertion_auc(self) -> float:
-        return _area(self.insertion)
-
-    @property
-    def random_auc(self) -> float:
-        """Of deletion and of insertion alike: bringing back the last patches is deleting the first ones, backwards."""
-        return _area(self.random)
-
-
 def faithfulness(
     pipeline: Pipeline,
     photo: Photo,
     spec: ModelSpec,
-    method: str = "attention",
+    request: ExplainRequest,
     *,
     steps: int = STEPS,
     seed: int = 0,
     baseline: Sequence[float] | None = None,
-    **options: Any,
+    dtype: str = "auto",
 ) -> Faithfulness:
     """Measure one map.
 
@@ -72,7 +44,6 @@ def faithfulness(
         steps: how many times patches are replaced, from none to all.
         seed: of the random orders.
         baseline: their scores, if they are known from another method on the same photo, class and grid.
-        options: of `Pipeline.explain`: target, layer, head, resolution and so on.
 
     Raises:
         OptionError: the model has no classifier or no such map, or there are no steps.
@@ -80,31 +51,29 @@ def faithfulness(
     _require_scores(spec)
     if not 1 <= steps <= 1000:
         raise OptionError(f"Steps must be from 1 to 1000, not {steps}.")
-    explanation = pipeline.explain(photo, spec, method=method, **options)
+    explanation = pipeline.explain(photo, spec, request, dtype=dtype)
     if explanation.map is None:
-        raise OptionError(f"{spec.name} has no map of {method}.")
+        raise OptionError(f"{spec.name} has no map of {request.method}.")
     target = explanation.map.target
     if target is None:
         target = explanation.prediction.labels[0].index
-    processor = spec.processor
-    if options.get("resolution"):
-        # The picture that the map was made of, whatever limit its resolution met.
-        rows, columns = explanation.patch_grid
-        processor = replace(processor, resize=(rows * spec.patch_size, columns * spec.patch_size), crop=None)
-    pixels = preprocess([photo], processor).pixel_values[0]
+    # The pixels that the map was made of, whatever limit its resolution met.
+    pixels = preprocess([photo], prepare(photo, spec, request).processor).pixel_values[0]
     order = np.argsort(-explanation.map.values.ravel(), kind="stable")
     random = np.random.default_rng(seed)
     orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
-    dtype = options.get("dtype", "auto")
-    falls = [_scores(pipeline, spec, pixels, one, target, steps, explanation.patch_grid, dtype) for one in orders]
+    curves = [
+        _scores(pipeline, spec, masked, target, dtype)
+        for masked in (_masked(pixels, one, steps, explanation.patch_grid, spec.patch_size) for one in orders)
+    ]
     return Faithfulness(
-        method=method,
+        method=request.method,
         target=target,
         shares=tuple(step / steps for step in range(steps + 1)),
-        deletion=tuple(falls[0]),
+        deletion=tuple(curves[0]),
         # Bringing the best patches back first is deleting the worst ones first, backwards.
-        insertion=tuple(falls[1][::-1]),
-        random=tuple(baseline or np.mean(falls[2:], axis=0).tolist()),
+        insertion=tuple(curves[1][::-1]),
+        random=tuple(baseline or np.mean(curves[2:], axis=0).tolist()),
     )
 
 
@@ -113,36 +82,25 @@ def _require_scores(spec: ModelSpec) -> None:
         raise OptionError(f"{spec.name} has no classifier, so there is no score to watch.")
 
 
-def _scores(
-    pipeline: Pipeline,
-    spec: ModelSpec,
-    pixels: Tensor,
-    order: NDArray[np.intp],
-    target: int,
-    steps: int,
-    grid: tuple[int, int],
-    dtype: str,
-) -> list[float]:
-    """The class's score while the patches of `order` are replaced."""
+def _masked(pixels: Tensor, order: NDArray[np.intp], steps: int, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """`[steps + 1, 3, H, W]`: more and more patches, in this order, have the mean colour of the pixels `[3, H, W]`."""
     counts = np.rint(np.linspace(0, order.size, steps + 1)).astype(int)
     gone = np.zeros((steps + 1, order.size), bool)
     for step, count in enumerate(counts):
         gone[step, order[:count]] = True
     # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
     rows, columns = (
-        (torch.arange(size) // spec.patch_size).clamp(max=count - 1)
+        (torch.arange(size) // patch_size).clamp(max=count - 1)
         for size, count in zip(pixels.shape[1:], grid, strict=True)
     )
     mask = torch.from_numpy(gone).view(-1, 1, *grid)[:, :, rows][..., columns]
-    colour = pixels.mean(dim=(1, 2), keepdim=True)
-    batch = torch.where(mask, colour, pixels)
+    return torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+
+
+def _scores(pipeline: Pipeline, spec: ModelSpec, batch: Tensor, target: int, dtype: str) -> list[float]:
+    """The class's score of each image."""
     outputs = pipeline.backend.run(spec, batch, Capture(), dtype)
     return [float(output.logits.softmax(dim=-1)[target]) for output in outputs if output.logits is not None]
-
-
-def _area(values: Sequence[float]) -> float:
-    """By the trapezoidal rule, over shares from 0 to 1."""
-    return float(np.trapezoid(values, dx=1 / (len(values) - 1)))
 
 
 @dataclass(frozen=True)
@@ -174,7 +132,8 @@ def measure(
     for number, photo in enumerate(photos):
         baseline: Sequence[float] | None = None
         for method in methods:
-            one = faithfulness(pipeline, photo, spec, method, steps=steps, seed=number, baseline=baseline)
+            request = ExplainRequest(method)
+            one = faithfulness(pipeline, photo, spec, request, steps=steps, seed=number, baseline=baseline)
             baseline = one.random
             found[method].append((one.deletion_auc, one.insertion_auc, one.random_auc))
     if not all(found.values()):

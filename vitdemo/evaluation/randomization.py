@@ -1,9 +1,8 @@
-"""Whether a map depends on what the model learnt: randomise its weights and look again. Adebayo et al. 2018, arXiv:1810.03292."""
+"""Do maps depend on what a model has learned? Its weights are randomised, as in Adebayo et al. 2018, arXiv:1810.03292."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from vitdemo.attribution import rank_correlation
 from vitdemo.engine import LocalBackend
 from vitdemo.models.layers import blocks
 from vitdemo.models.loading import Classifier, load_model
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import Settings
 from vitdemo.types import ModelSpec, Photo
@@ -25,7 +25,7 @@ def randomisation(
 
     Returns:
         By method: one number for each quarter of the blocks that are randomised, from the head backwards, then for all of the
-        network; mean over the photos, None where the maps are flat. A method that shows what was learnt falls towards 0.
+        network; mean over the photos, None where the maps are flat. A method that depends on what was learned falls towards 0.
     """
     trained = Pipeline(settings)
     classes = [trained.classify([photo], spec)[0].labels for photo in photos]
@@ -36,8 +36,8 @@ def randomisation(
             values = []
             for photo, labels in zip(photos, classes, strict=True):
                 # Both explain the class that the trained model predicts.
-                options: dict[str, Any] = {"method": method, "target": labels[0].index if labels else None}
-                first, second = (pipeline.explain(photo, spec, **options) for pipeline in (trained, random))
+                request = ExplainRequest(method, target=labels[0].index if labels else None)
+                first, second = (pipeline.explain(photo, spec, request) for pipeline in (trained, random))
                 if first.map is not None and second.map is not None:
                     values.append(rank_correlation(first.map, first.view, second.map, second.view))
             known = [value for value in values if value is not None]
@@ -55,7 +55,7 @@ def _randomised(share: float, seed: int) -> Callable[..., Classifier]:
             torch.manual_seed(seed)
             for part in parts:
                 for weights in part.parameters():
-                    # Of the same spread, so that nothing grows or dies: only what was learnt is gone.
+                    # Of the same spread, so that nothing grows or dies: only what was learned is gone.
                     spread = weights.std() if weights.numel() > 1 else weights.abs().mean()
                     weights.copy_(weights.mean() + spread * torch.randn(weights.shape))
         return model.to(device, dtype)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.types import Agreement, Box, Comparison, Explanation, ModelSpec, Prediction, Reconstruction, Segmentation
-
-if TYPE_CHECKING:
-    from vitdemo.evaluation.faithfulness import Faithfulness
+from vitdemo.types import (
+    Agreement,
+    Box,
+    Comparison,
+    Explanation,
+    Faithfulness,
+    ModelSpec,
+    Prediction,
+    Reconstruction,
+    Segmentation,
+)
 
 
 def model_json(spec: ModelSpec) -> dict[str, Any]:

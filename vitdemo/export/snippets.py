@@ -14,6 +14,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitdemo.options.explain import ExplainRequest
+
 
 class _Place(str):
     """What the browser replaces."""
@@ -30,18 +32,6 @@ POINT = _Place(LAYER.replace("layer", "point"))
 
 MARK = LAYER[0]
 
-DEFAULTS: dict[str, Any] = {
-    "method": "attention",
-    "layer": -1,
-    "head": "mean",
-    "readout": None,
-    "target": None,
-    "resolution": None,
-    "discard": 0.0,
-    "point": None,
-}
-"""Options of `Pipeline.explain`, in the order in which they are written; what has its default is left out."""
-
 NAMELESS = "photo.jpg"
 """What a snapshot or a pasted photo, which has no name, may be saved as."""
 
@@ -53,17 +43,17 @@ Texts = dict[str, str]
 """By `python`, `curl` and `cli`."""
 
 
-def reproduce_explain(image: str, model: str, options: Mapping[str, Any], host: str) -> Texts:
+def reproduce_explain(image: str, model: str, request: ExplainRequest, host: str) -> Texts:
     """Calls for one model's map. Python prints it; the others write `map.npz` and `overlay.png`.
 
     Args:
         image: a file's name or path, or an address, as one would type it.
         model: a name from `available_models()`.
-        options: of `Pipeline.explain`; for attention its layer, head and readout are left for `fill`, or, where the readout
-            is "patch", its layer, head and point.
+        request: for attention its layer, head and readout are left for `fill`, or, where the readout is "patch", its layer,
+            head and point.
         host: where the server is.
 
-    >>> texts = reproduce_explain("cup.jpg", "vit-mini", {"method": "legrad", "target": "top:2"}, "http://localhost:7860")
+    >>> texts = reproduce_explain("cup.jpg", "vit-mini", ExplainRequest("legrad", target="top:2"), "http://localhost:7860")
     >>> print(texts["python"])
     import vitdemo
     <BLANKLINE>
@@ -71,7 +61,7 @@ def reproduce_explain(image: str, model: str, options: Mapping[str, Any], host: 
     print(found.description)
     print(found.map.values)
     """
-    chosen = _chosen(options)
+    chosen = _chosen(request)
     return {
         "python": _python("explain", image, model, chosen, ("found.description", "found.map.values")),
         "curl": _curl("explain", image, {"model": model, **chosen}, host, _KEEP_MAP),
@@ -79,14 +69,14 @@ def reproduce_explain(image: str, model: str, options: Mapping[str, Any], host: 
     }
 
 
-def reproduce_compare(image: str, models: Sequence[str], options: Mapping[str, Any], host: str) -> Texts:
+def reproduce_compare(image: str, models: Sequence[str], request: ExplainRequest, host: str) -> Texts:
     """Calls for several models' maps. Python prints them; the others draw `comparison.png` and give the numbers as JSON.
 
     Args:
-        image, options, host: as for `reproduce_explain`; a layer's number is the same for all models.
+        image, request, host: as for `reproduce_explain`; a layer's number is the same for all models.
         models: names from `available_models()`.
     """
-    chosen, names = _chosen(options), list(models)
+    chosen, names = _chosen(request), list(models)
     printed = (
         "[item.description for item in found.explanations]",
         "[item.map.values for item in found.explanations if item.map]",
@@ -101,7 +91,7 @@ def reproduce_compare(image: str, models: Sequence[str], options: Mapping[str, A
 def fill(texts: Texts, layer: int, head: int | str, readout: str = "", point: str = "") -> Texts:
     """The texts with what is shown in their places, as the browser does it.
 
-    >>> texts = reproduce_explain("cup.jpg", "vit-mini", {}, "http://localhost:7860")
+    >>> texts = reproduce_explain("cup.jpg", "vit-mini", ExplainRequest(), "http://localhost:7860")
     >>> fill(texts, 7, "max", "class")["cli"].split("vit-mini")[1]
     ' --layer=7 --head=max --readout=class --raw=map.npz --out=overlay.png'
     """
@@ -109,18 +99,19 @@ def fill(texts: Texts, layer: int, head: int | str, readout: str = "", point: st
     return {name: re.sub("|".join(shown), lambda found: shown[found[0]], text) for name, text in texts.items()}
 
 
-def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen(request: ExplainRequest) -> dict[str, Any]:
     """What is not the default; for attention with the places that the browser fills in."""
-    given = {name: options.get(name) for name in DEFAULTS}
-    if (given["method"] or "attention") == "attention":
+    given = dict(vars(request))
+    if request.method == "attention":
         given |= {
             "layer": LAYER,
             "head": HEAD,
-            **({"point": POINT} if given["readout"] == "patch" else {"readout": READOUT}),
+            **({"point": POINT} if request.readout == "patch" else {"readout": READOUT}),
         }
-    elif given["point"] is not None:
-        given["point"] = tuple(map(float, given["point"]))
-    return {name: value for name, value in given.items() if value not in (None, "", DEFAULTS[name])}
+    elif request.point is not None:
+        given["point"] = tuple(map(float, request.point))
+    defaults = vars(ExplainRequest())
+    return {name: value for name, value in given.items() if value not in (None, "", defaults[name])}
 
 
 def _python(call: str, image: str, models: str | list[str], chosen: Mapping[str, Any], printed: tuple[str, ...]) -> str:

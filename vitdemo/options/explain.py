@@ -1,33 +1,78 @@
-"""What a user may ask of a map, checked."""
+"""What may be asked of a map: one request for every model, and what becomes of it for one of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-from vitdemo.attribution import FUSIONS
 from vitdemo.errors import OptionError
-from vitdemo.models.preprocess import input_size, view_of
 from vitdemo.options.methods import METHODS, Method, obstacle
 from vitdemo.options.targets import parse_target
-from vitdemo.types import Fusion, ModelSpec, Photo, Processor, Readout
+from vitdemo.types import FUSIONS, Fusion, ModelSpec, Readout
+
+Point = tuple[float, float]
+"""`(x, y)` in pixels of the upright photo."""
 
 
-def method_for(name: str, spec: ModelSpec) -> Method | None:
-    """The method, or None where a network without attention is asked for its attention: it still has a prediction.
+@dataclass(frozen=True)
+class ExplainRequest:
+    """Which map is wanted of a photo, for any model. `resolve` checks it against one."""
+
+    method: str = "attention"
+    """A name in `vitdemo.options.methods.METHODS`."""
+    layer: int | str = -1
+    """For `attention`: from 0, or from -1 backwards."""
+    head: int | str = "mean"
+    """For `attention`: a number from 0, or a fusion; for `rollout`: a fusion."""
+    readout: str | None = None
+    """For `attention`: whose attention; None for the model's default, "patch" for the patch at `point`."""
+    target: int | str | None = None
+    """For class-specific methods: a label, its index, or "top:K"; None for the predicted class."""
+    resolution: int | None = None
+    """Long side in pixels to which the photo is enlarged, keeping its shape; None for the model's own input."""
+    discard: float = 0.0
+    """For `rollout`: share of the smallest attention in each row that is left out, from 0, below 1."""
+    point: Point | None = None
+    """For `similarity` and the readout "patch"; None for the middle of what the model sees."""
+
+
+@dataclass(frozen=True)
+class ResolvedRequest:
+    """A request as one model takes it."""
+
+    request: ExplainRequest
+    method: Method | None
+    """None where a network without attention is asked for attention: it still has a prediction."""
+    readout: Readout | None
+    """Whose attention `attention` shows."""
+    target: int | None
+    """Index of the class; None for the class of this rank."""
+    rank: int
+    fusion: Fusion
+    """For `rollout`."""
+
+
+def resolve(request: ExplainRequest, spec: ModelSpec) -> ResolvedRequest:
+    """Check a request against a model.
 
     Raises:
-        OptionError: there is no such method, or it does not apply; the message says why.
+        OptionError: a method, layer, head, readout, target or share that the model does not have.
     """
-    if name not in METHODS:
-        raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
-    method = METHODS[name]
-    reason = reason_against(name, spec)
-    if not reason:
-        return method
-    if name == "attention":
-        return None
-    choices = ", ".join(spec.methods) or "none"
-    raise OptionError(f"{method.title} does not apply to {spec.name}: {reason}. Methods that do: {choices}.")
+    method = _method(request.method, spec)
+    readout = next((name for name in readouts_of(spec) if name == request.readout), None)
+    if request.readout is not None and readout is None:
+        choices = ", ".join(readouts_of(spec)) or "none, it has no attention"
+        raise OptionError(f"{spec.name} has no read-out {request.readout!r}. Choose from: {choices}.")
+    target, rank = parse_target(request.target, spec)
+    fusion: Fusion = "mean"
+    if method is not None and method.name == "attention":
+        readout = readout or spec.readouts[0]
+        resolve_layer(request.layer, spec.num_layers)
+        resolve_head(request.head, spec.num_heads)
+    elif method is not None and method.name == "rollout":
+        fusion = _fusion(request.head)
+    if method is not None and method.needs != "rows" and not 0 <= request.discard < 1:
+        raise OptionError(f"The share of attention to discard must be at least 0 and below 1, not {request.discard}.")
+    return ResolvedRequest(request, method, readout, target, rank, fusion)
 
 
 def reason_against(name: str, spec: ModelSpec) -> str:
@@ -35,13 +80,13 @@ def reason_against(name: str, spec: ModelSpec) -> str:
     return obstacle(METHODS[name], bool(spec.readouts), bool(spec.labels)) if name in METHODS else ""
 
 
-def missing_target(spec: ModelSpec, method: str, target: Any) -> str:
-    """Why a method cannot explain this class of this model; "" where it can, or has no class to explain."""
-    known = METHODS.get(method)
-    if known is None or reason_against(method, spec) or not known.class_specific:
+def missing_target(request: ExplainRequest, spec: ModelSpec) -> str:
+    """Why a model has no map of the requested class; empty if it has, or if the method explains no class."""
+    method = METHODS.get(request.method)
+    if method is None or reason_against(request.method, spec) or not method.class_specific:
         return ""
     try:
-        parse_target(target, spec)
+        parse_target(request.target, spec)
     except OptionError as error:
         return str(error)
     return ""
@@ -52,31 +97,8 @@ def readouts_of(spec: ModelSpec) -> tuple[Readout, ...]:
     return (*spec.readouts, "patch") if spec.readouts else ()
 
 
-def fusion_of(head: int | str) -> Fusion:
-    """How rollout fuses heads.
-
-    Raises:
-        OptionError: it cannot follow a single head through the layers.
-    """
-    for fusion in FUSIONS:
-        if head == fusion:
-            return fusion
-    raise OptionError(f"Rollout fuses the heads of each layer: head must be one of {', '.join(FUSIONS)}, not {head!r}.")
-
-
-def share_of(discard: float) -> float:
-    """The share of attention that rollout leaves out.
-
-    Raises:
-        OptionError: it is below 0, or would leave nothing.
-    """
-    if not 0 <= discard < 1:
-        raise OptionError(f"The share of attention to discard must be at least 0 and below 1, not {discard}.")
-    return float(discard)
-
-
-def parse_point(text: str | None) -> tuple[float, float] | None:
-    """A place of the photo, from "X,Y"; None from nothing.
+def parse_point(text: str | None) -> Point | None:
+    """A place in the photo, from "X,Y"; None from nothing.
 
     Raises:
         OptionError: that is not two numbers.
@@ -90,18 +112,60 @@ def parse_point(text: str | None) -> tuple[float, float] | None:
     return x, y
 
 
-def patch_at(point: tuple[float, float] | None, photo: Photo, spec: ModelSpec, processor: Processor) -> int:
-    """The number of the patch at a place of the photo, row by row from 0.
+def resolve_layer(layer: int | str, count: int) -> int:
+    """A layer's number from 0.
 
     Raises:
-        OptionError: the model does not see that place.
+        OptionError: not a whole number, or out of range.
+
+    >>> resolve_layer(-1, count=12), resolve_layer("3", count=12)
+    (11, 3)
     """
-    left, top, right, bottom = view_of(photo.size, processor).crop
-    x, y = point if point is not None else ((left + right) / 2, (top + bottom) / 2)
-    if not (left <= x < right and top <= y < bottom):
-        raise OptionError(
-            f"The point {x:g},{y:g} is not on what {spec.name} sees: x from {left} to {right - 1}, y from {top} to {bottom - 1}."
-        )
-    height, width = input_size(spec, processor)
-    rows, columns = spec.grid_of(height, width)
-    return int((y - top) / (bottom - top) * rows) * columns + int((x - left) / (right - left) * columns)
+    try:
+        number = int(str(layer))
+    except ValueError:
+        number = count
+    if not -count <= number < count:
+        raise OptionError(f"There is no layer {layer}: this model has layers 0 to {count - 1}, or -{count} to -1.")
+    return number % count
+
+
+def resolve_head(head: int | str, count: int) -> int | Fusion:
+    """A head's number from 0, or the name of a fusion.
+
+    Raises:
+        OptionError: neither, or out of range.
+
+    >>> resolve_head("max", count=6), resolve_head("5", count=6)
+    ('max', 5)
+    """
+    for fusion in FUSIONS:
+        if head == fusion:
+            return fusion
+    try:
+        number = int(str(head))
+    except ValueError:
+        number = count
+    if not 0 <= number < count:
+        raise OptionError(f"There is no head {head}: use {', '.join(FUSIONS)}, or 0 to {count - 1}.")
+    return number
+
+
+def _method(name: str, spec: ModelSpec) -> Method | None:
+    if name not in METHODS:
+        raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
+    method = METHODS[name]
+    reason = reason_against(name, spec)
+    if not reason:
+        return method
+    if name == "attention":
+        return None
+    choices = ", ".join(spec.methods) or "none"
+    raise OptionError(f"{method.title} does not apply to {spec.name}: {reason}. Methods that do: {choices}.")
+
+
+def _fusion(head: int | str) -> Fusion:
+    for fusion in FUSIONS:
+        if head == fusion:
+            return fusion
+    raise OptionError(f"Rollout fuses the heads of each layer: head must be one of {', '.join(FUSIONS)}, not {head!r}.")

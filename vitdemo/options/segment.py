@@ -1,31 +1,47 @@
-"""What may be asked of a segmentation, checked. Never imports torch."""
+"""What may be asked of a segmentation, checked without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from vitdemo.errors import OptionError
 
 METHODS = ("attention", "foreground", "parts", "pca", "similarity")
 
 RESOLUTION = 320
-"""Long side, in pixels, to which photos are enlarged if nothing else is said."""
-
+"""Long side, in pixels, to which photos are enlarged by default."""
 
 SMALL = 10_000_000
-"""Weights below which a model's patches are more alike than the paper's models' are."""
+"""Weights below which a model's patches are more similar than those of the paper's models."""
 
 
 def default_tau(parameters: int) -> float:
-    """Cosine from which patches count as alike, by a model's weights: the paper's, or one measured on small models."""
+    """Cosine from which patches count as similar: the paper's, or, for models of few weights, a measured one."""
     return 0.5 if parameters < SMALL else 0.2
 
 
+class SegmentOptions(TypedDict, total=False):
+    """The fields of `SegmentRequest`, as keywords."""
+
+    method: str
+    threshold: float
+    head: int | str
+    objects: int
+    tau: float | None
+    parts: int
+    within: bool
+    point: tuple[float, float] | None
+    matches: int
+    refine: bool
+    clip: bool
+    resolution: int | None
+
+
 @dataclass(frozen=True)
-class Parameters:
-    """What can be chosen; each method looks at its own."""
+class SegmentRequest:
+    """Which masks are wanted; each method reads its own fields."""
 
     method: str = "foreground"
     threshold: float = 0.6
@@ -33,7 +49,7 @@ class Parameters:
     head: int | str = "mean"
     """For `attention`: a number from 0, a fusion, or "all" for a mask of each."""
     objects: int = 1
-    """For `foreground`: at most so many."""
+    """For `foreground`: at most this many."""
     tau: float | None = None
     """Cosine from which patches count as alike, for `foreground`, and for `parts` and the pairs of `similarity`, which look for
     one first; of `default_tau` if not given."""
@@ -53,7 +69,7 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(f"Unknown method {self.method!r}. Choose from: {', '.join(METHODS)}.")
-        # Said before a network has run for nothing.
+        # Checked before a network runs for nothing.
         if not 0 < self.threshold <= 1:
             raise OptionError(f"The share of attention to keep must be above 0 and at most 1, not {self.threshold}.")
         if self.tau is not None and not -1 <= self.tau < 1:
@@ -66,7 +82,7 @@ class Parameters:
 
     @property
     def relevant(self) -> Mapping[str, Any]:
-        """Those that its method looks at."""
+        """The fields that its method reads."""
         return {name: getattr(self, name) for name in (*OWN[self.method], "refine", "clip", "resolution")}
 
 
@@ -77,11 +93,11 @@ OWN = {
     "pca": ("within",),
     "similarity": ("point", "matches", "tau"),
 }
-"""What each method looks at, beside what all do."""
+"""Fields that each method reads, beside those that all read."""
 
 
 def parse_head(text: str | None) -> int | str:
-    """A head as people write it; of nothing the mean.
+    """A head from text; the mean from none.
 
     >>> parse_head("3"), parse_head("all"), parse_head("")
     (3, 'all', 'mean')

@@ -1,4 +1,4 @@
-"""Several photos through several models: a row of numbers and names a photo, which of them the models disagree on, and a CSV."""
+"""Several photos through several models: one row per photo, those first on which the models disagree most, and a CSV."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from vitdemo.errors import OptionError, VitDemoError
 from vitdemo.images.open import Source
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.types import Comparison, Explanation, Label, ModelSpec, Photo
 
@@ -29,7 +29,7 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model said of one photo."""
+    """One model's answer for one photo."""
 
     model: str
     family: str
@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Row:
-    """One photo, in a few hundred bytes: no picture, no map."""
+    """One photo, in a few hundred bytes: no image, no map."""
 
     image: str
     pairs: int = 0
@@ -65,8 +65,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Surveyed:
-    """A row and what it was made of. Who goes through many photos keeps the row alone."""
+class ComparedPhoto:
+    """A row and what it was made of. With many photos, only the rows are worth keeping."""
 
     row: Row
     photo: Photo | None = None
@@ -75,40 +75,41 @@ class Surveyed:
     """Why there is no comparison."""
 
 
-def survey(
-    pipeline: Pipeline, photos: Iterable[tuple[str, Source | Photo]], specs: Sequence[ModelSpec], **options: Any
-) -> Iterator[Surveyed]:
+def compare_many(
+    pipeline: Pipeline,
+    photos: Iterable[tuple[str, Source | Photo]],
+    specs: Sequence[ModelSpec],
+    request: ExplainRequest | None = None,
+    *,
+    dtype: str = "auto",
+    remember: bool = True,
+) -> Iterator[ComparedPhoto]:
     """Compare photo by photo, each one on its own, so that the photos of others get their turn in between.
 
     Args:
-        photos: a name and a picture each, which enters through the image door when its turn comes.
-        options: of `Pipeline.compare`.
+        photos: a name and an image each, which is opened when its turn comes.
+        request, dtype, remember: as for `Pipeline.compare`.
 
     Yields:
-        One a photo, as soon as it is done. A photo that fails has its reason in words, and harms no other.
+        One per photo, as soon as it is done. A photo that fails has its reason in words, and harms no other.
 
     Raises:
-        OptionError: there is no model. Options are judged photo by photo: a point may lie in one, and outside another.
+        OptionError: there is no model. The request is checked photo by photo: a point may lie in one, and outside another.
     """
     if not specs:
         raise OptionError("Choose at least one model.")
     for name, source in photos:
-        yield _surveyed(pipeline, name, source, specs, options)
-
-
-def _surveyed(
-    pipeline: Pipeline, name: str, source: Source | Photo, specs: Sequence[ModelSpec], options: dict[str, Any]
-) -> Surveyed:
-    try:
-        photo = pipeline.open(source)
-        comparison = pipeline.compare(photo, specs, **options)
-    except VitDemoError as error:
-        return Surveyed(Row(name, error=str(error)), failure=error.with_traceback(None))
-    except Exception:
-        logger.exception("A photo of several failed")
-        failure = VitDemoError("Something went wrong. It was logged; please try this photo again.")
-        return Surveyed(Row(name, error=str(failure)), failure=failure)
-    return Surveyed(summarise(name, comparison), photo, comparison)
+        try:
+            photo = pipeline.open(source)
+            comparison = pipeline.compare(photo, specs, request, dtype=dtype, remember=remember)
+        except VitDemoError as error:
+            yield ComparedPhoto(Row(name, error=str(error)), failure=error.with_traceback(None))
+        except Exception:
+            logger.exception("One of several photos failed")
+            failure = VitDemoError("Something went wrong. It was logged; please try this photo again.")
+            yield ComparedPhoto(Row(name, error=str(failure)), failure=failure)
+        else:
+            yield ComparedPhoto(summarise(name, comparison), photo, comparison)
 
 
 def summarise(name: str, comparison: Comparison) -> Row:
@@ -172,15 +173,15 @@ def in_words(row: Row) -> str:
 
 
 def grouped(row: Row) -> list[tuple[str, list[str]]]:
-    """The best labels, each with its models: what most models say first; those without a classifier last, under ""."""
+    """The best labels, each with its models: the most frequent first; models without a classifier last, under ""."""
     groups: dict[str, list[str]] = {}
     for answer in row.answers:
         groups.setdefault(answer.labels[0].label if answer.labels else "", []).append(answer.model)
     return sorted(groups.items(), key=lambda group: (not group[0], -len(group[1])))
 
 
-def survey_csv(rows: Iterable[Row]) -> str:
-    """A line a photo and model, and one for each photo that failed.
+def rows_csv(rows: Iterable[Row]) -> str:
+    """One line per photo and model, and one for each photo that failed.
 
     Text is always in quotes, and none that came with a photo or a model makes a spreadsheet compute: a file may be named
     `=HYPERLINK(...)`.

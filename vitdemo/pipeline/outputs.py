@@ -1,17 +1,21 @@
-"""From what a network gave to what a user is given."""
+"""From the engine's output to a prediction, a map and its description."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.types import Capture, Label, ModelOutput, ModelSpec, Prediction
+from vitdemo.attribution import attention_map, describe, patch_map
+from vitdemo.options.targets import resolve_target
+from vitdemo.pipeline.prepare import Prepared
+from vitdemo.types import AttributionMap, Capture, Explanation, Label, ModelOutput, ModelSpec, Prediction
 
 
 def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
-    """The most probable labels, and how it ran."""
+    """The most probable labels, and how the model ran."""
     labels: tuple[Label, ...] = ()
     if output.logits is not None:
         scores, indices = (output.logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
@@ -22,15 +26,67 @@ def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int) -> Predictio
     return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=output.notes)
 
 
-def on_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:
+def explanation_of(
+    prepared: Prepared, output: ModelOutput, wanted: Capture, top_k: int, from_cache: bool
+) -> Explanation:
+    """The prediction, the requested map and what it is to be read with.
+
+    Args:
+        wanted: which of the output's queries and features are handed on.
+    """
+    photo, spec = prepared.photo, prepared.spec
+    rows = {name: to_patch_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
+    attribution, notes = _map_of(prepared, output, rows), prepared.notes
+    if attribution is None:
+        description = "no attention: a convolutional network"
+    elif attribution.method == "attention":
+        description = describe(attribution)
+        if attribution.target is not None:
+            notes += ("Attention does not depend on the target class.",)
+    else:
+        description = describe(attribution, "" if output.target is None else spec.labels[output.target])
+    if spec.note:
+        notes += (spec.note,)
+    return Explanation(
+        replace(prediction_of(spec, output, top_k), from_cache=from_cache),
+        attribution,
+        rows,
+        prepared.view,
+        description,
+        (*photo.notes, *notes, *output.notes),
+        output.patch_grid,
+        output.queries if wanted.queries else (),
+        output.features if wanted.features else None,
+    )
+
+
+def _map_of(prepared: Prepared, output: ModelOutput, rows: dict[str, NDArray[np.float32]]) -> AttributionMap | None:
+    resolved, request = prepared.request, prepared.request.request
+    if output.values is not None:
+        values: NDArray[np.float32] = output.values.numpy()
+        values.flags.writeable = False
+        query = divmod(prepared.patch, values.shape[1]) if request.method == "similarity" else None
+        return AttributionMap(values, request.method, None, None, None, output.target, query)
+    if resolved.readout is None:
+        return None
+    if resolved.readout == "patch":
+        found = patch_map(output.queries, output.patch_grid, prepared.patch, request.layer, request.head)
+    else:
+        found = attention_map(rows[resolved.readout], request.layer, request.head, resolved.readout)
+    if request.target is None:
+        return found
+    return replace(found, target=resolve_target(request.target, prepared.spec, output))
+
+
+def to_patch_grid(rows: Any, spec: ModelSpec, grid: tuple[int, int]) -> NDArray[np.float32]:
     """`[L, H, N]` to `[L, H, h, w]`: the prefix tokens are left out, what remains is not renormalised."""
     patches = rows[:, :, spec.num_prefix_tokens :]
     result: NDArray[np.float32] = patches.reshape(*patches.shape[:2], *grid).numpy()
-    # It is the cache's own memory: who wrote to it would change the answers of others.
+    # It is the cache's own memory: writing to it would change the answers of others.
     result.flags.writeable = False
     return result
 
 
-def holds(output: ModelOutput, capture: Capture) -> bool:
-    """Whether what was remembered has the large parts that are asked for now."""
+def covers(output: ModelOutput, capture: Capture) -> bool:
+    """Whether a cached output has the large parts that are wanted now."""
     return (bool(output.queries) or not capture.queries) and (output.features is not None or not capture.features)

@@ -1,4 +1,4 @@
-"""The straight path: photo, pixels, forward, map. Every face of the product (page, command line, API) calls this."""
+"""The straight path: photo, pixels, forward pass, map. Every face of the product (page, command line, API) calls this."""
 
 from __future__ import annotations
 
@@ -8,33 +8,23 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import agreement_of, attention_map, describe, patch_map
+from vitdemo.attribution import agreement_of
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
 from vitdemo.models.attention_tap import TOKEN_NAMES
-from vitdemo.models.masking import hidden_patches, picture_of, with_grey
-from vitdemo.models.preprocess import at_resolution, preprocess
-from vitdemo.options.explain import (
-    fusion_of,
-    method_for,
-    missing_target,
-    patch_at,
-    readouts_of,
-    reason_against,
-    share_of,
-)
+from vitdemo.models.masking import grey_out, hidden_patches, to_image
+from vitdemo.models.preprocess import preprocess
+from vitdemo.options.explain import ExplainRequest, missing_target, readouts_of, reason_against
 from vitdemo.options.methods import METHODS
-from vitdemo.options.targets import parse_target, resolve_target
-from vitdemo.pipeline.cache import Remembered, bytes_of
-from vitdemo.pipeline.outputs import holds, on_grid, prediction_of
+from vitdemo.pipeline.cache import LRUCache, bytes_of
+from vitdemo.pipeline.outputs import covers, explanation_of, prediction_of
+from vitdemo.pipeline.prepare import Prepared, prepare
 from vitdemo.settings import Settings, get_settings
 from vitdemo.types import (
     Attribution,
-    AttributionMap,
     Capture,
     Comparison,
     Explanation,
@@ -45,17 +35,15 @@ from vitdemo.types import (
     Prediction,
     Processor,
     Readout,
+    Reconstruct,
     Reconstruction,
 )
 
 if TYPE_CHECKING:
     import PIL.Image
 
-MAX_TOKENS = 4000
-"""Patches up to which a photo is enlarged."""
-
-GRADIENT_TOKENS = 1024
-"""Patches up to which it is for methods that keep all attention matrices, or, of BEiT, all position biases."""
+_SharedPixels = dict[Processor, PixelBatch]
+"""Pixel tensors of one photo, for models that agree on how to make them."""
 
 
 class Pipeline:
@@ -64,10 +52,10 @@ class Pipeline:
     def __init__(self, settings: Settings | None = None, backend: Backend | None = None) -> None:
         self.settings = settings or get_settings()
         self.backend = backend or LocalBackend(self.settings)
-        self._cache = Remembered(int(self.settings.cache_mb * 1e6))
+        self._cache = LRUCache(int(self.settings.cache_mb * 1e6))
 
     def open(self, source: str | Path | bytes | PIL.Image.Image | NDArray[Any] | Photo) -> Photo:
-        """Let a picture in through the image door.
+        """Decode an image within the limits of the settings; a photo is returned as it is.
 
         Raises:
             ImageError: see `vitdemo.images.open`.
@@ -77,7 +65,7 @@ class Pipeline:
     def classify(
         self, photos: Sequence[Photo], spec: ModelSpec, *, top_k: int = 5, dtype: str = "auto"
     ) -> list[Prediction]:
-        """One prediction a photo, in forwards of at most `max_batch` of them."""
+        """One prediction per photo, in forward passes of at most `max_batch` photos."""
         batch = preprocess(photos, spec.processor)
         outputs = self.backend.run(spec, batch.pixel_values, Capture(), dtype)
         return [prediction_of(spec, output, top_k) for output in outputs]
@@ -86,150 +74,71 @@ class Pipeline:
         self,
         photo: Photo,
         spec: ModelSpec,
+        request: ExplainRequest | None = None,
         *,
-        method: str = "attention",
-        layer: int | str = -1,
-        head: int | str = "mean",
-        readout: Readout | None = None,
-        target: int | str | None = None,
-        resolution: int | None = None,
-        discard: float = 0.0,
-        point: tuple[float, float] | None = None,
         top_k: int = 5,
         dtype: str = "auto",
-        shared: dict[Processor, PixelBatch] | None = None,
+        capture: Capture | None = None,
         remember: bool = True,
-        keep: bool = False,
-        features: bool = False,
     ) -> Explanation:
         """A prediction, and one map of where the model looked.
 
         Args:
-            method: a name of `vitdemo.options.methods.METHODS`.
-            layer, readout: for `attention`; whose attention is the model's own default if not given; "patch" is that of the
-                patch at `point`.
-            head: for `attention`; `rollout` takes a fusion.
-            target: a label, its index, or "top:K", for methods that explain a class; the predicted one if not given.
-            resolution: long side in pixels to enlarge the photo to, keeping its shape; the model's own input if not given.
-            discard: for `rollout`: share of the smallest attention of each row that is left out, from 0, below 1.
-            point: for `similarity`, and for the read-out "patch": `(x, y)` in pixels of the upright photo; the middle of what
-                the model sees if not given.
-            keep: whether `queries` are wanted, from which the attention of any patch follows.
-            features: whether the patches' `features` are wanted.
+            request: which map; the attention of the last layer if not given.
+            capture: what is wanted beside an attention map: `queries`, from which the attention of any patch follows, and
+                `features` of the patches. Other maps have neither.
             remember: whether the result is kept for the next time; not worth it for frames of a camera.
-            shared: pixel tensors of this photo, filled here, for models that agree on how to make them.
 
         Raises:
-            OptionError: a method, layer, head, read-out, target or point that this model or photo does not have.
+            OptionError: the request asks for what this model or photo does not have.
         """
-        chosen = method_for(method, spec)
-        if readout is not None and readout not in readouts_of(spec):
-            choices = ", ".join(readouts_of(spec)) or "none, it has no attention"
-            raise OptionError(f"{spec.name} has no read-out {readout!r}. Choose from: {choices}.")
-        index, rank = parse_target(target, spec)
-        limit = MAX_TOKENS
-        if chosen is not None and (chosen.needs == "gradients" or (method == "rollout" and spec.model_type == "beit")):
-            limit = GRADIENT_TOKENS
-        processor, notes = at_resolution(spec, photo.size, resolution, limit)
-        request = None
-        if chosen is not None and chosen.needs != "rows":
-            query = patch_at(point, photo, spec, processor) if method == "similarity" else 0
-            fusion = fusion_of(head) if method == "rollout" else "mean"
-            request = Attribution(method, index, rank, fusion, share_of(discard), query)
-        pixels = {} if shared is None else shared
-        # A method's own map has neither rows nor features beside it.
-        whole = bool(spec.readouts) and request is None
-        keep = (keep or readout == "patch") and whole
-        capture = Capture(
-            tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
-            mean="mean" in spec.readouts,
-            queries=keep,
-            features=features and whole,
-        )
-        output, view, from_cache = self._run(photo, spec, processor, dtype, pixels, request or capture, remember)
-        prediction = replace(prediction_of(spec, output, top_k), from_cache=from_cache)
-        rows = {name: on_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
-        attribution, description = None, "no attention: a convolutional network"
-        if output.values is not None:
-            values: NDArray[np.float32] = output.values.numpy()
-            values.flags.writeable = False
-            place = divmod(request.query, values.shape[1]) if request is not None and method == "similarity" else None
-            attribution = AttributionMap(values, method, None, None, None, output.target, place)
-            description = describe(attribution, "" if output.target is None else spec.labels[output.target])
-        elif spec.readouts:
-            shown = readout or spec.readouts[0]
-            if shown == "patch":
-                attribution = patch_map(
-                    output.queries, output.patch_grid, patch_at(point, photo, spec, processor), layer, head
-                )
-            else:
-                attribution = attention_map(rows[shown], layer, head, shown)
-            description = describe(attribution)
-            if target is not None:
-                attribution = replace(attribution, target=resolve_target(target, spec, output))
-                notes += ("Attention does not depend on the target class.",)
-        if spec.note:
-            notes += (spec.note,)
-        notes = (*photo.notes, *notes, *output.notes)
-        return Explanation(
-            prediction,
-            attribution,
-            rows,
-            view,
-            description,
-            notes,
-            output.patch_grid,
-            output.queries if keep else (),
-            output.features if capture.features else None,
-        )
+        prepared = prepare(photo, spec, request or ExplainRequest())
+        return self._explain(prepared, capture or Capture(), top_k, dtype, {}, remember)
 
     def compare(
         self,
         photo: Photo,
         specs: Sequence[ModelSpec],
+        request: ExplainRequest | None = None,
         *,
-        method: str = "attention",
-        readout: str | None = None,
-        **options: Any,
+        top_k: int = 5,
+        dtype: str = "auto",
+        capture: Capture | None = None,
+        remember: bool = True,
     ) -> Comparison:
-        """Several models on one photo: one decode, and one preprocess for all that agree on it.
+        """Several models on one photo: one decode, and one preprocessing for all models that agree on it.
+
+        A model to which the method does not apply has no map; its description and notes say why. The same holds for a model
+        without the class to be explained, as long as another model has it. A model without the readout shows its default.
 
         Args:
-            method: a model to which it does not apply has no map; its description and notes say why. So has one that does not
-                have the class that is to be explained, as long as another one has it.
-            readout: a model that has no such read-out shows its own default.
-            options: of `explain`.
+            request, top_k, dtype, capture, remember: as for `explain`.
         """
         if not specs:
             raise OptionError("Choose at least one model.")
-        if readout and readout not in get_args(Readout):
-            raise OptionError(f"There is no read-out {readout!r}. Choose from: {', '.join(get_args(Readout))}.")
-        shared: dict[Processor, PixelBatch] = {}
-        missing = {spec: missing_target(spec, method, options.get("target")) for spec in specs}
+        request = request or ExplainRequest()
+        if request.readout and request.readout not in get_args(Readout):
+            raise OptionError(f"There is no read-out {request.readout!r}. Choose from: {', '.join(get_args(Readout))}.")
+        missing = {spec: missing_target(request, spec) for spec in specs}
         if all(missing.values()):
             raise OptionError(missing[specs[0]])
-        explanations = tuple(
-            self._compared(photo, spec, method, readout, missing[spec], shared=shared, **options) for spec in specs
-        )
-        return Comparison(explanations, tuple(agreement_of(*pair) for pair in combinations(explanations, 2)))
-
-    def _compared(
-        self, photo: Photo, spec: ModelSpec, method: str, readout: str | None, missing: str, **options: Any
-    ) -> Explanation:
-        reason = reason_against(method, spec) or missing
-        if not reason or method == "attention":
-            shown = next((name for name in readouts_of(spec) if name == readout), None)
-            return self.explain(photo, spec, method=method, readout=shown, **options)
-        kept = {name: value for name, value in options.items() if name in ("resolution", "top_k", "dtype", "shared")}
-        found = self.explain(photo, spec, **kept)
-        known = METHODS[method]
-        return replace(
-            found,
-            map=None,
-            rows={},
-            description=f"no {known.title}: {reason}",
-            notes=(*found.notes, missing or f"{known.title} does not apply to {spec.name}: {reason}."),
-        )
+        pixels: _SharedPixels = {}
+        found = []
+        for spec in specs:
+            own, reason = _adapted(request, spec, missing[spec])
+            explanation = self._explain(prepare(photo, spec, own), capture or Capture(), top_k, dtype, pixels, remember)
+            if reason:
+                title = METHODS[request.method].title
+                note = missing[spec] or f"{title} does not apply to {spec.name}: {reason}."
+                explanation = replace(
+                    explanation,
+                    map=None,
+                    rows={},
+                    description=f"no {title}: {reason}",
+                    notes=(*explanation.notes, note),
+                )
+            found.append(explanation)
+        return Comparison(tuple(found), tuple(agreement_of(*pair) for pair in combinations(found, 2)))
 
     def reconstruct(
         self, photo: Photo, spec: ModelSpec, *, ratio: float = 0.75, seed: int = 0, dtype: str = "auto"
@@ -247,11 +156,12 @@ class Pipeline:
             raise OptionError(f"{spec.name} does not reconstruct. A masked autoencoder does, such as mae-mini.")
         hidden = hidden_patches(spec.patch_grid, ratio, seed)
         batch = preprocess([photo], spec.processor)
-        filled, output = self.backend.reconstruct(spec, batch.pixel_values, hidden[None], dtype)
+        (output,) = self.backend.run(spec, batch.pixel_values, Reconstruct(hidden[None]), dtype)
+        assert output.filled is not None
         return Reconstruction(
             spec=spec,
-            seen=with_grey(picture_of(batch.pixel_values[0], spec.processor), hidden),
-            filled=picture_of(filled[0], spec.processor),
+            seen=grey_out(to_image(batch.pixel_values[0], spec.processor), hidden),
+            filled=to_image(output.filled, spec.processor),
             hidden=hidden.numpy(),
             view=batch.views[0],
             milliseconds=output.milliseconds,
@@ -260,38 +170,72 @@ class Pipeline:
             notes=(*photo.notes, *output.notes),
         )
 
+    def _explain(
+        self,
+        prepared: Prepared,
+        wanted: Capture,
+        top_k: int,
+        dtype: str,
+        pixels: _SharedPixels,
+        remember: bool,
+    ) -> Explanation:
+        request, wanted = _engine_request(prepared, wanted)
+        output, from_cache = self._run(prepared, request, dtype, pixels, remember)
+        return explanation_of(prepared, output, wanted, top_k, from_cache)
+
     def _run(
         self,
-        photo: Photo,
-        spec: ModelSpec,
-        processor: Processor,
-        dtype: str,
-        shared: dict[Processor, PixelBatch],
+        prepared: Prepared,
         request: Attribution | Capture,
+        dtype: str,
+        pixels: _SharedPixels,
         remember: bool,
-    ) -> tuple[ModelOutput, Any, bool]:
-        key = (
-            photo.digest,
-            spec.checkpoint,
-            spec.revision,
-            processor,
-            dtype,
-            request if isinstance(request, Attribution) else None,
-        )
-        known, view = self._cache.get(key) or (None, None)
-        if known is not None and (isinstance(request, Attribution) or holds(known, request)):
-            return known, view, True
-        if processor not in shared:
-            shared[processor] = preprocess([photo], processor)
-        batch = shared[processor]
-        if isinstance(request, Attribution):
-            (output,) = self.backend.attribute(spec, batch.pixel_values, request, dtype)
-        else:
-            (output,) = self.backend.run(spec, batch.pixel_values, request, dtype)
-            if known is not None:
-                output = replace(
-                    output, queries=output.queries or known.queries, features=output.features or known.features
-                )
+    ) -> tuple[ModelOutput, bool]:
+        """The engine's answer, and whether it was in the cache."""
+        spec, processor = prepared.spec, prepared.processor
+        own = request if isinstance(request, Attribution) else None
+        key = (prepared.photo.digest, spec.checkpoint, spec.revision, processor, dtype, own)
+        known: ModelOutput | None = self._cache.get(key)
+        if known is not None and (isinstance(request, Attribution) or covers(known, request)):
+            return known, True
+        if processor not in pixels:
+            pixels[processor] = preprocess([prepared.photo], processor)
+        (output,) = self.backend.run(spec, pixels[processor].pixel_values, request, dtype)
+        if known is not None:
+            output = replace(
+                output, queries=output.queries or known.queries, features=output.features or known.features
+            )
         if remember:
-            self._cache.put(key, (output, batch.views[0]), bytes_of(output))
-        return output, batch.views[0], False
+            self._cache.put(key, output, bytes_of(output))
+        return output, False
+
+
+def _adapted(request: ExplainRequest, spec: ModelSpec, missing: str) -> tuple[ExplainRequest, str]:
+    """The request as this model can take it beside others, and why it has no such map; "" where it has."""
+    reason = reason_against(request.method, spec) or missing
+    if reason and request.method != "attention":
+        return ExplainRequest(resolution=request.resolution), reason
+    readout = request.readout if request.readout in readouts_of(spec) else None
+    return replace(request, readout=readout), ""
+
+
+def _engine_request(prepared: Prepared, wanted: Capture) -> tuple[Attribution | Capture, Capture]:
+    """What the engine is asked for, and what of `wanted` the answer is going to have."""
+    spec, resolved = prepared.spec, prepared.request
+    method = resolved.method
+    if method is not None and method.needs != "rows":
+        patch = prepared.patch if method.name == "similarity" else 0
+        request = resolved.request
+        attribution = Attribution(
+            method.name, resolved.target, resolved.rank, resolved.fusion, float(request.discard), patch
+        )
+        # A method's own map has neither rows nor features beside it.
+        return attribution, Capture()
+    attends = bool(spec.readouts)
+    capture = Capture(
+        tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
+        mean="mean" in spec.readouts,
+        queries=attends and (wanted.queries or resolved.readout == "patch"),
+        features=attends and wanted.features,
+    )
+    return capture, capture

@@ -1,6 +1,6 @@
-"""From a photo to masks: what a transformer's attention and features part it into, down to the pixel.
+"""From a photo to masks: a transformer's attention and features split it into objects and parts, down to the pixel.
 
-One forward a photo gives everything; whatever follows from it is computed again without the model.
+One forward pass per photo gives everything; whatever follows from it is computed again without the model.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import resolve_head
 from vitdemo.errors import OptionError
-from vitdemo.models.preprocess import at_resolution
-from vitdemo.options.explain import patch_at
-from vitdemo.options.segment import METHODS, RESOLUTION, Parameters, default_tau
-from vitdemo.pipeline.pipeline import MAX_TOKENS, Pipeline
+from vitdemo.options.explain import ExplainRequest, resolve_head
+from vitdemo.options.segment import SegmentRequest, default_tau
+from vitdemo.pipeline.pipeline import Pipeline
+from vitdemo.pipeline.prepare import prepare
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
-from vitdemo.segmentation.methods import Draft, Seen, drafts
-from vitdemo.types import Box, Explanation, ModelSpec, Pair, Photo, Segmentation
+from vitdemo.segmentation.methods import PatchMasks, PhotoFeatures, segment_patches
+from vitdemo.types import Box, Capture, Explanation, ModelSpec, Pair, Photo, Segmentation
 
-__all__ = ["METHODS", "RESOLUTION", "Parameters", "each", "segment"]
-
-GROUPED = 500_000_000
-"""Bytes of features that are grouped at once, 400 photos of 784 patches of the embedded models: it takes eight times as much."""
+MAX_GROUPED = 500_000_000
+"""Bytes of features that are grouped at once: 400 photos of 784 patches of an embedded model. It needs eight times as much."""
 
 
 def segment(
     pipeline: Pipeline,
     photos: Sequence[Photo],
     spec: ModelSpec,
-    parameters: Parameters | None = None,
+    request: SegmentRequest | None = None,
     *,
     dtype: str = "auto",
 ) -> list[Segmentation]:
@@ -42,14 +39,14 @@ def segment(
     Raises:
         OptionError: a parameter out of range, or a model without attention.
     """
-    return list(each(pipeline, photos, spec, parameters, dtype=dtype))
+    return list(segment_each(pipeline, photos, spec, request, dtype=dtype))
 
 
-def each(
+def segment_each(
     pipeline: Pipeline,
     photos: Sequence[Photo],
     spec: ModelSpec,
-    parameters: Parameters | None = None,
+    request: SegmentRequest | None = None,
     *,
     dtype: str = "auto",
 ) -> Iterator[Segmentation]:
@@ -58,101 +55,105 @@ def each(
     Args:
         photos: gone through twice, in order, so that they may be opened anew each time.
     """
-    asked = parameters or Parameters()
+    request = request or SegmentRequest()
     if not spec.readouts:
         raise OptionError(f"{spec.name} has no attention, and so no patches to tell apart. Choose a transformer.")
-    if asked.method == "attention" and asked.head != "all":
-        resolve_head(asked.head, spec.num_heads)
-    if asked.tau is None:
-        asked = replace(asked, tau=default_tau(spec.parameters))
+    if request.method == "attention" and request.head != "all":
+        resolve_head(request.head, spec.num_heads)
+    if request.tau is None:
+        request = replace(request, tau=default_tau(spec.parameters))
+    map_request = ExplainRequest(resolution=request.resolution)
     query = 0
-    if asked.method == "similarity" and len(photos):
-        processor, _ = at_resolution(spec, photos[0].size, asked.resolution, MAX_TOKENS)
-        query = patch_at(asked.point, photos[0], spec, processor)
+    if request.method == "similarity" and len(photos):
+        # Refused before any forward pass.
+        query = prepare(photos[0], spec, replace(map_request, point=request.point)).patch
     found: list[Explanation] = []
-    seen: list[Seen] = []
+    seen: list[PhotoFeatures] = []
     outliers: list[NDArray[np.bool_]] = []
     for photo in photos:
-        explanation = pipeline.explain(photo, spec, resolution=asked.resolution, dtype=dtype, features=True)
+        explanation = pipeline.explain(photo, spec, map_request, dtype=dtype, capture=Capture(features=True))
         assert explanation.features is not None
         heads = explanation.rows[spec.readouts[0]][-1]
         features, keys = explanation.features.values.numpy(), explanation.features.keys.numpy()
         huge = find_outliers(explanation.features.norms.numpy(), explanation.patch_grid)
-        if asked.clip and huge.any():
+        if request.clip and huge.any():
             features, keys = clip_outliers(features, huge), clip_outliers(keys, huge)
             heads = clip_outliers(heads.reshape(len(heads), -1).T, huge).T.reshape(heads.shape)
         # The rows of all layers are not needed any more.
         found.append(replace(explanation, rows={}, features=None))
-        seen.append(Seen(heads, features, keys))
+        seen.append(PhotoFeatures(heads, features, keys))
         outliers.append(huge)
-        most = GROUPED // (features.nbytes + keys.nbytes)
-        if asked.method in ("parts", "pca", "similarity") and len(photos) > most:
+        most = MAX_GROUPED // (features.nbytes + keys.nbytes)
+        if request.method in ("parts", "pca", "similarity") and len(photos) > most:
             raise OptionError(
-                f"{asked.method} looks at all photos at once. At this resolution {spec.name} can take about {most}, "
+                f"{request.method} looks at all photos at once. At this resolution {spec.name} can take about {most}, "
                 f"not {len(photos)}. Give fewer, or a lower resolution."
             )
     if not found:
         return
-    for index, draft in enumerate(drafts(seen, asked, query)):
-        yield _finish(photos[index], found[index], asked, draft, outliers[index], found[0])
+    for index, patches in enumerate(segment_patches(seen, request, query)):
+        yield _finish(photos[index], found[index], request, patches, outliers[index], found[0])
 
 
 def _finish(
     photo: Photo,
     explanation: Explanation,
-    asked: Parameters,
-    draft: Draft,
+    request: SegmentRequest,
+    patches: PatchMasks,
     outliers: NDArray[np.bool_],
     first: Explanation,
 ) -> Segmentation:
     """From patches to pixels of the crop."""
     width, height = _size(explanation)
     crop = np.asarray(photo.image.crop(explanation.view.crop))
-    masks, said = [], [*explanation.notes, *_told(outliers, asked.clip), *([draft.note] if draft.note else [])]
-    # How its labels come about is of no matter here.
-    said = [note for note in said if note != explanation.prediction.spec.note]
-    if asked.method in ("attention", "foreground") and (not draft.masks.any() or draft.masks.all()):
-        # Not drawn as if it were one.
-        draft = replace(draft, masks=draft.masks[:0], names=())
-        said.append("No foreground found.")
-    for mask, name in zip(draft.masks, draft.names, strict=True):
-        if asked.refine and asked.method != "similarity":
+    masks, notes = (
+        [],
+        [*explanation.notes, *_outlier_note(outliers, request.clip), *([patches.note] if patches.note else [])],
+    )
+    # Where its labels come from does not matter here.
+    notes = [note for note in notes if note != explanation.prediction.spec.note]
+    if request.method in ("attention", "foreground") and (not patches.masks.any() or patches.masks.all()):
+        # Not drawn as if it were a mask.
+        patches = replace(patches, masks=patches.masks[:0], names=())
+        notes.append("No foreground found.")
+    for mask, name in zip(patches.masks, patches.names, strict=True):
+        if request.refine and request.method != "similarity":
             refined = refine(crop, mask)
             masks.append(refined.mask)
             if refined.note:
-                said.append(f"{name}: {refined.note}")
+                notes.append(f"{name}: {refined.note}")
         else:
             masks.append(enlarge(mask, width, height))
     prediction = explanation.prediction
     return Segmentation(
         spec=prediction.spec,
-        method=asked.method,
+        method=request.method,
         masks=np.array(masks, np.bool_).reshape(len(masks), height, width),
-        names=draft.names,
-        patches=draft.masks,
-        values=draft.values,
-        colours=draft.colours,
-        boxes=tuple(_box(match, explanation) for match in draft.matches),
+        names=patches.names,
+        patches=patches.masks,
+        values=patches.values,
+        colours=patches.colours,
+        boxes=tuple(_box(match, explanation) for match in patches.matches),
         view=explanation.view,
-        parameters=asked.relevant,
+        parameters=request.relevant,
         milliseconds=prediction.milliseconds,
         device=prediction.device,
         dtype=prediction.dtype,
-        notes=tuple(dict.fromkeys(said)),
-        scores=tuple(match.score for match in draft.matches),
+        notes=tuple(dict.fromkeys(notes)),
+        scores=tuple(match.score for match in patches.matches),
         pairs=tuple(
             Pair(_middle(one, first), _middle(other, explanation), score)
             for one, other, score in zip(
-                draft.pairs.first.tolist(), draft.pairs.second.tolist(), draft.pairs.scores.tolist(), strict=True
+                patches.pairs.first.tolist(), patches.pairs.second.tolist(), patches.pairs.scores.tolist(), strict=True
             )
         )
-        if draft.pairs
+        if patches.pairs
         else (),
         outliers=outliers,
     )
 
 
-def _told(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
+def _outlier_note(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
     count = int(outliers.sum())
     if not count:
         return ()

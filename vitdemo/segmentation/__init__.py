@@ -1,7 +1,7 @@
 """Objects and their parts: features and attention of patches in, masks out. Nothing here runs a network."""
 
 from vitdemo.segmentation.arrays import unit
-from vitdemo.segmentation.cut import LOOSE, TAU, Foreground, Side, affinity, foreground, second_eigenvector
+from vitdemo.segmentation.cut import LOOSE, TAU, Foreground, Side, foreground, second_eigenvector
 from vitdemo.segmentation.edges import Refined, enlarge, refine
 from vitdemo.segmentation.mass import keep_mass
 from vitdemo.segmentation.outliers import clip_outliers, find_outliers
@@ -26,7 +26,6 @@ __all__ = [
     "Parts",
     "Refined",
     "Side",
-    "affinity",
     "best_matches",
     "clip_outliers",
     "component_colours",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitdemo.types import Grid
+
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
-Grid = tuple[int, int]
-"""`(rows, columns)` of patches."""
 
 
 def patch_features(features: ArrayLike, grid: Grid | None = None) -> Floats:

@@ -16,7 +16,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation.arrays import Floats, Grid, Mask, patch_features, unit
+from vitdemo.segmentation.arrays import Floats, Mask, patch_features, unit
+from vitdemo.types import Grid
 
 TAU = 0.2
 """Cosine above which two patches are alike, in the paper."""
@@ -134,12 +135,6 @@ def foreground(
         seeds=tuple(seeds),
         reason=reason,
     )
-
-
-def affinity(features: ArrayLike, tau: float = TAU, epsilon: float = EPSILON) -> NDArray[np.float64]:
-    """`[N, N]`: 1 between patches of a cosine above tau, and epsilon between all others."""
-    rows = unit(features)
-    return _weights(rows @ rows.T > tau, epsilon)
 
 
 def second_eigenvector(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vitdemo.attribution import iou
 from vitdemo.segmentation.arrays import Floats, Mask
 
 SIDE = 640
@@ -82,7 +83,7 @@ def refine(
             False,
             "The colours of the photo do not tell the object from the rest: the edge is that of the patches.",
         )
-    if _overlap(found, enlarge(mask, *small)) < AGREEMENT:
+    if iou(found, enlarge(mask, *small)) < AGREEMENT:
         return Refined(
             plain, False, "The colours of the photo tell of something else: the edge is that of the patches."
         )
@@ -127,8 +128,3 @@ def _grab_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.uint8], iterations: i
 
 def _resize(mask: Mask, width: int, height: int) -> Floats:
     return np.asarray(cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def _overlap(first: Mask, second: Mask) -> float:
-    union = np.count_nonzero(first | second)
-    return float(np.count_nonzero(first & second) / union) if union else 1.0

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import fuse, resolve_head
-from vitdemo.options.segment import Parameters
+from vitdemo.attribution import fuse
+from vitdemo.options.explain import resolve_head
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.segmentation import (
     LOOSE,
     TAU,
@@ -33,7 +34,7 @@ KEYS = 0.8
 
 
 @dataclass(frozen=True)
-class Seen:
+class PhotoFeatures:
     """What a transformer gave of one photo."""
 
     heads: NDArray[np.float32]
@@ -70,7 +71,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PatchMasks:
     """What became of one photo."""
 
     masks: NDArray[np.bool_]
@@ -86,10 +87,10 @@ class Draft:
     note: str = ""
 
 
-Draw = Callable[[Sequence[Seen], Parameters, int], list[Draft]]
+Method = Callable[[Sequence[PhotoFeatures], SegmentRequest, int], list[PatchMasks]]
 
 
-def drafts(seen: Sequence[Seen], asked: Parameters, query: int = 0) -> list[Draft]:
+def segment_patches(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int = 0) -> list[PatchMasks]:
     """One a photo. Parts and components are shared by all of them.
 
     Args:
@@ -98,30 +99,30 @@ def drafts(seen: Sequence[Seen], asked: Parameters, query: int = 0) -> list[Draf
     return _METHODS[asked.method](seen, asked, query)
 
 
-def _attention(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _attention(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     found = []
     for one in seen:
         if asked.head == "all":
             names = tuple(f"head {number}" for number in range(len(one.heads)))
-            found.append(Draft(keep_mass(one.heads, asked.threshold), names, one.heads.mean(axis=0)))
+            found.append(PatchMasks(keep_mass(one.heads, asked.threshold), names, one.heads.mean(axis=0)))
             continue
         chosen = resolve_head(asked.head, len(one.heads))
         values = one.heads[chosen] if isinstance(chosen, int) else fuse(one.heads, chosen)
         name = f"head {chosen}" if isinstance(chosen, int) else f"{chosen} of heads"
-        found.append(Draft(keep_mass(values, asked.threshold)[None], (name,), values))
+        found.append(PatchMasks(keep_mass(values, asked.threshold)[None], (name,), values))
     return found
 
 
-def _foreground(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _foreground(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     found = []
     for one in seen:
         cut = one.cut(asked.tau, asked.objects)
         names = tuple(f"object {number + 1}" for number in range(len(cut.masks)))
-        found.append(Draft(cut.masks, names, cut.eigenvectors[0] if cut.found else None, note=cut.reason))
+        found.append(PatchMasks(cut.masks, names, cut.eigenvectors[0] if cut.found else None, note=cut.reason))
     return found
 
 
-def _parts(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _parts(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     inside = [_stands_out(one, asked.tau) if asked.within else None for one in seen]
     parts = find_parts([one.mixed for one in seen], asked.parts, masks=inside)
     found = []
@@ -130,16 +131,16 @@ def _parts(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
         there = [number for number in range(len(parts.sizes)) if (numbered == number).any()]
         masks = np.stack([numbered == number for number in there]) if there else np.zeros((0, *one.grid), np.bool_)
         note = "" if mask is not None or not asked.within else "No foreground found: all patches are grouped."
-        found.append(Draft(masks, tuple(f"part {number + 1}" for number in there), note=note))
+        found.append(PatchMasks(masks, tuple(f"part {number + 1}" for number in there), note=note))
     return found
 
 
-def _stands_out(one: Seen, tau: float | None) -> NDArray[np.bool_] | None:
+def _stands_out(one: PhotoFeatures, tau: float | None) -> NDArray[np.bool_] | None:
     cut = one.cut(tau)
     return None if not cut.found or bool(cut.masks[0].all()) else cut.masks[0]
 
 
-def _pca(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _pca(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     features, grids = [one.features for one in seen], [one.grid for one in seen]
     inside: list[NDArray[np.bool_] | None] = [None for _ in seen]
     if asked.within:
@@ -147,7 +148,7 @@ def _pca(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
     found = component_colours(features, grids, inside)
     told = ", ".join(f"{share:.0%}" for share in found.explained)
     return [
-        Draft(
+        PatchMasks(
             np.zeros((0, *grid), np.bool_) if mask is None else mask[None],
             () if mask is None else ("foreground",),
             colours=colours,
@@ -157,12 +158,12 @@ def _pca(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
     ]
 
 
-def _similarity(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Draft]:
+def _similarity(seen: Sequence[PhotoFeatures], asked: SegmentRequest, query: int) -> list[PatchMasks]:
     first, *others = seen
     values = similarity_map(first.features, query).reshape(first.grid)
     mask = np.zeros((1, *first.grid), np.bool_)
     mask[0].flat[query] = True
-    found = [Draft(mask, ("query",), values, matches=best_matches(values, asked.matches, skip=query))]
+    found = [PatchMasks(mask, ("query",), values, matches=best_matches(values, asked.matches, skip=query))]
     own = _stands_out(first, asked.tau) if others else None
     for one in others:
         values = similarity_map(first.features, query, one.features).reshape(one.grid)
@@ -170,14 +171,14 @@ def _similarity(seen: Sequence[Seen], asked: Parameters, query: int) -> list[Dra
         pairs = correspond(first.features, one.features, masks=[own, _stands_out(one, asked.tau)])
         pairs = spread_out(pairs, (first.grid[1], one.grid[1]), asked.matches)
         found.append(
-            Draft(
+            PatchMasks(
                 np.zeros((0, *one.grid), np.bool_), (), values, matches=best_matches(values, asked.matches), pairs=pairs
             )
         )
     return found
 
 
-_METHODS: Mapping[str, Draw] = {
+_METHODS: Mapping[str, Method] = {
     "attention": _attention,
     "foreground": _foreground,
     "parts": _parts,

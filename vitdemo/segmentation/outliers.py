@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from vitdemo.segmentation.arrays import Floats, Grid, Mask, patch_features
+from vitdemo.segmentation.arrays import Floats, Mask, patch_features
+from vitdemo.types import Grid
 
 FAR = 6.0
 """Robust standard deviations above the median."""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from vitdemo.segmentation.arrays import Floats, Grid, Mask, border_patches, chosen, patch_features
+from vitdemo.segmentation.arrays import Floats, Mask, border_patches, chosen, patch_features
+from vitdemo.types import Grid
 
 PERCENTILES = (1.0, 99.0)
 """Values that become 0 and 1: a few patches that stick out do not darken all others."""

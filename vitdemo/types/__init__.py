@@ -1,21 +1,24 @@
-"""Values that cross the borders between rooms. All are immutable; tensors in them are not to be written to."""
+"""Values passed between folders: frozen dataclasses, whose tensors and arrays must not be written to."""
 
 from vitdemo.types.forward import (
     Attribution,
     Box,
     Capture,
+    Grid,
     LayerQueries,
     ModelOutput,
     PatchFeatures,
     PixelBatch,
+    Reconstruct,
     View,
 )
-from vitdemo.types.models import Fusion, ModelSpec, Photo, Processor, Readout
+from vitdemo.types.models import FUSIONS, Fusion, ModelSpec, Photo, Processor, Readout
 from vitdemo.types.results import (
     Agreement,
     AttributionMap,
     Comparison,
     Explanation,
+    Faithfulness,
     Label,
     Pair,
     Prediction,
@@ -24,6 +27,7 @@ from vitdemo.types.results import (
 )
 
 __all__ = [
+    "FUSIONS",
     "Agreement",
     "Attribution",
     "AttributionMap",
@@ -31,7 +35,9 @@ __all__ = [
     "Capture",
     "Comparison",
     "Explanation",
+    "Faithfulness",
     "Fusion",
+    "Grid",
     "Label",
     "LayerQueries",
     "ModelOutput",
@@ -43,6 +49,7 @@ __all__ = [
     "Prediction",
     "Processor",
     "Readout",
+    "Reconstruct",
     "Reconstruction",
     "Segmentation",
     "View",

@@ -18,7 +18,7 @@ from vitdemo.export.results import (
     reconstruction_json,
     save_npz,
 )
-from vitdemo.options.explain import parse_point
+from vitdemo.options.explain import ExplainRequest, parse_point
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
 from vitdemo.rendering.overlay import comparison_figure, overlay, reconstruction_figure
@@ -83,11 +83,11 @@ def add_endpoints(pipeline: Pipeline) -> None:
         with user_errors():
             photo = required(image)
             spec = get_spec(model) if model else ready_models()[0]
-            options = _options(method, layer, head, readout, target, resolution, discard, point)
-            explanation = pipeline.explain(photo, spec, **options)
+            request = _request(method, layer, head, readout, target, resolution, discard, point)
+            explanation = pipeline.explain(photo, spec, request)
             entry = {"image": photo.name, **explanation_json(explanation)}
             if faithfulness:
-                entry["faithfulness"] = faithfulness_json(measured(pipeline, photo, spec, **options))
+                entry["faithfulness"] = faithfulness_json(measured(pipeline, photo, spec, request))
             folder = _folder()
             save_npz(folder / "attention.npz", explanation, entry)
             png = None
@@ -125,8 +125,8 @@ def add_endpoints(pipeline: Pipeline) -> None:
         with user_errors():
             photo = required(image)
             specs = _specs(models) or list(default_models(pipeline.settings))
-            options = _options(method, layer, head, readout, target, resolution, discard, point)
-            comparison = pipeline.compare(photo, specs, **options)
+            request = _request(method, layer, head, readout, target, resolution, discard, point)
+            comparison = pipeline.compare(photo, specs, request)
             png = _folder() / "comparison.png"
             comparison_figure(photo, comparison.explanations).save(png)
             return {"image": photo.name, **comparison_json(comparison)}, str(png)
@@ -196,7 +196,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         add_segment(pipeline, _folder, trigger, [photo, model], [result, picture, numbers], INFERENCE)
 
 
-def _options(
+def _request(
     method: str,
     layer: int,
     head: str,
@@ -205,18 +205,18 @@ def _options(
     resolution: int | None,
     discard: float | None,
     point: str | None,
-) -> dict[str, Any]:
-    """As `Pipeline.explain` wants them; clients send nothing, or an empty text, for what they leave open."""
-    return {
-        "method": method or "attention",
-        "layer": layer,
-        "head": head or "mean",
-        "readout": readout or None,
-        "target": target or None,
-        "resolution": int(resolution) if resolution else None,
-        "discard": discard or 0.0,
-        "point": parse_point(point),
-    }
+) -> ExplainRequest:
+    """Clients send nothing, or an empty text, for what they leave open."""
+    return ExplainRequest(
+        method or "attention",
+        layer,
+        head or "mean",
+        readout or None,
+        target or None,
+        int(resolution) if resolution else None,
+        discard or 0.0,
+        parse_point(point),
+    )
 
 
 def _names(multiselect: bool = False) -> gr.Dropdown:

@@ -11,7 +11,7 @@ import gradio as gr
 from vitdemo.export.results import segmentation_json
 from vitdemo.export.segmentation import archive
 from vitdemo.options.explain import parse_point
-from vitdemo.options.segment import RESOLUTION, Parameters, parse_head
+from vitdemo.options.segment import RESOLUTION, SegmentRequest, parse_head
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.segment import segment as segment_photos
 from vitdemo.registry import get_spec, segmenting_model
@@ -81,7 +81,7 @@ def add_segment(
             given |= {"tau": tau, "parts": parts, "within": within, "point": parse_point(point), "matches": matches}
             given |= {"refine": refine, "clip": clip}
             # Clients send nothing, or an empty text, for what they leave open.
-            asked = Parameters(
+            asked = SegmentRequest(
                 **{name: value for name, value in given.items() if value not in (None, "")},
                 resolution=resolution or None,
             )
@@ -92,7 +92,7 @@ def add_segment(
             entry = {"image": photo.name, **segmentation_json(found)}
             return entry, str(folder / "overlay.png"), str(folder / "segmentation.zip")
 
-    own = Parameters()
+    own = SegmentRequest()
     parameters = [
         gr.Textbox(own.method, label="method"),
         gr.Number(own.threshold, label="threshold"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models, segmenting_model
@@ -15,22 +18,27 @@ from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
-from vitdemo.ui.components.photo import PagePhoto, Refused, fetch_to_cache
+from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.middleware import middleware
 from vitdemo.ui.models import ModelsTab
-from vitdemo.ui.restore_link import Opening
+from vitdemo.ui.photos import DecodedPhotos
+from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.segment import SegmentTab
+from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
 
 TITLE = "vitdemo: what Vision Transformers see"
-COMPARE, EXPLAIN, SEGMENT, LIVE, MODELS = "compare", "explain", "segment", "live", "models"
 
-Shared = Photo | Refused | None
-"""What the page's photo gives to handlers."""
+
+OPENED = """() => {
+  window.vitdemoOpened = true;
+  if (location.search) window.dispatchEvent(new Event("vitdemo-opened"));
+}"""
+"""The page is open; the link that it was opened with, if any, has been followed."""
 
 
 def build(pipeline: Pipeline | None = None) -> gr.Blocks:
@@ -38,32 +46,41 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     pipeline = pipeline or Pipeline()
     settings = pipeline.settings
     default = [spec.name for spec in default_models(settings)]
-    results = Results()
+    results, photos = Results(), DecodedPhotos(settings)
 
-    def on_photo(photo: Shared, tab: str, followed: str, *controls: Any) -> tuple[Any, Any, Any, str]:
-        """Only the tab that is open runs its models; the others are stale, and catch up when they are opened."""
-        if isinstance(photo, Photo) and photo.digest == followed:
-            return gr.skip(), gr.skip(), gr.skip(), ""
-        if tab == EXPLAIN:
-            return gr.skip(), explain.explain(photo, *controls[split:]), COMPARE, ""
-        if tab == SEGMENT:
-            return gr.skip(), gr.skip(), COMPARE + EXPLAIN, ""
-        return compare.compare(photo, *controls[:split]), gr.skip(), EXPLAIN, ""
+    def on_photo(values: Values) -> Values:
+        """Only the open tab runs its models; the others catch up when they are opened. Segment has an event of its own."""
+        page_state, found = values[state], values[photo]
+        linked, page_state.linked = page_state.linked, ""
+        if isinstance(found, Photo) and found.digest == linked:
+            return NOTHING
+        page_state.stale = {COMPARE, EXPLAIN}
+        return refreshed(page_state.tab, values)
 
-    def on_compare_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
-        if COMPARE not in stale:
-            return COMPARE, gr.skip(), gr.skip()
-        return COMPARE, compare.compare(photo, *controls), stale.replace(COMPARE, "")
+    def refreshed(tab: str, values: Values) -> Values:
+        """The new result of a stale tab."""
+        stale = values[state].stale
+        if tab not in stale:
+            return NOTHING
+        # At once, so that no second event computes the same; put back if there is no result.
+        stale.discard(tab)
+        try:
+            return (explain if tab == EXPLAIN else compare).update(values[photo], values)
+        except gr.Error:
+            stale.add(tab)
+            raise
 
-    def on_explain_tab(photo: Shared, stale: str, *controls: Any) -> tuple[str, Any, Any]:
-        if EXPLAIN not in stale:
-            return EXPLAIN, gr.skip(), gr.skip()
-        return EXPLAIN, explain.explain(photo, *controls), stale.replace(EXPLAIN, "")
+    def on_compare(values: Values) -> Values:
+        return refreshed(COMPARE, values)
 
-    def on_address(url: str, addresses: dict[str, str]) -> tuple[str, dict[str, str]]:
+    def on_explain(values: Values) -> Values:
+        return refreshed(EXPLAIN, values)
+
+    def on_url(url: str, page_state: PageState) -> str:
         with user_errors():
-            path = fetch_to_cache(url.strip(), photo.GRADIO_CACHE)
-            return path, {**addresses, pipeline.open(path).digest: url.strip()}
+            path = photos.download(url.strip(), photo.GRADIO_CACHE)
+            page_state.urls[photos.open(Path(path)).digest] = url.strip()
+            return path
 
     def on_example(event: gr.EventData) -> str:
         with user_errors():
@@ -71,9 +88,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
 
     first = opened(pipeline, examples()[0])
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
-        tab, stale, addresses = gr.State(COMPARE), gr.State(""), gr.State({})
-        # The photo of a link that was followed is on the page already, with its controls, when its arrival is told.
-        followed = gr.State("")
+        page.photos = photos
+        state = gr.State(PageState())
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280, elem_id="source"):
@@ -96,58 +112,55 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 gallery = example_buttons(examples(), elem_id="examples")
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
-                    compare = CompareTab(pipeline, results, first, default, addresses)
+                    compare = CompareTab(pipeline, results, first, default, state)
                     several = SeveralPhotos(pipeline, target="compared")
                 with gr.Tab("Explain", id=EXPLAIN) as explain_tab:
-                    explain = ExplainTab(pipeline, results, first, default[0], addresses)
+                    explain = ExplainTab(pipeline, results, first, default[0], state)
                 with gr.Tab("Segment", id=SEGMENT) as segment_tab:
-                    segmented = SegmentTab(pipeline, segmenting_model().name, addresses)
+                    segmented = SegmentTab(pipeline, segmenting_model().name, state)
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
-                    listed = ModelsTab(pipeline)
+                    listed = ModelsTab(pipeline, compare.models, explain.model)
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 
         private: dict[str, Any] = {"api_visibility": "private"}
+        quick = {**private, "show_progress": "hidden", "queue": False}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
-        split = len(compare.inputs)
-        outputs = [compare.compared, explain.explained, stale, followed]
-        changed = photo.change(on_photo, [photo, tab, followed, *compare.inputs, *explain.inputs], outputs, **running)
-        compare_tab.select(on_compare_tab, [photo, stale, *compare.inputs], [tab, compare.compared, stale], **running)
-        explained = explain_tab.select(
-            on_explain_tab, [photo, stale, *explain.inputs], [tab, explain.explained, stale], **running
-        )
+        opening = {
+            tab: panel.select(_opens(tab), state, None, **quick)
+            for tab, panel in zip(TABS, (compare_tab, explain_tab, segment_tab, live_tab, models_tab), strict=True)
+        }
+        inputs: set[Block] = {photo, *compare.controls, *explain.controls}
+        changed = photo.change(on_photo, inputs, [compare.compared, explain.explained], **running)
+        opening[COMPARE].then(on_compare, {photo, *compare.controls}, compare.compared, **running)
+        explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, explain.explained, **running)
         compare.connect(photo, running)
-        segmented.connect(photo, tab, segment_tab, running)
-        explain.connect(photo, tab, running)
+        segmented.connect(photo, opening[SEGMENT], running)
+        explain.connect(photo, running)
         for event in (changed, explained):
-            event.success(
-                explain.on_rebuild,
-                [photo, tab, explain.model, explain.share, explain.seed],
-                [explain.masked, explain.rebuilt],
-                **{**running, "show_progress": "hidden"},
-            )
-        listed.connect(page, models_tab, compare.models, explain.model)
+            explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
+        listed.connect(page, models_tab)
         several.connect(compare.models, photo)
-        live.connect(live_tab, photo, explain.model, [tabs, tab, stale], [gr.update(selected=EXPLAIN), EXPLAIN, ""])
-        # A slow address must not keep the others waiting.
-        address.submit(
-            on_address,
-            [address, addresses],
-            [photo, addresses],
-            show_progress_on=address,
-            concurrency_limit=8,
-            **private,
-        )
+        live.connect(live_tab, photo, explain.model, tabs, state)
+        # A slow URL must not keep the others waiting.
+        address.submit(on_url, [address, state], photo, show_progress_on=address, concurrency_limit=8, **private)
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
-        opening = Opening(pipeline, compare, explain, segmented, photo.GRADIO_CACHE)
-        page.load(
-            opening.on_load, None, [tabs, tab, stale, photo, addresses, followed, *opening.outputs], **running
-        ).then(None, None, None, js="() => { window.vitdemoOpened = true; }", **private)
+        link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
+        restored = page.load(link.on_load, state, link.outputs, **running)
+        segmented.follow_up(restored, photo, running)
+        restored.then(None, None, None, js=OPENED, **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page
+
+
+def _opens(tab: str) -> Callable[[PageState], None]:
+    def on_open(state: PageState) -> None:
+        state.tab = tab
+
+    return on_open
 
 
 def launch_options(pipeline: Pipeline) -> dict[str, Any]:

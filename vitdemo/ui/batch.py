@@ -1,4 +1,4 @@
-"""Several photos at once: a gallery of them, those first on which the models disagree most."""
+"""Several photos at once, in a gallery: first those on which the models disagree most."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import gradio as gr
 
 from vitdemo.errors import ImageError, OptionError
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.batch import Row, survey
+from vitdemo.pipeline.batch import Row, compare_many
 from vitdemo.registry import get_spec
 from vitdemo.ui.components.gallery import card, gallery, gallery_value
 from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.errors import user_errors
+from vitdemo.ui.state import NOTHING, Values
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "survey", "concurrency_limit": 1}
 """Fifty photos hold a slot for a minute: their own one, so that no single photo of anybody waits for it."""
 
-_NOTHING = (gr.skip(), gr.skip(), gr.skip(), gr.skip())
-
 
 @dataclass(frozen=True)
 class Run:
-    """What one user asked for, and what of it is done. Kept in the user's session, nowhere else."""
+    """One user's photos and models, and the results so far. Kept in the user's session, nowhere else."""
 
     id: str
     photos: tuple[tuple[str, str], ...]
@@ -38,7 +37,7 @@ class Run:
     cards: tuple[dict[str, Any], ...] = ()
     """With thumbnails, so only until the run ends."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set by who wants no more of it. The run ends itself then, so that nothing of it comes after its end."""
+    """Set to end the run. It ends itself then, so that nothing arrives after its end."""
 
     def shown(self) -> dict[str, Any]:
         return gallery_value(
@@ -79,7 +78,7 @@ class SeveralPhotos:
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
         outputs = [self.gallery, self.run, self.start, self.stop]
         begun = self.start.click(self.on_start, [self.files, models, self.run], outputs, **quick)
-        # Several: a run that was stopped while it waited is still in the queue when the next one begins.
+        # Multiple: a run that was stopped while it waited is still in the queue when the next one begins.
         begun.success(
             self.on_run,
             self.run,
@@ -92,8 +91,8 @@ class SeveralPhotos:
         self.stop.click(self.on_stop, self.run, outputs, **quick)
         self.gallery.select(self.on_open, self.run, photo, trigger_mode="always_last", **quick)
 
-    def on_start(self, files: list[tuple[str, str]], models: list[str], before: Run | None) -> tuple[Any, ...]:
-        """Refuse what cannot be done; else show a place for every photo."""
+    def on_start(self, files: list[tuple[str, str]], models: list[str], before: Run | None) -> Values:
+        """Reject what cannot be done; else show a place for every photo."""
         with user_errors():
             if not files:
                 raise OptionError("Choose the photos first.")
@@ -107,16 +106,17 @@ class SeveralPhotos:
             before.stop.set()
         return self._update(Run(uuid.uuid4().hex, tuple(files), tuple(models)))
 
-    def on_run(self, run: Run) -> Iterator[tuple[Any, ...]]:
-        """A photo at a time; what is done is shown at once."""
+    def on_run(self, run: Run) -> Iterator[Values]:
+        """Photo by photo; each result is shown at once."""
         if run.stop.is_set():
-            yield _NOTHING
+            yield NOTHING
             return
         with user_errors():
             run = replace(run, state="running")
             photos = [(name, Path(path)) for name, path in run.photos]
-            # Not remembered: it would push out what the page is about to ask for again.
-            for done in survey(self.pipeline, photos, [get_spec(name) for name in run.models], remember=False):
+            specs = [get_spec(name) for name in run.models]
+            # Not cached: it would evict what the page is about to need again.
+            for done in compare_many(self.pipeline, photos, specs, remember=False):
                 picture = card(done.row, done.photo.image if done.photo else None)
                 run = replace(run, rows=(*run.rows, done.row), cards=(*run.cards, picture))
                 if len(run.rows) == len(photos) or run.stop.is_set():
@@ -124,14 +124,14 @@ class SeveralPhotos:
                 yield self._update(run)
             yield self._update(replace(run, state="done" if len(run.rows) == len(photos) else "stopped"))
 
-    def on_stop(self, run: Run | None) -> tuple[Any, ...]:
-        """A run that goes on ends after the photo that it is at; one that still waits is given up here."""
+    def on_stop(self, run: Run | None) -> Values:
+        """A run under way ends after the present photo; a waiting one is given up here."""
         if run is None:
-            return _NOTHING
+            return NOTHING
         run.stop.set()
         if run.state == "waiting":
             return self._update(replace(run, state="stopped"))
-        return (*_NOTHING[:-1], gr.update(interactive=False))
+        return {self.stop: gr.update(interactive=False)}
 
     def on_open(self, run: Run | None, event: gr.EventData) -> str:
         """The path of the chosen photo, which came from the session and not from the browser."""
@@ -141,8 +141,13 @@ class SeveralPhotos:
                 raise ImageError("This photo is no longer on the server. Choose its file again.")
             return run.photos[index][1]
 
-    def _update(self, run: Run) -> tuple[Any, ...]:
+    def _update(self, run: Run) -> Values:
         ended = run.state in ("done", "stopped")
         going = not ended and not run.stop.is_set()
         kept = replace(run, cards=()) if ended else run
-        return run.shown(), kept, gr.update(interactive=ended), gr.update(interactive=going)
+        return {
+            self.gallery: run.shown(),
+            self.run: kept,
+            self.start: gr.update(interactive=ended),
+            self.stop: gr.update(interactive=going),
+        }

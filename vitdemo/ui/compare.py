@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from vitdemo.export.snippets import reproduce_compare
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
-from vitdemo.types import ModelSpec, Photo
+from vitdemo.types import Capture, ModelSpec, Photo
 from vitdemo.ui.components.explorer import explorer, explorer_value
-from vitdemo.ui.components.photo import Refused
+from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.links import Addresses, image_of, typed
+from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
 from vitdemo.ui.result_store import Results
+from vitdemo.ui.state import NOTHING, PageState, Values
 
 HOST = "@HOST@"
-"""Stands for the server's address in texts whose last words the browser writes."""
+"""Stands for the server's URL in texts that the browser completes."""
 
 PREDICTED = ""
 """The target that means the class that a model predicts."""
 
 OFFERED = 2000
-"""Classes up to which a list offers all; any other is typed."""
-
-
-class Asked(NamedTuple):
-    """What the controls of the tab ask for."""
-
-    models: Sequence[str]
-    method: str
-    target: str
-    addresses: Addresses
+"""How many classes a list offers; any other can be typed."""
 
 
 class CompareTab:
-    """Built inside an open `gr.Tab`; `connect` wires what concerns this tab alone."""
+    """Built inside an open `gr.Tab`; `connect` wires what concerns this tab alone.
 
-    def __init__(
-        self, pipeline: Pipeline, results: Results, photo: Photo, models: list[str], addresses: gr.State
-    ) -> None:
-        self.pipeline, self.results, self.default = pipeline, results, tuple(models)
+    Args:
+        photo: what the tab shows first.
+        state: of the page, a `PageState`.
+    """
+
+    def __init__(self, pipeline: Pipeline, results: Results, photo: Photo, models: list[str], state: gr.State) -> None:
+        self.pipeline, self.results, self.state, self.default = pipeline, results, state, tuple(models)
         with gr.Row(equal_height=True):
             self.models = gr.Dropdown(
                 choices(), value=models, multiselect=True, label="Models", scale=3, min_width=300, elem_id="models"
@@ -65,75 +63,105 @@ class CompareTab:
                 min_width=200,
                 elem_id="compare-target",
             )
-        first = Asked(models, "attention", PREDICTED, {})
-        self.compared = explorer(self.compare(photo, *first), results.functions(), elem_id="compared")
-        self.inputs = [self.models, self.method, self.target, addresses]
-        self.last = gr.State(models)
+        self.compared = explorer(
+            self.compare(photo, models, "attention", PREDICTED, {}), results.functions(), elem_id="compared"
+        )
+        self.controls: set[Block] = {self.models, self.method, self.target, state}
+        """What a comparison depends on, beside the photo."""
 
     def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
+
+        def on_target(values: Values) -> Values:
+            return NOTHING if values[self.state].is_linked(values) else self.update(values[photo], values)
+
+        def on_models(values: Values) -> Values:
+            """Other models may have other classes. The list also reports changes of its choices: those change nothing here."""
+            state, models = values[self.state], list(values[self.models])
+            if state.is_linked(values) or models == (state.compared or list(self.default)):
+                return NOTHING
+            with user_errors():
+                offered = _targets([get_spec(name) for name in models], values[self.target])
+            found = self.update(values[photo], values)
+            state.compared = models
+            return {**found, self.target: gr.update(**offered)}
+
+        def on_method(values: Values) -> Values:
+            if values[self.state].is_linked(values):
+                return NOTHING
+            method = values[self.method]
+            return {
+                **self.update(values[photo], values),
+                self.target: gr.update(visible=METHODS[method].class_specific),
+                self.method: gr.update(info=_cost(method)),
+            }
+
+        inputs: set[Block] = {photo, *self.controls}
+        shown = [self.compared, self.target, self.method]
         # Not only what a person chooses: a model that is removed leaves the choice, too.
-        self.models.change(
-            self.on_models, [photo, self.last, *self.inputs], [self.compared, self.target, self.last], **options
-        )
-        self.method.change(self.on_method, [photo, *self.inputs], [self.compared, self.target, self.method], **options)
-        self.target.change(self.compare, [photo, *self.inputs], self.compared, **options)
+        self.models.change(on_models, inputs, shown, **options)
+        self.method.change(on_method, inputs, shown, **options)
+        self.target.change(on_target, inputs, self.compared, **options)
         self.compared.select(self.on_label, None, self.target, api_visibility="private", show_progress="hidden")
 
+    def update(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
+        """What the tab shows of a photo, with the values of its controls."""
+        models, method, target = (values[one] for one in (self.models, self.method, self.target))
+        return {self.compared: self.compare(photo, models, method, target, values[self.state].urls)}
+
     def compare(
-        self, photo: Photo | Refused | None, *controls: Any, start: dict[str, Any] | None = None
+        self,
+        photo: Photo | RejectedImage | None,
+        models: Sequence[str],
+        method: str,
+        target: str,
+        urls: Mapping[str, str],
+        start: dict[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """What the explorer shows."""
-        asked = Asked(*controls)
         with user_errors():
             if not isinstance(photo, Photo):
                 return nothing(photo)
-            options: dict[str, Any] = {"method": asked.method}
-            if METHODS[asked.method].class_specific and asked.target:
-                options["target"] = asked.target
-            specs = [get_spec(name) for name in asked.models]
-            comparison = self.pipeline.compare(photo, specs, **options, keep=True)
+            request = ExplainRequest(method, target=target if METHODS[method].class_specific and target else None)
+            specs = [get_spec(name) for name in models]
+            comparison = self.pipeline.compare(photo, specs, request, capture=Capture(queries=True))
             link = {
                 "tab": "compare",
-                "models": "" if tuple(asked.models) == self.default else ",".join(asked.models),
-                "method": "" if asked.method == "attention" else asked.method,
-                "target": str(options.get("target", "")),
-                "image": image_of(photo, asked.addresses),
+                "models": "" if tuple(models) == self.default else ",".join(models),
+                "method": "" if method == "attention" else method,
+                "target": str(request.target or ""),
+                "image": image_of(photo, urls),
             }
-            name = typed(photo, asked.addresses)
+            name = typed(photo, urls)
             calls = {
-                "rows": reproduce_compare(name, asked.models, options, HOST),
-                "patch": reproduce_compare(name, asked.models, {**options, "readout": "patch"}, HOST),
+                "rows": reproduce_compare(name, models, request, HOST),
+                "patch": reproduce_compare(name, models, replace(request, readout="patch"), HOST),
             }
             found = comparison.explanations
             return explorer_value(self.results.keep(photo, found), photo, found, link, calls, start)
 
-    def controls(self, specs: Sequence[ModelSpec], method: str, target: str) -> tuple[Any, Any]:
-        """The lists of methods and of classes, set."""
-        shown = METHODS[method].class_specific
-        return gr.update(value=method, info=_cost(method)), gr.update(**_targets(specs, target), visible=shown)
-
-    def on_models(self, photo: Photo | Refused | None, last: list[str], *controls: Any) -> tuple[Any, Any, Any]:
-        """Other models may have other classes. The list also tells of changes of what it offers: those change nothing here."""
-        asked = Asked(*controls)
-        if list(asked.models) == last:
-            return gr.skip(), gr.skip(), gr.skip()
-        with user_errors():
-            offered = _targets([get_spec(name) for name in asked.models], asked.target)
-        return self.compare(photo, *controls), gr.update(**offered), list(asked.models)
-
-    def on_method(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, Any, Any]:
-        method = Asked(*controls).method
-        shown = METHODS[method].class_specific
-        return self.compare(photo, *controls), gr.update(visible=shown), gr.update(info=_cost(method))
+    def follow(self, link: LinkState, photo: Photo, state: PageState) -> Values:
+        """The controls and the result that a link asks for."""
+        models = list(link.models) or list(self.default)
+        specs = [get_spec(name) for name in models]
+        method = link.method if link.method in METHODS and link.method != "similarity" else "attention"
+        found = self.compare(photo, models, method, link.target, state.urls, link.start)
+        state.compared = models
+        updates: Values = {
+            self.models: models,
+            self.method: gr.update(value=method, info=_cost(method)),
+            self.target: gr.update(**_targets(specs, link.target), visible=METHODS[method].class_specific),
+        }
+        state.expect((self.models, self.method, self.target), updates)
+        return {**updates, self.compared: found}
 
     def on_label(self, event: gr.EventData) -> str:
         """A label that is pressed is the class that is explained from then on, in every model that has it."""
         return str(event.label or PREDICTED)
 
 
-def nothing(photo: Refused | None) -> dict[str, Any] | None:
-    """What the explorer is given where there is no photo to look at."""
+def nothing(photo: RejectedImage | None) -> dict[str, Any] | None:
+    """What the explorer is given where there is no photo."""
     return None if photo is None else {"refused": photo.message}
 
 

@@ -1,4 +1,4 @@
-"""Downloads that run on while people look at other things: two at a time, watched and cancelled by name."""
+"""Downloads in the background: two at a time, followed and cancelled by name."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class _Job:
 
 
 class Downloads:
-    """One job a model, however many people ask for it. Safe to use from many threads."""
+    """One job per model, however many people start it. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
-        """In the order in which they were asked for."""
+        """In the order in which they were started."""
         self._guard = threading.Lock()
 
     def start(self, name: str) -> None:
-        """Fetch a model, unless that is under way."""
+        """Download a model, unless that is under way."""
         with self._guard:
             if name not in self._jobs or not self._jobs[name].under_way:
                 self._jobs.pop(name, None)
@@ -44,7 +44,7 @@ class Downloads:
                 self._next()
 
     def cancel(self, name: str) -> None:
-        """Stop a download; what has come is kept for the next one."""
+        """Stop a download; what has arrived is kept for the next one."""
         with self._guard:
             job = self._jobs.get(name)
             if job is not None:
@@ -53,7 +53,7 @@ class Downloads:
                     job.state = "cancelled"
 
     def forget(self, name: str) -> None:
-        """Drop what is remembered of a download that has ended."""
+        """Drop the record of a download that has ended."""
         with self._guard:
             if name in self._jobs and not self._jobs[name].under_way:
                 del self._jobs[name]
@@ -65,7 +65,7 @@ class Downloads:
             return any(job.under_way for job in self._jobs.values())
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """How each download is, as the page shows it."""
+        """The state of each download, as the page shows it."""
         with self._guard:
             return {name: _json(job) for name, job in self._jobs.items()}
 
@@ -75,7 +75,7 @@ class Downloads:
         waiting = [(name, job) for name, job in self._jobs.items() if job.state == "waiting"]
         for name, job in waiting[:free]:
             job.state = "running"
-            # A daemon, which no executor's threads are: the app ends without waiting for what it fetches.
+            # A daemon, unlike an executor's threads: the app ends without waiting for it.
             threading.Thread(target=self._run, args=(name, job), name=f"download {name}", daemon=True).start()
 
     def _run(self, name: str, job: _Job) -> None:

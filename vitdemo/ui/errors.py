@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.exceptions import InvalidPathError
 
 from vitdemo.errors import VitDemoError
+from vitdemo.ui.photos import DecodedPhotos, current, using
 
 logger = logging.getLogger("vitdemo")
 
@@ -31,10 +32,13 @@ def user_errors() -> Iterator[None]:
 
 
 class Page(gr.Blocks):
-    """`gr.Blocks` whose answer to values that a component cannot take is worded, too: they fail before any handler runs."""
+    """`gr.Blocks` that opens photos with the app's settings, and has words for values that a component cannot take."""
+
+    photos: DecodedPhotos | None = None
 
     async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
-        with user_errors():
+        # What fails here fails before any handler runs.
+        with user_errors(), using(self.photos or current()):
             try:
                 return await super().preprocess_data(*arguments, **options)
             except gr.Error:

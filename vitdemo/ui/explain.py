@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from vitdemo.evaluation.faithfulness import faithfulness
 from vitdemo.export.snippets import reproduce_explain
-from vitdemo.models.preprocess import view_of
-from vitdemo.options.explain import reason_against
+from vitdemo.options.explain import ExplainRequest, reason_against
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.prepare import prepare
 from vitdemo.registry import get_spec
-from vitdemo.types import ModelSpec, Photo
+from vitdemo.types import Capture, ModelSpec, Photo
 from vitdemo.ui.compare import HOST, OFFERED, PREDICTED, nothing
 from vitdemo.ui.components.choice import DependentChoice
 from vitdemo.ui.components.curve import curve_html
 from vitdemo.ui.components.explorer import explorer, explorer_value
-from vitdemo.ui.components.photo import Refused
+from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_html
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.links import Addresses, image_of, typed
+from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
 from vitdemo.ui.result_store import Results
+from vitdemo.ui.state import EXPLAIN, NOTHING, PageState, Values
 
-Point = tuple[float, float] | None
-"""Shares of the photo's width and height."""
-
-
-class Asked(NamedTuple):
-    """What the controls of the tab ask for."""
-
-    model: str
-    method: str
-    target: str
-    resolution: float
-    point: Point
-    addresses: Addresses
+Share = tuple[float, float]
+"""x and y as shares of the photo's width and height."""
 
 
 class ExplainTab:
-    """Built inside an open `gr.Tab`; `connect` wires what concerns this tab alone."""
+    """Built inside an open `gr.Tab`; `connect` wires what concerns this tab alone.
 
-    def __init__(self, pipeline: Pipeline, results: Results, photo: Photo, model: str, addresses: gr.State) -> None:
-        self.pipeline, self.results, self.default = pipeline, results, model
+    Args:
+        photo: what the tab shows first.
+        state: of the page, a `PageState`.
+    """
+
+    def __init__(self, pipeline: Pipeline, results: Results, photo: Photo, model: str, state: gr.State) -> None:
+        self.pipeline, self.results, self.state, self.default = pipeline, results, state, model
         spec = get_spec(model)
         first = fitting("attention", spec)
         with gr.Row(equal_height=True):
@@ -68,7 +66,7 @@ class ExplainTab:
             )
         self.point = gr.State(None)
         self.explained = explorer(
-            self.explain(photo, *Asked(model, first, PREDICTED, 0, None, {})), results.functions(), elem_id="explained"
+            self.explain(photo, model, ExplainRequest(first), None, {}), results.functions(), elem_id="explained"
         )
         with gr.Row():
             self.measure = gr.Button(
@@ -86,137 +84,191 @@ class ExplainTab:
                 self.again = gr.Button("Hide others", scale=1, min_width=120)
             self.rebuilt = reconstruction(elem_id="rebuilt")
         self.seed = gr.State(0)
-        self.inputs = [self.model, self.method, self.target, self.resolution, self.point, addresses]
+        self.controls: set[Block] = {self.model, self.method, self.target, self.resolution, self.point, state}
+        """What an explanation depends on, beside the photo."""
 
-    def connect(self, photo: gr.Image, tab: gr.State, options: dict[str, Any]) -> None:
+    def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
-        self.model.change(
-            self.on_model, [photo, *self.inputs], [self.explained, self.method, self.target, self.measure], **options
-        ).success(
-            self.on_rebuild, [photo, tab, self.model, self.share, self.seed], [self.masked, self.rebuilt], **options
-        )
+
+        def on_change(values: Values) -> Values:
+            return NOTHING if values[self.state].is_linked(values) else self.update(values[photo], values)
+
+        def on_model(values: Values) -> Values:
+            """The new model may have other methods, and other classes."""
+            if values[self.state].is_linked(values):
+                return NOTHING
+            with user_errors():
+                spec = get_spec(values[self.model])
+            method = fitting(values[self.method], spec)
+            found = self.update(values[photo], {**values, self.method: method, self.target: PREDICTED})
+            return {**found, **self._lists(spec, method, PREDICTED), self.measure: gr.update(visible=bool(spec.labels))}
+
+        def on_method(values: Values) -> Values:
+            if values[self.state].is_linked(values):
+                return NOTHING
+            found = self.update(values[photo], values)
+            spec = get_spec(values[self.model])
+            method = fitting(values[self.method], spec)
+            return {
+                **found,
+                self.target: gr.update(visible=METHODS[method].class_specific),
+                self.method: gr.update(info=_methods(spec, method)["info"]),
+            }
+
+        def on_point(values: Values, event: gr.EventData) -> Values:
+            """A click on the picture: the patch that `similarity` compares with. It makes another map, without a curve yet.
+
+            A click on a label: the class that is explained from then on, as if it were chosen in the list.
+            """
+            if hasattr(event, "label"):
+                return {self.target: str(event.index)}
+            with user_errors():
+                point = (min(max(float(event.x), 0.0), 1.0), min(max(float(event.y), 0.0), 1.0))
+            return {**self.update(values[photo], {**values, self.point: point}), self.point: point, self.curve: ""}
+
+        def on_measure(values: Values) -> str:
+            with user_errors():
+                found = values[photo]
+                if not isinstance(found, Photo):
+                    return ""
+                return self._measured(found, values)
+
+        def on_share(values: Values) -> Values:
+            return self.rebuild(values[photo], values)
+
+        def on_again(values: Values) -> Values:
+            seed = values[self.seed] + 1
+            return {**self.rebuild(values[photo], {**values, self.seed: seed}), self.seed: seed}
+
+        inputs: set[Block] = {photo, *self.controls}
+        masked: set[Block] = {photo, self.state, self.model, self.share, self.seed}
+        rebuilt, quiet = [self.masked, self.rebuilt], {**options, "show_progress": "hidden"}
+        shown = [self.explained, self.method, self.target, self.measure]
+        self.follow_up(self.model.change(on_model, inputs, shown, **options), photo, options)
         # Not `input`: a choice by mouse fires that twice.
-        self.method.change(self.on_method, [photo, *self.inputs], [self.explained, self.target, self.method], **options)
-        self.target.change(self.explain, [photo, *self.inputs], self.explained, **options)
-        self.resolution.release(self.explain, [photo, *self.inputs], self.explained, **options)
-        hidden = [photo, tab, self.model, self.share, self.seed]
-        quiet = {**options, "show_progress": "hidden"}
-        self.share.release(self.on_rebuild, hidden, [self.masked, self.rebuilt], **quiet)
-        self.again.click(self.on_again, hidden, [self.masked, self.rebuilt, self.seed], **quiet)
+        self.method.change(on_method, inputs, [self.explained, self.target, self.method], **options)
+        self.target.change(on_change, inputs, self.explained, **options)
+        self.resolution.release(on_change, inputs, self.explained, **options)
+        self.share.release(on_share, masked, rebuilt, **quiet)
+        self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
         # A curve belongs to the map that it was measured on, and must not come late under another one.
-        measured = self.measure.click(self.on_measure, [photo, *self.inputs], self.curve, **options)
+        measured = self.measure.click(on_measure, inputs, self.curve, **options)
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         for control in (photo, self.model, self.method, self.target, self.resolution):
             control.change(None, None, self.curve, js="() => ''", cancels=[measured], **quick)
         shown = [self.explained, self.point, self.curve, self.target]
-        self.explained.select(self.on_point, [photo, *self.inputs], shown, cancels=[measured], **options)
+        self.explained.select(on_point, inputs, shown, cancels=[measured], **options)
+
+    def follow_up(self, event: Any, photo: gr.Image, options: dict[str, Any]) -> None:
+        """Fill in hidden patches after an event that made a new explanation."""
+        event.success(
+            lambda values: self.rebuild(values[photo], values),
+            {photo, self.state, self.model, self.share, self.seed},
+            [self.masked, self.rebuilt],
+            **options,
+        )
+
+    def update(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
+        """What the tab shows of a photo, with the values of its controls."""
+        model, state = values[self.model], values[self.state]
+        with user_errors():
+            point = values[self.point]
+            request = self._request(photo, values) if isinstance(photo, Photo) else ExplainRequest()
+        return {self.explained: self.explain(photo, model, request, point, state.urls)}
 
     def explain(
-        self, photo: Photo | Refused | None, *controls: Any, start: dict[str, Any] | None = None
+        self,
+        photo: Photo | RejectedImage | None,
+        model: str,
+        request: ExplainRequest,
+        point: Share | None,
+        urls: Mapping[str, str],
+        start: dict[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """What the explorer shows."""
+        """What the explorer shows.
+
+        Args:
+            point: that of the request, as shares of the photo's width and height.
+        """
         with user_errors():
             if not isinstance(photo, Photo):
                 return nothing(photo)
-            asked = _asked(*controls)
-            options = _options(photo, asked)
-            explanation = self.pipeline.explain(photo, get_spec(asked.model), **options, keep=True)
+            explanation = self.pipeline.explain(photo, get_spec(model), request, capture=Capture(queries=True))
             link = {
                 "tab": "explain",
-                "model": asked.model,
-                "method": "" if asked.method == "attention" else asked.method,
-                "target": str(options.get("target") or ""),
-                "resolution": str(options["resolution"] or ""),
-                "patch": ",".join(f"{share:.3f}" for share in asked.point or ()) if "point" in options else "",
-                "image": image_of(photo, asked.addresses),
+                "model": model,
+                "method": "" if request.method == "attention" else request.method,
+                "target": str(request.target or ""),
+                "resolution": str(request.resolution or ""),
+                "patch": ",".join(f"{share:.3f}" for share in point or ()) if request.point else "",
+                "image": image_of(photo, urls),
             }
-            name = typed(photo, asked.addresses)
+            name = typed(photo, urls)
             calls = {
-                "rows": reproduce_explain(name, asked.model, options, HOST),
-                "patch": reproduce_explain(name, asked.model, {**options, "readout": "patch"}, HOST),
+                "rows": reproduce_explain(name, model, request, HOST),
+                "patch": reproduce_explain(name, model, replace(request, readout="patch"), HOST),
             }
-            key = self.results.keep(photo, [explanation])
-            return explorer_value(key, photo, [explanation], link, calls, start)
+            return explorer_value(self.results.keep(photo, [explanation]), photo, [explanation], link, calls, start)
 
-    def controls(self, spec: ModelSpec, method: str, target: str) -> tuple[Any, Any]:
+    def follow(self, link: LinkState, photo: Photo, state: PageState) -> Values:
+        """The controls and the result that a link asks for."""
+        model = link.model or self.default
+        spec = get_spec(model)
+        method = fitting(link.method, spec)
+        point = link.patch if method == "similarity" else None
+        request = _request(photo, spec, method, link.target, link.resolution, point)
+        updates: Values = {
+            self.model: model,
+            **self._lists(spec, method, link.target),
+            self.resolution: link.resolution,
+        }
+        found = self.explain(photo, model, request, point, state.urls, link.start)
+        state.expect((self.model, self.method, self.target, self.resolution), updates)
+        return {**updates, self.point: point, self.explained: found}
+
+    def rebuild(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
+        """What a masked autoencoder fills in; for other models there is nothing to show."""
+        with user_errors():
+            spec = get_spec(values[self.model])
+            if values[self.state].tab != EXPLAIN or not isinstance(photo, Photo) or not spec.reconstructs:
+                return {self.masked: gr.update(visible=False)}
+            found = self.pipeline.reconstruct(photo, spec, ratio=values[self.share], seed=values[self.seed])
+            return {self.masked: gr.update(visible=True), self.rebuilt: reconstruction_html(photo, found)}
+
+    def _request(self, photo: Photo, values: Values) -> ExplainRequest:
+        names = (self.method, self.target, self.resolution, self.point)
+        method, target, resolution, point = (values[one] for one in names)
+        return _request(photo, get_spec(values[self.model]), method, target, resolution, point)
+
+    def _lists(self, spec: ModelSpec, method: str, target: str) -> Values:
         """The lists of methods and of classes, set."""
         classes = {**_targets(spec), "value": target}
-        return gr.update(**_methods(spec, method)), gr.update(**classes, visible=METHODS[method].class_specific)
+        return {
+            self.method: gr.update(**_methods(spec, method)),
+            self.target: gr.update(**classes, visible=METHODS[method].class_specific),
+        }
 
-    def on_model(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
-        """The new model may have other methods, and other classes."""
-        asked = Asked(*controls)
-        with user_errors():
-            spec = get_spec(asked.model)
-        kept = fitting(asked.method, spec)
-        value = self.explain(photo, *asked._replace(method=kept, target=PREDICTED))
-        return (value, *self.controls(spec, kept, PREDICTED), gr.update(visible=bool(spec.labels)))
-
-    def on_method(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, Any, Any]:
-        value = self.explain(photo, *controls)
-        with user_errors():
-            asked = _asked(*controls)
-        info = _methods(get_spec(asked.model), asked.method)["info"]
-        return value, gr.update(visible=METHODS[asked.method].class_specific), gr.update(info=info)
-
-    def on_point(self, event: gr.EventData, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, Any, Any, Any]:
-        """A click on the picture: the patch that `similarity` compares with. It makes another map, without a curve yet.
-
-        A click on a label: the class that is explained from then on, as if it were chosen in the list.
-        """
-        if hasattr(event, "label"):
-            return gr.skip(), gr.skip(), gr.skip(), str(event.index)
-        with user_errors():
-            chosen = (min(max(float(event.x), 0.0), 1.0), min(max(float(event.y), 0.0), 1.0))
-        return self.explain(photo, *Asked(*controls)._replace(point=chosen)), chosen, "", gr.skip()
-
-    def on_measure(self, photo: Photo | Refused | None, *controls: Any) -> str:
-        with user_errors():
-            if not isinstance(photo, Photo):
-                return ""
-            asked = _asked(*controls)
-            spec = get_spec(asked.model)
-            found = faithfulness(self.pipeline, photo, spec, **_options(photo, asked))
-            # The display controls of attention are the browser's: they do not reach this.
-            which = " of the last layer, mean of heads" if asked.method == "attention" else ""
-            return curve_html(found, spec.labels[found.target], METHODS[asked.method].title + which)
-
-    def on_rebuild(
-        self, photo: Photo | Refused | None, tab: str, model: str, share: float, seed: int
-    ) -> tuple[Any, Any]:
-        """Only a masked autoencoder fills in patches; for others there is nothing to show."""
-        with user_errors():
-            spec = get_spec(model)
-            if tab != "explain" or not isinstance(photo, Photo) or not spec.reconstructs:
-                return gr.update(visible=False), gr.skip()
-            found = self.pipeline.reconstruct(photo, spec, ratio=share, seed=seed)
-            return gr.update(visible=True), reconstruction_html(photo, found)
-
-    def on_again(
-        self, photo: Photo | Refused | None, tab: str, model: str, share: float, seed: int
-    ) -> tuple[Any, Any, int]:
-        return (*self.on_rebuild(photo, tab, model, share, seed + 1), seed + 1)
+    def _measured(self, photo: Photo, values: Values) -> str:
+        spec, request = get_spec(values[self.model]), self._request(photo, values)
+        found = faithfulness(self.pipeline, photo, spec, request)
+        # The display controls of attention are the browser's: they do not reach this.
+        which = " of the last layer, mean of heads" if request.method == "attention" else ""
+        return curve_html(found, spec.labels[found.target], METHODS[request.method].title + which)
 
 
-def _asked(*controls: Any) -> Asked:
-    """The method may still be that of the model before."""
-    asked = Asked(*controls)
-    return asked._replace(method=fitting(asked.method, get_spec(asked.model)))
-
-
-def _options(photo: Photo, asked: Asked) -> dict[str, Any]:
-    """As `Pipeline.explain` wants them."""
-    spec = get_spec(asked.model)
-    found: dict[str, Any] = {"method": asked.method, "resolution": int(asked.resolution) or None}
-    if METHODS.get(asked.method) and METHODS[asked.method].class_specific:
-        found["target"] = asked.target or None
-    if asked.method == "similarity" and asked.point is not None:
-        width, height = photo.size
-        whole = (0, 0, width, height)
-        left, top, right, bottom = whole if asked.resolution else view_of(photo.size, spec.processor).crop
-        x, y = asked.point[0] * width, asked.point[1] * height
-        found["point"] = (min(max(x, left), right - 0.01), min(max(y, top), bottom - 0.01))
-    return found
+def _request(
+    photo: Photo, spec: ModelSpec, method: str, target: str, resolution: float, point: Share | None
+) -> ExplainRequest:
+    """What the controls ask for; the method may still be that of the model before."""
+    method = fitting(method, spec)
+    chosen = target or None if METHODS[method].class_specific else None
+    request = ExplainRequest(method, target=chosen, resolution=int(resolution) or None)
+    if method != "similarity" or point is None:
+        return request
+    width, height = photo.size
+    left, top, right, bottom = prepare(photo, spec, request).view.crop
+    x, y = point[0] * width, point[1] * height
+    return replace(request, point=(min(max(x, left), right - 0.01), min(max(y, top), bottom - 0.01)))
 
 
 def fitting(method: str, spec: ModelSpec) -> str:

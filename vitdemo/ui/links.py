@@ -1,4 +1,4 @@
-"""What a link says: the page's settings in its query string, and the way back. No state: it survives a restart."""
+"""The page's settings in a query string, and back. Nothing is stored: a link survives a restart."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from vitdemo.settings import ROOT
 from vitdemo.types import Photo
 from vitdemo.ui.examples import Example, examples
 
-Addresses = Mapping[str, str]
-"""Addresses that this page's photos came from, by the photos' digests."""
-
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a link asks for; None or "" where it says nothing."""
+class LinkState:
+    """What a link asks for; None or "" where it leaves that open."""
 
     tab: str = ""
     image: str = ""
@@ -37,19 +34,19 @@ class Wanted:
 
     @property
     def start(self) -> dict[str, Any]:
-        """What the explorer begins with."""
+        """What the explorer starts with."""
         return {"layer": self.layer, "head": self.head, "readout": self.readout, "patch": self.patch}
 
 
-def wanted(query: Mapping[str, str]) -> Wanted:
-    """From a query string. Whatever cannot be read is left out.
+def parse_link(query: Mapping[str, str]) -> LinkState:
+    """From a query string; what cannot be read is left out.
 
-    >>> found = wanted({"tab": "explain", "layer": "3", "patch": "0.5,0.25", "resolution": "large"})
+    >>> found = parse_link({"tab": "explain", "layer": "3", "patch": "0.5,0.25", "resolution": "large"})
     >>> found.tab, found.layer, found.patch, found.resolution
     ('explain', 3, (0.5, 0.25), 0)
     """
     patch = tuple(min(max(share, 0.0), 1.0) for share in _numbers(query.get("patch", "")))
-    return Wanted(
+    return LinkState(
         tab=query.get("tab", ""),
         image=query.get("image", "").strip(),
         models=tuple(name.strip() for name in query.get("models", "").split(",") if name.strip()),
@@ -98,15 +95,15 @@ def segment_link(image: str, values: Mapping[str, Any]) -> str:
     >>> segment_link("cup", {"method": "similarity", "refine": True, "point": (3.0, 4.5), "beside": ""})
     'tab=segment&image=cup&method=similarity&refine=1&point=3.0,4.5'
     """
-    said = {"tab": "segment", "image": image}
+    query = {"tab": "segment", "image": image}
     for name, value in values.items():
         if isinstance(value, bool):
-            said[name] = str(int(value))
+            query[name] = str(int(value))
         elif isinstance(value, tuple):
-            said[name] = ",".join(str(part) for part in value)
+            query[name] = ",".join(str(part) for part in value)
         else:
-            said[name] = "" if value is None else str(value)
-    return urlencode({name: value for name, value in said.items() if value}, safe=",:/")
+            query[name] = "" if value is None else str(value)
+    return urlencode({name: value for name, value in query.items() if value}, safe=",:/")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -117,17 +114,17 @@ def _numbers(text: str) -> tuple[float, ...]:
     return found if all(abs(number) < 1e6 for number in found) else ()
 
 
-def image_of(photo: Photo, addresses: Addresses) -> str:
-    """What a link calls a photo: an example's id or an address; "" for one that its owner brought."""
+def image_of(photo: Photo, urls: Mapping[str, str]) -> str:
+    """What a link calls a photo: an example's id or a URL; "" for an uploaded one."""
     example = _by_digest().get(photo.digest)
-    return example.path.stem if example else addresses.get(photo.digest, "")
+    return example.path.stem if example else urls.get(photo.digest, "")
 
 
-def typed(photo: Photo, addresses: Addresses) -> str:
-    """What one would type to name a photo in a command."""
+def typed(photo: Photo, urls: Mapping[str, str]) -> str:
+    """What names a photo in a command: a path, a URL, or the name of an uploaded file."""
     example = _by_digest().get(photo.digest)
     if example is None:
-        return addresses.get(photo.digest, "") or photo.name
+        return urls.get(photo.digest, "") or photo.name
     return str(example.path if ROOT is None else example.path.relative_to(ROOT))
 
 

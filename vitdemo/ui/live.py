@@ -17,11 +17,12 @@ from vitdemo.ui.components.live import live_value, live_view
 from vitdemo.ui.components.photo import PhotoInput
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.models import choices
+from vitdemo.ui.state import EXPLAIN, PageState, Values
 
 logger = logging.getLogger("vitdemo")
 
 EVERY = 0.05
-"""Shortest time between two frames, in seconds: more than 20 a second nobody sees."""
+"""Shortest time between two frames, in seconds: nobody sees more than 20 per second."""
 
 LIMIT = 300.0
 """Seconds after which the page ends a stream: a forgotten one must not hold its place for ever."""
@@ -30,7 +31,7 @@ GRACE = 5.0
 """Seconds after that at which the server ends it, should the page not have done so."""
 
 PLACES = 4
-"""Cameras that are answered at the same time. A stream keeps its place in the queue for its whole life."""
+"""Streams that are served at the same time. A stream holds its queue slot for its whole life."""
 
 
 class LiveTab:
@@ -41,16 +42,10 @@ class LiveTab:
         self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="live-model")
         self.view = live_view("live", EVERY, LIMIT)
 
-    def connect(
-        self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, opening: list[Any], opened: list[Any]
-    ) -> None:
-        """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model.
-
-        Args:
-            opening: components that are set to `opened` to show the Explain tab.
-        """
+    def connect(self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, tabs: gr.Tabs, state: gr.State) -> None:
+        """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        # The model is asked for with every frame: another one takes effect while the stream goes on.
+        # The model is an input of every frame: another one takes effect during the stream.
         streamed = self.view.stream(
             self.on_frame,
             self.model,
@@ -64,20 +59,22 @@ class LiveTab:
         streamed.success(None, None, self.view, js="() => ({ ended: Date.now() })", **private)
         streamed.failure(None, None, self.view, js="() => ({ failed: Date.now() })", **private)
 
-        def on_freeze(model: str, event: gr.EventData) -> tuple[Any, ...]:
+        def on_freeze(model: str, page_state: PageState, event: gr.EventData) -> Values:
             with user_errors():
-                return (self.keep(getattr(event, "image", None), photo.GRADIO_CACHE), model, *opened)
+                path = self.keep(getattr(event, "image", None), photo.GRADIO_CACHE)
+            page_state.tab = EXPLAIN
+            return {photo: path, explained: model, tabs: gr.update(selected=EXPLAIN)}
 
-        self.view.freeze(on_freeze, self.model, [photo, explained, *opening], **private)
+        self.view.freeze(on_freeze, [self.model, state], [photo, explained, tabs], **private)
         tab.select(self.on_open, self.model, self.model, queue=False, **private)
 
     def on_frame(self, model: str, event: gr.EventData) -> dict[str, Any]:
-        """What is wrong with a frame is part of the answer: an error that is raised would end the stream."""
+        """A failure is part of the answer: an error that is raised would end the stream."""
         start = time.perf_counter()
         number = getattr(event, "number", None)
         try:
             frame = self.picture(getattr(event, "image", None))
-            # Every frame is another picture: it would only push out what is worth remembering.
+            # Every frame is new: it would only evict what is worth keeping.
             value = live_value(frame, self.pipeline.explain(frame, get_spec(model), remember=False))
             return {"number": number, **value, "served": (time.perf_counter() - start) * 1e3}
         except VitDemoError as error:
@@ -87,14 +84,14 @@ class LiveTab:
             return {"number": number, "error": "Something went wrong on the server. It was logged; please try again."}
 
     def on_open(self, model: str) -> Any:
-        """Models may have come and gone since."""
+        """Models may have been added or removed since."""
         offered = choices()
         names = [name for _, name in offered]
         kept: dict[str, Any] = {} if model in names else {"value": names[0]}
         return gr.update(choices=offered, **kept)
 
     def picture(self, source: object) -> Photo:
-        """Let a frame in through the image door.
+        """Decode a frame.
 
         Raises:
             ImageError: see `vitdemo.images.open`; or it is no data URL, and must not be taken for a path of the server.

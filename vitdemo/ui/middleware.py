@@ -9,13 +9,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
-"""Routes that fetch addresses or start encoders for anyone who asks."""
+"""Routes that fetch URLs or start encoders for anyone."""
 
 
 def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     """For `launch(app_kwargs={"middleware": ...})`."""
-    # A data URL is a third longer than its picture; the rest is room for the other fields. Several photos are uploaded in one
-    # body, of which Gradio measures each file for itself.
+    # A data URL is a third longer than its image; the rest is room for the other fields. Several photos are uploaded in one
+    # body, whose files Gradio measures one by one.
     uploads = max_image_bytes * max_photos + 1_000_000
     return [Middleware(BodyLimit, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads)]
 
@@ -51,7 +51,7 @@ class BodyLimit:
             return message
 
         async def corrected(message: Message) -> None:
-            # Whatever the app makes of the broken-off body, the answer is ours.
+            # Whatever the app answers to the truncated body, ours is sent.
             nonlocal answered
             if received <= limit:
                 await send(message)

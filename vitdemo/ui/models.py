@@ -1,10 +1,10 @@
-"""The Models tab: every model there is, fetched, let go or added by name."""
+"""The Models tab: every model there is, downloaded, unloaded or added by name."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ from vitdemo.settings import Settings
 from vitdemo.ui.components.model_list import model_list, model_list_value
 from vitdemo.ui.downloads import Downloads
 from vitdemo.ui.errors import user_errors
+from vitdemo.ui.state import Values
 
 POLICIES = ("any", "listed", "none")
 
 BEAT = 0.4
-"""Seconds between two looks at a running download."""
+"""Seconds between two reports of a running download."""
 
 
 def policy_of(settings: Settings) -> str:
-    """Which models users may fetch or add.
+    """Which models users may download or add.
 
     Raises:
         SettingsError: the setting has another value.
@@ -50,9 +51,14 @@ def choices() -> list[tuple[str, str]]:
 
 
 class ModelsTab:
-    """Built inside an open `gr.Tab`; `connect` wires it when the rest of the page is there."""
+    """Built inside an open `gr.Tab`; `connect` wires it.
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    Args:
+        compared, explained: the lists of models of other tabs, which offer what is ready.
+    """
+
+    def __init__(self, pipeline: Pipeline, compared: gr.Dropdown, explained: gr.Dropdown) -> None:
+        self.compared, self.explained = compared, explained
         self.pipeline, self.downloads, self.policy = pipeline, Downloads(), policy_of(pipeline.settings)
         self.box = gr.Textbox(
             label="Add a model",
@@ -65,9 +71,10 @@ class ModelsTab:
         )
         self.list = model_list(self._value(), elem_id="model-list")
 
-    def connect(self, page: gr.Blocks, tab: gr.Tab, compared: gr.Dropdown, explained: gr.Dropdown) -> None:
+    def connect(self, page: gr.Blocks, tab: gr.Tab) -> None:
         """Let clicks, and openings of the page and of the tab, update the list and the lists of models of the other tabs."""
-        inputs, outputs = [compared, explained], [self.list, compared, explained]
+        inputs = [self.compared, self.explained]
+        outputs = [self.list, *inputs]
         # Several at once: a click on Cancel must not wait for the download that it is to end.
         options: dict[str, Any] = {
             "api_visibility": "private",
@@ -81,7 +88,7 @@ class ModelsTab:
         tab.select(self.follow, inputs, outputs, **options)
         page.load(self.follow, inputs, outputs, **options)
 
-    def on_action(self, compared: list[str], explained: str, event: gr.EventData) -> Iterator[Any]:
+    def on_action(self, compared: list[str], explained: str, event: gr.EventData) -> Iterator[Values]:
         with user_errors():
             name, action = str(event.name), str(event.action)
             if action == "download" and (self.policy == "any" or (self.policy == "listed" and name in OFFICIAL)):
@@ -100,7 +107,7 @@ class ModelsTab:
                         self.downloads.forget(name)
         yield from self.follow(compared, explained)
 
-    def on_add(self, name: str, compared: list[str], explained: str) -> Iterator[Any]:
+    def on_add(self, name: str, compared: list[str], explained: str) -> Iterator[Values]:
         message = ""
         with user_errors():
             name = name.strip()
@@ -116,25 +123,26 @@ class ModelsTab:
                 message = f"{add_folder(name).name} is added until the app ends."
         yield from self.follow(compared, explained, message)
 
-    def follow(self, compared: list[str], explained: str, message: str = "") -> Iterator[Any]:
-        """The list now, and again and again while something is being fetched."""
+    def follow(self, compared: list[str], explained: str, message: str = "") -> Iterator[Values]:
+        """The list now, and again and again while something is being downloaded."""
         offered: list[tuple[str, str]] | None = None
-        said: str | None = message
+        shown: str | None = message
         while True:
             active = self.downloads.active
-            updates: Sequence[Any] = (gr.skip(), gr.skip())
-            if (found := choices()) != offered:
-                offered = found
+            found: Values = {self.list: self._value(shown)}
+            if (now := choices()) != offered:
+                offered = now
                 names = [name for _, name in offered]
                 # What was chosen is only touched if it is gone: since this began, somebody may have chosen anew.
                 kept = [name for name in compared if name in names]
                 several: dict[str, Any] = {} if kept == compared else {"value": kept}
                 one: dict[str, Any] = {} if explained in names else {"value": names[0]}
-                updates = (gr.update(choices=offered, **several), gr.update(choices=offered, **one))
-            yield (self._value(said), *updates)
+                found[self.compared] = gr.update(choices=offered, **several)
+                found[self.explained] = gr.update(choices=offered, **one)
+            yield found
             if not active:
                 return
-            said = None
+            shown = None
             time.sleep(BEAT)
 
     def _value(self, message: str | None = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is on people's pages: asked for again, piece by piece, by their browsers.
+"""What is on people's pages: query for again, piece by piece, by their browsers.
 
 These calls pass no queue, so they never run a model: they read what a forward left behind. A result is found by an id that
 nobody can guess, so that two pages never mix; the oldest ones are forgotten when their memory is needed.
@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map, resolve_layer
-from vitdemo.errors import ForgottenError, OptionError, VitDemoError
+from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map
+from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
 from vitdemo.export.results import comparison_json, explanation_json, npz
-from vitdemo.pipeline.cache import Remembered
+from vitdemo.options.explain import resolve_layer
+from vitdemo.pipeline.cache import LRUCache
 from vitdemo.types import Comparison, Explanation, Photo
-from vitdemo.ui.components.explorer import quantised
+from vitdemo.ui.components.quantise import quantised
 
 WHOLE_LAYER = 400
 """Patches up to which a layer is sent at once; above, a row at a time."""
@@ -29,13 +30,13 @@ BUDGET = 256_000_000
 
 logger = logging.getLogger("vitdemo")
 
-Places = Sequence[float]
-"""x and y in shares of the photo's width and height."""
+Point = Sequence[float]
+"""x and y as shares of the photo's width and height."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A photo's name and `(width, height)`, and what each model made of it."""
+class StoredResult:
+    """A photo's name and `(width, height)`, and each model's explanation of it."""
 
     name: str
     size: tuple[int, int]
@@ -46,83 +47,83 @@ class Shown:
 
 
 class Results:
-    """Results by id."""
+    """Results by id, within a budget of memory."""
 
     def __init__(self, budget: int = BUDGET) -> None:
-        self._kept = Remembered(budget)
+        self._kept = LRUCache(budget)
 
     def keep(self, photo: Photo, explanations: Sequence[Explanation]) -> str:
         """Keep a result; its id."""
         key = secrets.token_urlsafe(12)
-        shown = Shown(photo.name, photo.size, tuple(explanations))
-        self._kept.put(key, shown, sum(_bytes(one) for one in explanations))
+        stored = StoredResult(photo.name, photo.size, tuple(explanations))
+        self._kept.put(key, stored, sum(_bytes(one) for one in explanations))
         return key
 
     def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
-        """What a browser may call. Each takes and gives JSON; what is wrong comes back in words, as `error`."""
+        """What a browser may call. Each takes and returns JSON; a failure is worded in `error`."""
 
-        def patch_rows(asked: dict[str, Any]) -> dict[str, Any]:
-            return self._answer(self._patch_rows, asked)
+        def patch_rows(query: dict[str, Any]) -> dict[str, Any]:
+            return self._answer(self._patch_rows, query)
 
-        def arrays(asked: dict[str, Any]) -> dict[str, Any]:
-            return self._answer(self._arrays, asked)
+        def arrays(query: dict[str, Any]) -> dict[str, Any]:
+            return self._answer(self._arrays, query)
 
-        def report(asked: dict[str, Any]) -> dict[str, Any]:
-            return self._answer(self._report, asked)
+        def report(query: dict[str, Any]) -> dict[str, Any]:
+            return self._answer(self._report, query)
 
         return [patch_rows, arrays, report]
 
-    def _answer(self, work: Callable[[Shown, dict[str, Any]], dict[str, Any]], asked: Any) -> dict[str, Any]:
+    def _answer(self, work: Callable[[StoredResult, dict[str, Any]], dict[str, Any]], query: Any) -> dict[str, Any]:
         try:
-            return work(self._found(asked), asked)
+            return work(self._stored(query), query)
         except VitDemoError as error:
             return {"error": str(error)}
         except (KeyError, TypeError, ValueError, IndexError):
             return {"error": "The question was not understood."}
         except Exception:
-            logger.exception("A question of a page failed")
+            logger.exception("A query of a page failed")
             return {"error": "Something went wrong on the server. It was logged; please try again."}
 
-    def _found(self, asked: dict[str, Any]) -> Shown:
-        found: Shown | None = self._kept.get(str(asked["id"]))
+    def _stored(self, query: dict[str, Any]) -> StoredResult:
+        found: StoredResult | None = self._kept.get(str(query["id"]))
         if found is None:
-            raise ForgottenError("The server no longer remembers this result. Choose the photo again.")
+            raise ResultExpiredError("The server no longer remembers this result. Choose the photo again.")
         return found
 
-    def _patch_rows(self, shown: Shown, asked: dict[str, Any]) -> dict[str, Any]:
-        explanation = shown.panel(asked["panel"])
+    def _patch_rows(self, stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
+        explanation = stored.panel(query["panel"])
         if not explanation.queries:
             raise OptionError("This map has no attention of single patches.")
-        layer = explanation.queries[resolve_layer(asked["layer"], len(explanation.queries))]
+        layer = explanation.queries[resolve_layer(query["layer"], len(explanation.queries))]
         patches = explanation.patch_grid[0] * explanation.patch_grid[1]
         first, last = 0, patches
-        if patches > WHOLE_LAYER or asked.get("row") is not None:
-            first = _index(asked["row"], patches)
+        if patches > WHOLE_LAYER or query.get("row") is not None:
+            first = _index(query["row"], patches)
             last = first + 1
         rows = patch_attention(layer, explanation.patch_grid, first, last)
         return {"first": first, **quantised(rows.swapaxes(0, 1))}
 
-    def _arrays(self, shown: Shown, asked: dict[str, Any]) -> dict[str, Any]:
-        explanation = as_seen(shown.panel(asked["panel"]), shown.size, asked)
-        data = npz(explanation, {"image": shown.name, **explanation_json(explanation)})
+    def _arrays(self, stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
+        explanation = as_displayed(stored.panel(query["panel"]), stored.size, query)
+        data = npz(explanation, {"image": stored.name, **explanation_json(explanation)})
         return {"data": base64.b64encode(data).decode()}
 
-    def _report(self, shown: Shown, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["panel"] is not None:
-            seen = as_seen(shown.panel(asked["panel"]), shown.size, asked)
-            return {"report": {"image": shown.name, **explanation_json(seen)}}
+    def _report(self, stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
+        if query["panel"] is not None:
+            seen = as_displayed(stored.panel(query["panel"]), stored.size, query)
+            return {"report": {"image": stored.name, **explanation_json(seen)}}
         # One layer's number is that of the deepest model; the others stand at the same share of their depth.
-        deepest = max(one.prediction.spec.num_layers for one in shown.explanations)
-        depth = resolve_layer(asked["layer"] if asked["layer"] is not None else -1, deepest) / max(1, deepest - 1)
+        deepest = max(one.prediction.spec.num_layers for one in stored.explanations)
+        depth = resolve_layer(query["layer"] if query["layer"] is not None else -1, deepest) / max(1, deepest - 1)
         compared = tuple(
-            as_seen(one, shown.size, {**asked, "layer": round(depth * (one.prediction.spec.num_layers - 1))})
-            for one in shown.explanations
+            as_displayed(one, stored.size, {**query, "layer": round(depth * (one.prediction.spec.num_layers - 1))})
+            for one in stored.explanations
         )
         pairs = tuple(agreement_of(*pair) for pair in combinations(compared, 2))
-        return {"report": {"image": shown.name, **comparison_json(Comparison(compared, pairs))}}
+        return {"report": {"image": stored.name, **comparison_json(Comparison(compared, pairs))}}
 
 
-def as_seen(explanation: Explanation, size: tuple[int, int], asked: dict[str, Any]) -> Explanation:
+def as_displayed(explanation: Explanation, size: tuple[int, int], query: dict[str, Any]) -> Explanation:
     """An explanation with the map that the controls of the page show.
 
     Args:
@@ -133,19 +134,19 @@ def as_seen(explanation: Explanation, size: tuple[int, int], asked: dict[str, An
     """
     if explanation.map is None or explanation.map.method != "attention":
         return explanation
-    layer, head, spec = asked["layer"], str(asked["head"]), explanation.prediction.spec
+    layer, head, spec = query["layer"], str(query["head"]), explanation.prediction.spec
     layer = -1 if layer is None else layer
-    if asked.get("readout") == "patch":
-        place = _patch(explanation, size, asked["patch"])
+    if query.get("readout") == "patch":
+        place = _patch(explanation, size, query["patch"])
         attribution = patch_map(explanation.queries, explanation.patch_grid, place, layer, head)
     else:
-        readout = next((name for name in spec.readouts if name == asked.get("readout")), spec.readouts[0])
+        readout = next((name for name in spec.readouts if name == query.get("readout")), spec.readouts[0])
         attribution = attention_map(explanation.rows[readout], layer, head, readout)
     attribution = replace(attribution, target=explanation.map.target)
     return replace(explanation, map=attribution, description=describe(attribution))
 
 
-def _patch(explanation: Explanation, size: tuple[int, int], place: Places | None) -> int:
+def _patch(explanation: Explanation, size: tuple[int, int], place: Point | None) -> int:
     """The number of the patch at a place of the photo, or of the nearest one that the model saw; the middle one for None."""
     left, top, right, bottom = explanation.view.crop
     rows, columns = explanation.patch_grid
@@ -160,7 +161,7 @@ def _patch(explanation: Explanation, size: tuple[int, int], place: Places | None
 def _index(value: Any, count: int) -> int:
     number = int(value)
     if not 0 <= number < count:
-        raise OptionError(f"There is no number {number}: 0 to {count - 1} can be asked for.")
+        raise OptionError(f"There is no number {number}: 0 to {count - 1} can be query for.")
     return number
 
 

@@ -1,119 +1,37 @@
-"""The Segment tab: what a transformer parts a photo into, without having been taught to."""
+"""The Segment tab: objects and parts of a photo, from a transformer that was never taught to segment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
-from vitdemo.options.segment import OWN, RESOLUTION, Parameters, default_tau
+from vitdemo.options.segment import default_tau
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import get_spec, ready_models
+from vitdemo.registry import get_spec
 from vitdemo.types import Photo
-from vitdemo.ui.components.photo import PhotoInput, Refused
+from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.components.segments import KEEP_LINK, segments_html
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.links import Addresses, image_of, segment_link
+from vitdemo.ui.links import image_of, segment_link
+from vitdemo.ui.segment_controls import LAYERED, SHARED, Choice, SegmentControls, heads_offered
 from vitdemo.ui.segment_views import Found, Segmenter, empty_view, files_of, heads_of, pictures_of, slider_of, views_of
-
-TITLES = {
-    "foreground": "Foreground: what stands out",
-    "attention": "Attention: patches that hold most of it",
-    "parts": "Parts: patches that are alike",
-    "pca": "Colours: three principal components",
-    "similarity": "Similarity: click on the picture",
-}
-LAYERED = ("attention", "foreground", "parts")
-"""Methods whose masks can follow the edges of the photo."""
-
-SHARED = ("parts", "pca", "similarity")
-"""Methods that look at several photos together."""
-
-HEADS = ["mean", "max", "min", "all"]
-
-
-class Asked(NamedTuple):
-    """What the controls of the tab ask for."""
-
-    model: str
-    beside: str
-    method: str
-    resolution: float
-    refine: bool
-    clip: bool
-    opacity: float
-    threshold: float
-    head: str
-    objects: float
-    tau: float
-    parts: float
-    within: bool
-    matches: float
-    point: tuple[float, float] | None
-    others: list[tuple[str, str]] | None
-    addresses: Addresses
-
-    @property
-    def parameters(self) -> Parameters:
-        return Parameters(
-            method=self.method,
-            threshold=self.threshold,
-            head=self.head,
-            objects=int(self.objects),
-            tau=self.tau,
-            parts=int(self.parts),
-            within=self.within,
-            point=self.point,
-            matches=int(self.matches),
-            refine=self.refine,
-            clip=self.clip,
-            resolution=int(self.resolution) or None,
-        )
+from vitdemo.ui.state import NOTHING, SEGMENT, PageState, Values
 
 
 class SegmentTab:
-    """Built inside an open `gr.Tab`; nothing runs before it is opened. `connect` wires it."""
+    """Built inside an open `gr.Tab`; nothing runs before it is opened. `connect` wires it.
 
-    def __init__(self, pipeline: Pipeline, model: str, addresses: gr.State) -> None:
-        self.segmenter = Segmenter(pipeline)
-        tau = default_tau(get_spec(model).parameters)
-        with gr.Row(equal_height=True):
-            self.model = gr.Dropdown(
-                _models(), value=model, label="Model", elem_id="segment-model", scale=3, min_width=190
-            )
-            self.beside = gr.Dropdown(
-                _others(), value="", label="Beside it", elem_id="segment-beside", scale=3, min_width=190
-            )
-            self.method = gr.Dropdown(
-                [(title, name) for name, title in TITLES.items()],
-                value="foreground",
-                label="Method",
-                elem_id="segment-method",
-                scale=5,
-                min_width=240,
-            )
-            self.resolution = gr.Slider(
-                *(0, 640, RESOLUTION),
-                step=32,
-                label="Long side",
-                info="pixels; 0: the model's own",
-                scale=4,
-                min_width=200,
-            )
-        with gr.Row(equal_height=True):
-            self.threshold = gr.Slider(0.05, 1, 0.6, step=0.05, label="Attention kept", visible=False, min_width=100)
-            self.head = gr.Dropdown(HEADS, value="mean", label="Heads", visible=False, min_width=100)
-            self.objects = gr.Slider(1, 5, 1, step=1, label="Objects", min_width=100)
-            self.parts = gr.Slider(2, 8, 4, step=1, label="Parts", visible=False, min_width=100)
-            self.tau = gr.Slider(0, 0.8, tau, step=0.05, label="Alike from cosine", min_width=100)
-            self.matches = gr.Slider(1, 10, 5, step=1, label="Best matches", visible=False, min_width=100)
-            with gr.Column(min_width=200):
-                self.within = gr.Checkbox(True, label="Only in the foreground", visible=False)
-                self.refine = gr.Checkbox(True, label="Follow the photo's edges")
-                self.clip = gr.Checkbox(False, label="Clip outlier patches")
-            self.opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity", min_width=200)
+    Args:
+        state: of the page, a `PageState`.
+    """
+
+    def __init__(self, pipeline: Pipeline, model: str, state: gr.State) -> None:
+        self.segmenter, self.state = Segmenter(pipeline), state
+        self.controls = SegmentControls(model)
         with gr.Row():
             # Of the model, and of the one beside it.
             masks, self.picture = empty_view("segment-first", visible=True)
@@ -136,155 +54,141 @@ class SegmentTab:
             self.shared = gr.Gallery(
                 label="Other photos", columns=2, height="auto", object_fit="contain", elem_id="segment-shared"
             )
-        self.point, self.last = gr.State(None), gr.State(("", "", ""))
-        self.own = {
-            "threshold": self.threshold,
-            "head": self.head,
-            "objects": self.objects,
-            "tau": self.tau,
-            "parts": self.parts,
-            "within": self.within,
-            "matches": self.matches,
-        }
-        self.settings: dict[str, Any] = {
-            "model": self.model,
-            "beside": self.beside,
-            "method": self.method,
-            "resolution": self.resolution,
-            "refine": self.refine,
-            "clip": self.clip,
-            "opacity": self.opacity,
-            **self.own,
-        }
-        """Controls by the names that links have for them."""
-        self.inputs = [*self.settings.values(), self.point, self.others, addresses]
-        self.fitted = [self.model, self.beside, *self.own.values(), self.refine]
+        self.inputs: set[Block] = {*self.controls.settings.values(), self.controls.point, self.others, state}
+        """What a segmentation depends on, beside the photo."""
         self.more = [self.zip, self.compared, self.slider, self.heads_box, self.heads, self.others_box, self.shared]
 
-    def connect(self, photo: PhotoInput, tab: gr.State, opened: gr.Tab, options: dict[str, Any]) -> None:
+    def connect(self, photo: gr.Image, opened: Any, options: dict[str, Any]) -> None:
         """Let the controls, the photo and a click on the picture make other masks.
 
-        One event for all of them, so that of many changes the last one is what is shown. What is looked at first comes first:
+        One event for all of them, so that of many changes the last one is what is shown. What is seen first comes first:
         files and the pictures below follow in a second event.
-        """
-        quiet = {**options, "show_progress": "hidden"}
-        opened.select(lambda: "segment", None, tab, api_visibility="private", show_progress="hidden")
-        sliders = (self.resolution, self.threshold, self.objects, self.tau, self.parts, self.matches)
-        others = (self.model, self.beside, self.method, self.head, self.refine, self.clip, self.within, self.others)
-        triggers = [slider.release for slider in sliders]
-        triggers += [control.change for control in (photo, tab, self.point, *others)]
-        inputs = [photo, tab, *self.inputs]
-        outputs = [*self.views, self.said, self.zip, *self.fitted, self.last, self.point]
-        gr.on(triggers, self.on_change, [self.last, *inputs], outputs, show_progress_on=self.views, **options).success(
-            self.on_more, inputs, self.more, **quiet
-        ).then(None, None, None, js=KEEP_LINK, api_visibility="private")
-        self.picture.select(self.on_click, [photo, *self.inputs], self.point, **quiet)
-        self.opacity.release(self.on_opacity, [photo, *self.inputs], [*self.views, self.slider], **quiet)
-
-    def on_change(
-        self, last: tuple[str, str, str], photo: Photo | Refused | None, tab: str, *controls: Any
-    ) -> tuple[Any, ...]:
-        """Masks and words. A model runs only where the photo, the model or the resolution are new.
 
         Args:
-            last: model, method and photo of the last time; a photo of "" is one that comes with the controls.
+            opened: the event after which the tab is open.
         """
-        asked, fitted = Asked(*controls), tuple(gr.skip() for _ in (*self.fitted, self.last, self.point))
-        if tab != "segment":
-            return (*(gr.skip() for _ in (*self.views, self.said, self.zip)), *fitted)
+        own = self.controls
+        sliders = (own.resolution, own.threshold, own.objects, own.tau, own.parts, own.matches)
+        others = (own.model, own.beside, own.method, own.head, own.refine, own.clip, own.within, self.others)
+        triggers = [slider.release for slider in sliders]
+        triggers += [control.change for control in (photo, own.point, *others)]
+        self._run_on(triggers, photo, options, changed=True)
+        self._run_on(opened.then, photo, options)
+
+        def on_click(values: Values, event: gr.SelectData) -> Any:
+            return self.clicked(values[photo], values, event)
+
+        def on_opacity(values: Values) -> Values:
+            return self.redrawn(values[photo], values)
+
+        inputs, quiet = {photo, *self.inputs}, {**options, "show_progress": "hidden"}
+        self.picture.select(on_click, inputs, self.controls.point, **quiet)
+        own.opacity.release(on_opacity, inputs, [*self.views, self.slider], **quiet)
+
+    def follow_up(self, event: Any, photo: gr.Image, options: dict[str, Any]) -> None:
+        """Segment after an event that may have opened the tab."""
+        self._run_on(event.then, photo, options)
+
+    def _run_on(self, triggers: Any, photo: gr.Image, options: dict[str, Any], changed: bool = False) -> None:
+        def on_change(values: Values) -> Values:
+            if changed and values[self.state].is_linked(values):
+                return NOTHING
+            return self.update(values[photo], values)
+
+        def on_more(values: Values) -> Values:
+            return self.below(values[photo], values)
+
+        inputs: set[Block] = {photo, *self.inputs}
+        outputs = [*self.views, self.said, self.zip, *self.controls.fitted, self.controls.point]
+        wiring: dict[str, Any] = {"show_progress_on": self.views, **options}
+        if isinstance(triggers, list):
+            event = gr.on(triggers, on_change, inputs, outputs, **wiring)
+        else:
+            event = triggers(on_change, inputs, outputs, **wiring)
+        event.success(on_more, inputs, self.more, **{**options, "show_progress": "hidden"}).then(
+            None, None, None, js=KEEP_LINK, api_visibility="private"
+        )
+
+    def update(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
+        """Masks and words. A model runs only where the photo, the model or the resolution are new."""
+        state: PageState = values[self.state]
+        if state.tab != SEGMENT:
+            return NOTHING
         with user_errors():
             if not isinstance(photo, Photo):
                 why = "Drop a photo, or choose an example." if photo is None else photo.message
                 # The last result stays, under the reason.
-                return (*(gr.skip() for _ in self.views), segments_html(why), gr.skip(), *fitted)
-            spec = get_spec(asked.model)
-            if last[0] and asked.model != last[0]:
+                return {self.said: segments_html(why)}
+            chosen, (model, _, digest) = self.controls.choice(values, values[self.others]), state.segmented
+            request, spec = chosen.request, get_spec(chosen.model)
+            if model and chosen.model != model:
                 # Another model has other heads, and its patches are alike from another cosine on.
-                head = asked.head if asked.head in heads_offered(asked.model) else "mean"
-                asked = asked._replace(head=head, tau=default_tau(spec.parameters))
-            if last[2] and photo.digest != last[2]:
-                asked = asked._replace(point=None)
-            found = self._found(photo, asked)
-            link = segment_link(image_of(photo, asked.addresses), self._said(asked))
-            said = segments_html(found.first, found.second, found.failed, link)
-            now = (asked.model, asked.method, photo.digest)
-            if now != last:
-                fitted = (*self.fit(asked), now, asked.point)
-            return (*self._pictures(found, asked), said, gr.update(interactive=False), *fitted)
+                head = request.head if str(request.head) in heads_offered(chosen.model) else "mean"
+                request = replace(request, head=head, tau=default_tau(spec.parameters))
+            if digest and photo.digest != digest:
+                request = replace(request, point=None)
+            chosen = replace(chosen, request=request)
+            found = self._found(photo, chosen)
+            link = segment_link(image_of(photo, state.urls), self.controls.linked(chosen))
+            updates: Values = {
+                **self._pictures(found, chosen),
+                self.said: segments_html(found.first, found.second, found.failed, link),
+                self.zip: gr.update(interactive=False),
+            }
+            now = (chosen.model, request.method, photo.digest)
+            if now != state.segmented:
+                state.segmented = now
+                updates |= {**self.controls.fit(chosen), self.controls.point: request.point}
+            return updates
 
-    def fit(self, asked: Asked) -> tuple[Any, ...]:
-        """Models that can be had by now, and the controls that the method has, with the heads of the model."""
-        own: dict[str, dict[str, Any]] = {name: {"visible": name in OWN[asked.method]} for name in self.own}
-        own["head"] |= {"choices": heads_offered(asked.model), "value": asked.head}
-        own["tau"] |= {"value": asked.tau}
-        refine = gr.update(visible=asked.method in LAYERED)
-        lists = gr.update(choices=_models()), gr.update(choices=_others())
-        return (*lists, *(gr.update(**update) for update in own.values()), refine)
-
-    def on_click(self, event: gr.SelectData, photo: Photo | Refused | None, *controls: Any) -> Any:
-        """The patch that others are compared with. The picture has the size of the crop."""
-        asked = Asked(*controls)
-        if asked.method != "similarity" or not isinstance(photo, Photo):
+    def clicked(self, photo: Photo | RejectedImage | None, values: Values, event: gr.SelectData) -> Any:
+        """The point whose patch others are compared with. The picture has the size of the crop."""
+        chosen = self.controls.choice(values, values[self.others])
+        if chosen.request.method != "similarity" or not isinstance(photo, Photo):
             return gr.skip()
         with user_errors():
             x, y = (float(value) for value in event.index)
-            left, top, right, bottom = self._found(photo, asked).first.view.crop
+            left, top, right, bottom = self._found(photo, chosen).first.view.crop
             return min(left + x, right - 0.01), min(top + y, bottom - 0.01)
 
-    def on_opacity(self, photo: Photo | Refused | None, *controls: Any) -> tuple[Any, ...]:
-        """Nothing is computed again but the pictures."""
-        asked = Asked(*controls)
+    def redrawn(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
+        """The pictures at another opacity: nothing else is computed again."""
+        chosen = self.controls.choice(values, values[self.others])
         if not isinstance(photo, Photo):
-            return tuple(gr.skip() for _ in (*self.views, self.slider))
+            return NOTHING
         with user_errors():
-            found = self._found(photo, asked)
-            refined = asked.refine and asked.method in LAYERED and len(found.first.masks) > 0
-            return (*self._pictures(found, asked), slider_of(found, asked.opacity) if refined else gr.skip())
+            found = self._found(photo, chosen)
+            updates = self._pictures(found, chosen)
+            if chosen.refined and len(found.first.masks):
+                updates[self.slider] = slider_of(found, chosen.opacity)
+            return updates
 
-    def on_more(self, photo: Photo | Refused | None, tab: str, *controls: Any) -> tuple[Any, ...]:
+    def below(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
         """What is below the picture: files, edges, heads and other photos."""
-        asked = Asked(*controls)
-        if not isinstance(photo, Photo) or tab != "segment":
-            return tuple(gr.skip() for _ in self.more)
+        chosen = self.controls.choice(values, values[self.others])
+        if not isinstance(photo, Photo) or values[self.state].tab != SEGMENT:
+            return NOTHING
         with user_errors():
-            found = self._found(photo, asked)
-            refined = asked.refine and asked.method in LAYERED and len(found.first.masks) > 0
-            attends, shares = asked.method == "attention", asked.method in SHARED
-            return (
-                gr.update(value=files_of(found, self.zip.GRADIO_CACHE), interactive=True),
-                gr.update(visible=refined),
-                slider_of(found, asked.opacity) if refined else gr.skip(),
-                gr.update(visible=attends),
-                heads_of(self.segmenter, found, asked.parameters, asked.opacity) if attends else gr.skip(),
-                gr.update(visible=shares),
-                pictures_of(found, asked.opacity) if shares else gr.skip(),
-            )
+            found, method, opacity = self._found(photo, chosen), chosen.request.method, chosen.opacity
+            refined = chosen.refined and len(found.first.masks) > 0
+            updates: Values = {
+                self.zip: gr.update(value=files_of(found, self.zip.GRADIO_CACHE), interactive=True),
+                self.compared: gr.update(visible=refined),
+                self.heads_box: gr.update(visible=method == "attention"),
+                self.others_box: gr.update(visible=method in SHARED),
+            }
+            if refined:
+                updates[self.slider] = slider_of(found, opacity)
+            if method == "attention":
+                updates[self.heads] = heads_of(self.segmenter, found, chosen.request, opacity)
+            if method in SHARED:
+                updates[self.shared] = pictures_of(found, opacity)
+            return updates
 
-    def _found(self, photo: Photo, asked: Asked) -> Found:
-        others = (asked.others or []) if asked.method in SHARED else []
-        return self.segmenter.find(photo, others, asked.model, asked.beside, asked.parameters)
+    def _found(self, photo: Photo, chosen: Choice) -> Found:
+        others = chosen.others if chosen.request.method in SHARED else []
+        return self.segmenter.find(photo, others, chosen.model, chosen.beside, chosen.request)
 
-    def _pictures(self, found: Found, asked: Asked) -> tuple[Any, ...]:
-        return views_of(found, asked.opacity, asked.method in LAYERED)
-
-    def _said(self, asked: Asked) -> Mapping[str, Any]:
-        """What a link says: the controls that the method has."""
-        left = {name for name in self.own if name not in OWN[asked.method]} | {"opacity"}
-        if asked.method not in LAYERED:
-            left.add("refine")
-        values = {name: value for name, value in asked._asdict().items() if name in self.settings and name not in left}
-        return {**values, "point": asked.point if asked.method == "similarity" else None}
-
-
-def heads_offered(model: str) -> list[str]:
-    """Fusions, all of them, and each."""
-    return [*HEADS, *(str(head) for head in range(get_spec(model).num_heads))]
-
-
-def _models() -> list[tuple[str, str]]:
-    """Those with patches."""
-    return [(f"{spec.family} ({spec.name})", spec.name) for spec in ready_models() if spec.readouts]
-
-
-def _others() -> list[tuple[str, str]]:
-    return [("none", ""), *_models()]
+    def _pictures(self, found: Found, chosen: Choice) -> Values:
+        pictures = views_of(found, chosen.opacity, chosen.request.method in LAYERED)
+        return dict(zip(self.views, pictures, strict=True))

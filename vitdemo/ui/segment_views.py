@@ -1,4 +1,4 @@
-"""What the Segment tab shows of a segmentation, and what it remembers."""
+"""How the Segment tab shows a segmentation, and the cache of the newest ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from PIL import Image
 
 from vitdemo.errors import VitDemoError
 from vitdemo.export.segmentation import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
+from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.cache import Remembered
-from vitdemo.pipeline.segment import Parameters, segment
+from vitdemo.pipeline.cache import LRUCache
+from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.segmentation import enlarge
 from vitdemo.types import Photo, Segmentation
 
 KEPT = 100_000_000
-"""Bytes of masks that are remembered: how they are shown changes often, what they are seldom."""
+"""Bytes of masks that are cached: their display changes often, they themselves seldom."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Found:
 
 
 class Segmenter:
-    """Segments, and remembers the newest results."""
+    """Segments, and caches the newest results."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self._kept = Remembered(KEPT)
+        self._kept = LRUCache(KEPT)
 
     def find(
-        self, photo: Photo, others: Sequence[tuple[str, str]], model: str, beside: str, asked: Parameters
+        self, photo: Photo, others: Sequence[tuple[str, str]], model: str, beside: str, request: SegmentRequest
     ) -> Found:
         """
         Args:
@@ -65,22 +66,22 @@ class Segmenter:
             failed.append(f"The first {most} of {len(others)} photos are looked at.")
         second = None
         if beside:
-            # Its own cosine: what is alike for one model is not for another.
-            (second,) = self.segment([photo], beside, replace(asked, tau=None))
-        return Found(photos, self.segment(photos, model, asked), second, tuple(failed))
+            # With its own threshold: patches that are similar for one model are not for another.
+            (second,) = self.segment([photo], beside, replace(request, tau=None))
+        return Found(photos, self.segment(photos, model, request), second, tuple(failed))
 
-    def segment(self, photos: list[Photo], model: str, asked: Parameters) -> list[Segmentation]:
+    def segment(self, photos: list[Photo], model: str, request: SegmentRequest) -> list[Segmentation]:
         spec = get_spec(model)
-        key = (tuple(one.digest for one in photos), spec.checkpoint, spec.revision, asked)
+        key = (tuple(one.digest for one in photos), spec.checkpoint, spec.revision, request)
         found: list[Segmentation] | None = self._kept.get(key)
         if found is None:
-            found = segment(self.pipeline, photos, spec, asked)
+            found = segment(self.pipeline, photos, spec, request)
             self._kept.put(key, found, sum(one.masks.nbytes for one in found))
         return found
 
 
 def empty_view(name: str, visible: bool) -> tuple[gr.AnnotatedImage, gr.Image]:
-    """Masks, and in their place, for methods that have none, a picture."""
+    """Masks, or, for methods without masks, a picture in their place."""
     return (
         gr.AnnotatedImage(label="Masks", height=520, elem_id=f"{name}-masks", buttons=["fullscreen"], visible=visible),
         gr.Image(
@@ -90,7 +91,7 @@ def empty_view(name: str, visible: bool) -> tuple[gr.AnnotatedImage, gr.Image]:
 
 
 def views_of(found: Found, opacity: float, layered: bool) -> tuple[Any, ...]:
-    """What to set masks and picture to, of either model."""
+    """Updates of masks and picture, of both models."""
     photo = found.photos[0]
     return (*_view(photo, found.first, opacity, layered), *_view(photo, found.second, opacity, layered))
 
@@ -122,9 +123,11 @@ def slider_of(found: Found, opacity: float) -> tuple[Image.Image, Image.Image]:
     )
 
 
-def heads_of(segmenter: Segmenter, found: Found, asked: Parameters, opacity: float) -> list[tuple[Image.Image, str]]:
-    """A small picture a head."""
-    (each,) = segmenter.segment(found.photos[:1], found.first.spec.name, replace(asked, head="all", refine=False))
+def heads_of(
+    segmenter: Segmenter, found: Found, request: SegmentRequest, opacity: float
+) -> list[tuple[Image.Image, str]]:
+    """One small picture per head."""
+    (each,) = segmenter.segment(found.photos[:1], found.first.spec.name, replace(request, head="all", refine=False))
     pictures = []
     for index, name in enumerate(each.names):
         part = replace(each, masks=each.masks[index : index + 1], names=(name,))
@@ -135,7 +138,7 @@ def heads_of(segmenter: Segmenter, found: Found, asked: Parameters, opacity: flo
 
 
 def pictures_of(found: Found, opacity: float) -> list[tuple[Image.Image, str]]:
-    """The other photos; of `similarity` each with what is where in the first one and in it."""
+    """The other photos; for `similarity` each with its correspondences to the first."""
     pictures = []
     for photo, result in zip(found.photos[1:], found.results[1:], strict=True):
         pictures.append((segmentation_overlay(photo, result, opacity), photo.name))

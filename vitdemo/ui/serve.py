@@ -6,7 +6,7 @@ import signal
 import threading
 
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import obtain, on_console
+from vitdemo.registry import console_progress, obtain
 from vitdemo.ui.app import build, launch_options
 
 
@@ -22,7 +22,7 @@ def serve() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pipeline = Pipeline()
     for name in pipeline.settings.models:
-        with on_console(name) as report:
+        with console_progress(name) as report:
             obtain(name, report)
     page = build(pipeline)
     page.launch(**launch_options(pipeline), prevent_thread_lock=True)

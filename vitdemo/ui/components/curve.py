@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from vitdemo.evaluation.faithfulness import Faithfulness
+from vitdemo.types import Faithfulness
 
 WIDTH, HEIGHT = 360, 160
 

@@ -1,4 +1,4 @@
-"""`gr.Image` whose pictures pass the image door: upload, drop, paste, snapshot and API calls get the same answers."""
+"""`gr.Image` that opens images with our own limits: upload, drop, paste, snapshot and API calls get the same answers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from pathlib import Path
 
 import anyio
 import gradio as gr
-from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio_client import utils as client_utils
 
 from vitdemo.errors import ImageError
-from vitdemo.images.fetch import fetch_url
-from vitdemo.images.open import open_image
-from vitdemo.settings import get_settings
 from vitdemo.types import Photo
 from vitdemo.ui.errors import user_errors, worded
+from vitdemo.ui.photos import current
 
 GONE = (
     "The photo is no longer on the server, which keeps photos for two hours and not when it restarts. Choose it again."
@@ -25,7 +22,7 @@ GONE = (
 
 
 class PhotoInput(gr.Image):
-    """Gives handlers a `Photo`, or None when it is empty; takes the path of a picture."""
+    """Gives handlers a `Photo`, or None when it is empty; takes the path of an image."""
 
     is_template = True
 
@@ -34,18 +31,19 @@ class PhotoInput(gr.Image):
             return None
         with user_errors():
             if payload.url and payload.url.startswith("data:"):
-                return open_image(payload.url)
+                return current().open(payload.url)
             if not payload.path:
                 return None
             if not Path(payload.path).is_file():
                 raise worded(GONE)
-            return replace(open_image(Path(payload.path)), name=payload.orig_name or "")
+            return replace(current().open(Path(payload.path)), name=payload.orig_name or "")
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Addresses that API clients give are fetched through our own guards, not through Gradio's."""
+        """URLs that API clients give are fetched through our own checks, not through Gradio's."""
         text = str(url_or_file_path or "")
         if client_utils.is_http_url_like(text):
-            path = await anyio.to_thread.run_sync(fetch_to_cache, text, self.GRADIO_CACHE)
+            with user_errors():
+                path = await anyio.to_thread.run_sync(current().download, text, self.GRADIO_CACHE)
             self.temp_files.add(path)
             return path
         # `preprocess` has words for what is no file; a folder among the temporary files would end Gradio's deleting of them.
@@ -55,14 +53,14 @@ class PhotoInput(gr.Image):
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A picture that did not pass the image door."""
+class RejectedImage:
+    """An image that could not be opened."""
 
     message: str
 
 
 class PagePhoto(PhotoInput):
-    """The page's own: a refusal is a value, so that handlers can show it in its place beside the last good result."""
+    """The page's own: a rejection is a value, so that handlers can show it in its place beside the last good result."""
 
     is_template = True
 
@@ -70,22 +68,11 @@ class PagePhoto(PhotoInput):
         # Gradio looks for the part of the page under the parent's name: that of `gr.Image`, not of `PhotoInput`.
         return "image"
 
-    def preprocess(self, payload: ImageData | None) -> Photo | Refused | None:  # type: ignore[override]
+    def preprocess(self, payload: ImageData | None) -> Photo | RejectedImage | None:  # type: ignore[override]
         try:
             return super().preprocess(payload)
         except gr.Error as error:
-            return Refused(html.unescape(error.message))
-
-
-def fetch_to_cache(url: str, cache: str) -> str:
-    """Fetch a picture, see that it is one, and keep it where Gradio keeps uploads and deletes them again."""
-    settings = get_settings()
-    with user_errors():
-        if not settings.url_input:
-            raise worded("This server does not fetch pictures from addresses. Upload the picture instead.")
-        data = fetch_url(url, settings)
-        open_image(data, settings)
-    return str(processing_utils.save_bytes_to_cache(data, "picture.jpg", cache_dir=cache))
+            return RejectedImage(html.unescape(error.message))
 
 
 def required(photo: Photo | None) -> Photo:
