@@ -11,8 +11,12 @@ from typing import Any
 from vitdemo.errors import SettingsError
 
 VERSION = "0.1.0"
-ROOT = Path(__file__).resolve().parent.parent
-ASSETS = ROOT / "assets"
+
+_PACKAGE = Path(__file__).resolve().parent
+ROOT: Path | None = None if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
+"""The repository that this runs from; None where a wheel was installed."""
+ASSETS = (_PACKAGE if ROOT is None else ROOT) / "assets"
+"""Embedded models, examples and the favicon; inside the package where a wheel was installed."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ PATIENCE = 30_000
 
 COUNT = """(() => {
     const ask = window.fetch.bind(window);
-    const busy = { requests: 0, events: 0 };
+    const busy = { requests: 0, events: 0, lines: 0 };
     // An event is asked for by one request, and answered on a line that all events of a page share.
     const listen = async (body) => {
         const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -53,7 +53,8 @@ COUNT = """(() => {
         if (url.includes("/queue/data")) {
             const answer = await ask(...what);
             const [own, copy] = answer.body.tee();
-            listen(copy).catch(() => {});
+            busy.lines += 1;
+            listen(copy).catch(() => {}).finally(() => { busy.lines -= 1; });
             return new Response(own, answer);
         }
         const event = url.includes("/queue/join");
@@ -70,6 +71,7 @@ COUNT = """(() => {
             busy.requests -= 1;
         }
     };
+    window.answering = () => busy.lines;
     // What an answer leads to is asked for in the same frame or in the next one.
     window.settled = async () => {
         for (let quiet = 0; quiet < 4; ) {

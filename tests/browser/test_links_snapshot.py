@@ -20,6 +20,10 @@ LINKS = {
     "explain": "head=1&layer=2&readout=distillation&model=deit-mini&image=cup&method=attention&tab=explain",
     "segment": "tab=segment&image=crab&parts=3&method=parts&model=vit-mini&beside=dino-mini&resolution=224&refine=0"
     "&clip=1&within=0&opacity=0.4&matches=7",
+    # Several controls at once: the page reports each of them on its own, and none may undo another.
+    "compare-class": "target=kangaroo&image=kangaroo&tab=compare&method=relevance",
+    "explain-resolution": "resolution=320&model=deit-mini&image=cup&tab=explain",
+    "segment-tau": "tau=0.3&tab=segment&image=cup&model=vit-mini",
     "live": "tab=live&image=panda",
     "models": "tab=models&image=rocket",
 }

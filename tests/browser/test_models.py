@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import Watched
-from tests.browser.test_page import wait_for_new_result
+from tests.browser.acts import COUNT, open_tab, too_wide, wait_for_new_result
+from tests.browser.driver import Watched, opened
 from tests.fakehub import FakeHub
 from tests.served import App, serving
 from vitdemo.registry import OFFICIAL, download, forget_folder, get_spec, hub_cache
-from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +25,6 @@ LISTED, GATED, ABSENT = (
 )
 MAE, CNN, DINO = "facebook/vit-mae-base", "microsoft/resnet-50", "facebook/dino-vits16"
 WEIGHTS = "model.safetensors"
-ONE, TWO = examples()[:2]
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +66,6 @@ def models(watched: Watched) -> Iterator[Page]:
     open_tab(watched.page, "Models")
     yield watched.page
     assert all(url.startswith(watched.app.url) for url in watched.requests)
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
 
 
 def row(page: Page, name: str) -> Locator:
@@ -141,7 +135,7 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
 
     open_tab(models, "Compare")
     wait_for_new_result(models, lambda: choose(models, "models", LISTED))
-    expect(models.locator("#compared .vd-panel")).to_have_count(6)
+    expect(models.locator("#compared .vd-panel")).to_have_count(COUNT + 1)
     assert LISTED in models.locator("#compared h2").last.inner_text()
     open_tab(models, "Explain")
     wait_for_new_result(models, lambda: choose(models, "model", LISTED), "explained")
@@ -159,7 +153,7 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
     expect(models.locator("#model input")).to_have_value("ViT (vit-mini)")
     assert LISTED not in offered(models, "model")
     open_tab(models, "Compare")
-    expect(models.locator("#models .token")).to_have_count(5)
+    expect(models.locator("#models .token")).to_have_count(COUNT)
     assert LISTED not in offered(models, "models")
 
 
@@ -207,8 +201,7 @@ def test_a_running_download_is_seen_after_a_reload_and_on_another_page(
     hub.fault("tiny/one", WEIGHTS, bytes_per_second=12_000)
     add(models, "tiny/one")
     expect(row(models, "tiny/one").get_by_role("progressbar")).to_be_visible()
-    models.reload()
-    watched.complaints.clear()  # the page that went away minds that its connection was cut
+    watched.reload()
     other = Watched(models.context.new_page(), watched.app).open()
     for page in (models, other.page):
         open_tab(page, "Models")
@@ -231,12 +224,12 @@ def test_a_choice_made_while_a_model_is_fetched_outlasts_its_arrival(models: Pag
     hub.faults.remove(slow)
     hub.down()
     hub.up()
-    expect(models.locator("#models .token")).to_have_count(4)
+    expect(models.locator("#models .token")).to_have_count(COUNT - 1)
     open_tab(models, "Models")
     expect(state(models, "tiny/one")).to_contain_text("on this machine")
     open_tab(models, "Compare")
     assert "tiny/one" in offered(models, "models")
-    expect(models.locator("#models .token")).to_have_count(4)
+    expect(models.locator("#models .token")).to_have_count(COUNT - 1)
 
 
 @pytest.mark.thorough
@@ -271,34 +264,26 @@ def focused(page: Page) -> str:
     return str(page.evaluate("document.activeElement.getAttribute('aria-label')"))
 
 
+@pytest.mark.thorough
 def test_on_a_phone_nothing_of_the_list_is_wider_than_the_page(browser: Browser, app: App, hub: FakeHub) -> None:
     download(MAE)
     hub.fault(LISTED, WEIGHTS, bytes_per_second=12_000)
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
-    watched = Watched(context.new_page(), app).open()
-    page = watched.page
-    open_tab(page, "Models")
-    press(page, "Download", GATED)
-    press(page, "Download", LISTED)
-    expect(row(page, LISTED).get_by_role("progressbar")).to_be_visible()
-    expect(state(page, GATED)).to_contain_text("gated or private")
-    assert wider(page, "#model-list *, #add-model *") == []
-    press(page, "Cancel", LISTED)
-    press(page, "Dismiss", GATED)
-    open_tab(page, "Explain")
-    choose(page, "model", MAE)
-    expect(page.locator("#rebuilt img")).to_have_count(3)
-    assert wider(page, "#masked *") == []
-    assert watched.complaints == []
-    context.close()
-
-
-def wider(page: Page, selector: str) -> list[str]:
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    found: list[str] = page.locator(selector).evaluate_all(
-        "(all) => all.filter((one) => one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML)"
-    )
-    return found
+    with opened(browser, 390, 844, has_touch=True) as context:
+        watched = Watched(context.new_page(), app).open()
+        page = watched.page
+        open_tab(page, "Models")
+        press(page, "Download", GATED)
+        press(page, "Download", LISTED)
+        expect(row(page, LISTED).get_by_role("progressbar")).to_be_visible()
+        expect(state(page, GATED)).to_contain_text("gated or private")
+        assert too_wide(page, "#model-list *, #add-model *") == []
+        press(page, "Cancel", LISTED)
+        press(page, "Dismiss", GATED)
+        open_tab(page, "Explain")
+        choose(page, "model", MAE)
+        expect(page.locator("#rebuilt img")).to_have_count(3)
+        assert too_wide(page, "#masked *") == []
+        assert watched.complaints == []
 
 
 def rebuilt(page: Page) -> list[str]:
@@ -366,13 +351,11 @@ def test_where_models_may_not_be_added_there_is_no_box_and_no_button(
 ) -> None:
     monkeypatch.setenv("VITDEMO_ADD_MODELS", "none")
     monkeypatch.setenv("VITDEMO_MODELS", "vit-mini")
-    with serving(tmp_path) as closed:
-        context = browser.new_context()
+    with serving(tmp_path) as closed, opened(browser) as context:
         watched = Watched(context.new_page(), closed).open()
         open_tab(watched.page, "Models")
         expect(row(watched.page, LISTED)).to_be_visible()
         assert watched.page.locator("#add-model").count() == 0
         assert set(watched.page.locator("#model-list button").all_inner_texts()) <= {"Unload"}
         assert watched.complaints == []
-        context.close()
     assert hub.requests == []

@@ -9,15 +9,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.test_page import COUNT, best_labels, expected_labels, pictures, result_id, upload
+from tests.browser.acts import COUNT, best_labels, example, expected_labels, pictures, upload, wait_for_new_result
+from tests.browser.driver import Watched, opened
 from tests.hostile import encode, photo
 from tests.served import App, serving
 from vitdemo.settings import ROOT
@@ -86,79 +86,56 @@ def wire(app: App) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def page(context: BrowserContext, wire: Wire) -> Page:
+def page(context: BrowserContext, app: App, wire: Wire) -> Page:
     """A page with a photo of the user's own, that knows whether it was loaded anew."""
-    return own_photo(context.new_page(), wire.url)
+    return own_photo(context, App(wire.url, app.pipeline))
 
 
-def own_photo(page: Page, url: str) -> Page:
-    answers: set[Request] = set()
-    page.on("request", lambda request: answers.add(request) if "/queue/data" in request.url else None)
-    page.on("requestfinished", lambda request: answers.discard(request))
-    page.on("requestfailed", lambda request: answers.discard(request))
-    open_page(page, url)
-    new_result(page, lambda: choose(page, "mine.png", encode(photo(300, 200), "PNG")))
-    page.evaluate("window.mark = 1")
+def own_photo(context: BrowserContext, app: App) -> Page:
+    watched = Watched(context.new_page(), app).open()
+    wait_for_new_result(watched.page, lambda: take(watched.page, "mine.png", encode(photo(300, 200), "PNG")))
+    watched.page.evaluate("window.mark = 1")
     # Of an answer that is under way, Gradio itself knows that it was cut, and loads the page anew.
-    page.wait_for_timeout(500)
-    for _ in range(100):
-        if not answers:
-            break
-        page.wait_for_timeout(100)
-    return page
+    watched.settle()
+    watched.page.wait_for_function("() => window.answering() === 0")
+    return watched.page
 
 
-def open_page(page: Page, url: str) -> Page:
-    with page.expect_response(lambda response: "/queue/data" in response.url):
-        page.goto(url)
-    page.wait_for_selector("#compared .vd-panel canvas")
-    return page
-
-
-def new_result(page: Page, act: Callable[[], object]) -> None:
-    before = result_id(page)
-    act()
-    expect(page.locator("#compared .vd-explorer")).not_to_have_attribute("data-result", before, timeout=30_000)
-
-
-def choose(page: Page, name: str, data: bytes) -> None:
+def take(page: Page, name: str, data: bytes) -> None:
     """Take the old photo away, see that it is gone, and choose this one."""
     page.get_by_label("Remove Image").click()
-    expect(page.locator("#compared .vd-hint")).to_be_visible(timeout=20_000)
+    expect(page.locator("#compared .vd-hint")).to_be_visible()
     upload(page, name, data)
 
 
 def says(page: Page, words: str) -> None:
-    expect(page.get_by_role("status").filter(has_text=words)).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("status").filter(has_text=words)).to_be_visible()
 
 
 def same_page(page: Page) -> bool:
     return bool(page.evaluate("window.mark === 1"))
 
 
-def test_a_cut_connection_is_said_at_once_and_the_page_can_still_be_read(page: Page, wire: Wire) -> None:
+def test_a_cut_connection_is_said_and_what_is_asked_for_meanwhile_is_answered_when_the_server_is_back(
+    page: Page, wire: Wire, app: App
+) -> None:
     assert page.locator("#vd-connection").inner_text() == ""
     wire.cut()
     says(page, LOST)
+    # The page can still be read.
     before = pictures(page)
     page.locator("#compared [name=layer]").fill("2")
     assert pictures(page) != before
-    assert same_page(page)
-
-
-def test_what_is_asked_for_meanwhile_is_answered_when_the_server_is_back(page: Page, wire: Wire, app: App) -> None:
-    wire.cut()
     page.locator("#models .token-remove").first.click()
-    says(page, LOST)
     assert page.locator("#compared .vd-panel").count() == COUNT
-    wire.mend(port_of(app.url))
-    says(page, BACK)
-    expect(page.locator("#compared .vd-panel")).to_have_count(COUNT - 1, timeout=30_000)
+    with page.expect_request("**/heartbeat/**"):
+        wire.mend(port_of(app.url))
+        says(page, BACK)
+    expect(page.locator("#compared .vd-panel")).to_have_count(COUNT - 1)
     assert best_labels(page) == expected_labels(app, photo(300, 200))[1:]
     assert same_page(page)
     assert page.locator(".toast-body").count() == 0
     # It notices the next time, too.
-    page.wait_for_timeout(2500)
     wire.cut()
     says(page, LOST)
 
@@ -176,11 +153,11 @@ def test_of_another_server_the_page_is_loaded_when_something_is_asked_for(page: 
     wire.mend(port_of(another.url))
     says(page, RESTARTED)
     assert same_page(page)
-    page.locator("#examples").get_by_role("button", name=examples()[1].title).click()
+    example(page, 1).click()
     says(page, RELOADED)
     assert not same_page(page)
     expect(page.locator("#compared .vd-best .vd-label")).to_have_text(expected_labels(another, examples()[0].path))
-    new_result(page, page.locator("#examples").get_by_role("button", name=examples()[1].title).click)
+    wait_for_new_result(page, example(page, 1).click)
     expect(page.locator("#compared .vd-best .vd-label")).to_have_text(expected_labels(another, examples()[1].path))
 
 
@@ -207,16 +184,15 @@ def test_the_page_can_be_loaded_anew_by_its_button(page: Page, wire: Wire, anoth
 
 
 @contextlib.contextmanager
-def server(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def server(port: int, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """`python app.py`, until it ends or the block does."""
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "GRADIO_SERVER_PORT": str(port)}
-    started = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-u", "app.py"]
+    started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(300):
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/")
-                break
-            time.sleep(0.3)
+        assert started.stdout
+        # It says where it runs when it does.
+        assert any("Running on local URL" in line for line in started.stdout)
         yield started
     finally:
         started.kill()
@@ -226,53 +202,51 @@ def server(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_a_server_that_is_told_to_end_deletes_the_photos_of_open_pages_and_the_page_outlives_it(
-    context: BrowserContext, tmp_path: Path
+    context: BrowserContext, app: App, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with server(port, tmp_path) as first:
-        page = own_photo(context.new_page(), f"http://127.0.0.1:{port}/")
+        page = own_photo(context, App(f"http://127.0.0.1:{port}/", app.pipeline))
         assert list(tmp_path.rglob("mine.png"))
         first.send_signal(signal.SIGTERM)
-        assert first.wait(timeout=30) == 0
+        assert first.wait(timeout=60) == 0
     assert not list(tmp_path.rglob("mine.png"))
     says(page, LOST)
     with server(port, tmp_path):
         says(page, RESTARTED)
         page.locator("#models .token-remove").first.click()
         says(page, RELOADED)
-        new_result(page, lambda: choose(page, "mine.png", encode(photo(240, 160), "PNG")))
+        wait_for_new_result(page, lambda: take(page, "mine.png", encode(photo(240, 160), "PNG")))
         assert page.locator("#compared .vd-panel").count() == COUNT
 
 
 @pytest.mark.thorough
 def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(context: BrowserContext, tmp_path: Path) -> None:
     with serving(tmp_path) as served:
-        page = own_photo(context.new_page(), served.url)
+        page = own_photo(context, served)
         for stored in tmp_path.rglob("mine.png"):
             stored.unlink()
         page.locator("#models .token-remove").first.click()
         expect(page.get_by_text(GONE)).to_be_visible()
-        new_result(page, lambda: choose(page, "mine.png", encode(photo(300, 200), "PNG")))
+        wait_for_new_result(page, lambda: take(page, "mine.png", encode(photo(300, 200), "PNG")))
         assert best_labels(page) == expected_labels(served, photo(300, 200))[1:]
         page.close()
 
 
 def test_two_pages_at_once_show_each_its_own(browser: Browser, app: App) -> None:
-    contexts = [browser.new_context(viewport={"width": 1440, "height": 1000}) for _ in range(2)]
-    pages = [open_page(context.new_page(), app.url) for context in contexts]
-    # The first page goes without the first model, the second one without the second.
-    for which, page in enumerate(pages):
-        new_result(page, page.locator("#models .token-remove").nth(which).click)
-    for turn in range(3):
-        photos = [photo(200 + 40 * turn, 200), photo(200, 240 + 40 * turn)]
-        # Both ask before either is answered.
+    with opened(browser) as one, opened(browser) as other:
+        pages = [Watched(context.new_page(), app).open().page for context in (one, other)]
+        # The first page goes without the first model, the second one without the second.
         for which, page in enumerate(pages):
-            choose(page, f"{turn}-{which}.png", encode(photos[which], "PNG"))
-        for which, page in enumerate(pages):
-            wanted = expected_labels(app, photos[which])
-            del wanted[which]
-            expect(page.locator("#compared .vd-best .vd-label")).to_have_text(wanted, timeout=30_000)
-    for context in contexts:
-        context.close()
+            wait_for_new_result(page, page.locator("#models .token-remove").nth(which).click)
+        for turn in range(2):
+            photos = [photo(200 + 40 * turn, 200), photo(200, 240 + 40 * turn)]
+            # Both ask before either is answered.
+            for which, page in enumerate(pages):
+                take(page, f"{turn}-{which}.png", encode(photos[which], "PNG"))
+            for which, page in enumerate(pages):
+                wanted = expected_labels(app, photos[which])
+                del wanted[which]
+                expect(page.locator("#compared .vd-best .vd-label")).to_have_text(wanted)

@@ -14,26 +14,25 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Watched
-from tests.browser.test_page import upload
+from tests.browser.acts import choose, open_tab, upload
+from tests.browser.driver import Watched
 from tests.hostile import encode
 from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation
 from vitdemo.ui.examples import examples
-from vitdemo.ui.segment import TITLES
+from vitdemo.ui.segment_controls import TITLES
 
 pytestmark = pytest.mark.browser
 
 MODEL = "dino-mini"
-OPTION = "[role=listbox] [role=option]"
 
 
 @pytest.fixture
 def page(watched: Watched) -> Page:
     """The open Segment tab."""
-    watched.page.get_by_role("tab", name="Segment").click()
+    open_tab(watched.page, "Segment")
     expect(watched.page.locator("#segment-first-masks img").first).to_be_visible()
     expect(said(watched.page)).to_contain_text(MODEL)
     watched.settle()
@@ -54,21 +53,29 @@ def listed(found: Segmentation) -> list[str]:
     return [f"{name}: {area:.1%} of the picture" for name, area in zip(found.names, found.areas, strict=True)]
 
 
-def choose(page: Page, elem: str, text: str) -> None:
-    page.locator(f"#{elem} input").click()
-    page.locator(OPTION).filter(has_text=re.compile(rf"^\W*{re.escape(text)}")).first.click()
+def plain(page: Page) -> None:
+    """Masks of whole patches: to follow the edges takes seconds a mask."""
+    page.get_by_label("Follow the photo's edges").uncheck()
 
 
-def test_the_foreground_is_there_when_the_tab_is_opened(page: Page, watched: Watched) -> None:
+def test_the_foreground_is_there_when_the_tab_is_opened_and_its_files_hold_it(page: Page, watched: Watched) -> None:
     found = expected(watched, refine=True)
     assert said(page).locator("li").all_inner_texts() == listed(found)
     rows, columns = found.patches.shape[1:]
     expect(said(page)).to_contain_text(f"{rows} \N{MULTIPLICATION SIGN} {columns} patches")
+    files = taken(page)
+    with Image.open(io.BytesIO(files["mask-01.png"])) as mask:
+        np.testing.assert_array_equal(np.asarray(mask) > 0, found.masks[0])
+    with Image.open(io.BytesIO(files["cutout.png"])) as cutout:
+        assert cutout.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3] > 0, found.masks.any(axis=0))
+    coco = json.loads(files["coco.json"])
+    assert coco["annotations"][0]["area"] == int(found.masks[0].sum())
 
 
 def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watched) -> None:
     forwards = watched.app.forwards
-    page.get_by_label("Follow the photo's edges").uncheck()
+    plain(page)
     expect(said(page).locator("li").first).to_have_text(listed(expected(watched))[0])
     choose(page, "segment-method", TITLES["attention"])
     found = expected(watched, method="attention")
@@ -118,6 +125,7 @@ def taken(page: Page) -> dict[str, bytes]:
         return {Path(name).name: archive.read(name) for name in archive.namelist()}
 
 
+@pytest.mark.thorough
 def test_another_model_is_shown_beside_it(page: Page, watched: Watched) -> None:
     choose(page, "segment-beside", "ViT (vit-mini)")
     expect(page.locator("#segment-second-masks img").first).to_be_visible()
@@ -129,17 +137,18 @@ def test_another_model_is_shown_beside_it(page: Page, watched: Watched) -> None:
 
 
 def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
+    plain(page)
     choose(page, "segment-method", TITLES["parts"])
     number = page.get_by_label("number input for Parts")
     number.fill("3")
     number.press("Tab")
     page.get_by_label("Only in the foreground").uncheck()
-    found = expected(watched, method="parts", parts=3, within=False, refine=True)
+    found = expected(watched, method="parts", parts=3, within=False)
     expect(said(page).locator("li")).to_have_text(listed(found))
-    expect(page).to_have_url(re.compile(r"tab=segment.*method=parts.*parts=3.*within=0"))
+    expect(page).to_have_url(re.compile(r"tab=segment.*method=parts.*refine=0.*parts=3.*within=0"))
     watched.settle()
     url = page.url
-    watched.page.goto(url)
+    page.goto(url)
     page.wait_for_function("window.vitdemoOpened")
     expect(said(page).locator("li")).to_have_text(listed(found))
     expect(page.get_by_label("number input for Parts")).to_have_value("3")
@@ -148,25 +157,8 @@ def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
     expect(page).to_have_url(url)
 
 
-def test_the_zip_holds_what_is_shown(page: Page, watched: Watched) -> None:
-    found = expected(watched, refine=True)
-    files = taken(page)
-    with Image.open(io.BytesIO(files["mask-01.png"])) as mask:
-        np.testing.assert_array_equal(np.asarray(mask) > 0, found.masks[0])
-    with Image.open(io.BytesIO(files["cutout.png"])) as cutout:
-        assert cutout.mode == "RGBA"
-        np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3] > 0, found.masks.any(axis=0))
-    coco = json.loads(files["coco.json"])
-    assert coco["annotations"][0]["area"] == int(found.masks[0].sum())
-
-
-def test_a_photo_of_nothing_has_no_foreground(page: Page, watched: Watched) -> None:
-    upload(page, "grey.png", encode(Image.new("RGB", (300, 200), (128, 128, 128)), "PNG"))
-    expect(said(page)).to_contain_text("No foreground found.")
-    assert said(page).locator("li").count() == 0
-
-
 def test_other_photos_share_the_parts(page: Page, watched: Watched) -> None:
+    plain(page)
     choose(page, "segment-method", TITLES["parts"])
     page.get_by_role("button", name="The same in other photos").click()
     page.locator("#segment-others input[type=file]").set_input_files(
@@ -175,14 +167,17 @@ def test_other_photos_share_the_parts(page: Page, watched: Watched) -> None:
             {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"},
         ]
     )
-    expect(page.locator("#segment-shared img")).to_have_count(1, timeout=20_000)
+    expect(page.locator("#segment-shared img")).to_have_count(1)
     expect(said(page)).to_contain_text("broken.jpg: Not a readable image")
     choose(page, "segment-method", TITLES["similarity"])
     # Beside the map of the other photo, what is where in both.
-    expect(page.locator("#segment-shared img")).to_have_count(2, timeout=20_000)
+    expect(page.locator("#segment-shared img")).to_have_count(2)
     expect(page.locator("#segment-shared")).to_contain_text("each other's nearest")
 
 
-def test_without_a_photo_the_tab_says_what_to_do(page: Page) -> None:
+def test_without_a_photo_the_tab_says_what_to_do_and_of_nothing_that_there_is_no_foreground(page: Page) -> None:
     page.get_by_label("Remove Image").click()
     expect(said(page)).to_have_text("Drop a photo, or choose an example.")
+    upload(page, "grey.png", encode(Image.new("RGB", (300, 200), (128, 128, 128)), "PNG"))
+    expect(said(page)).to_contain_text("No foreground found.")
+    assert said(page).locator("li").count() == 0

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import Watched
-from tests.browser.test_page import best_labels, expected_labels, wait_for_new_result
+from tests.browser.acts import best_labels, contrast, example, expected_labels, too_wide, wait_for_new_result
+from tests.browser.driver import Watched, opened
 from tests.hostile import encode, photo
 from tests.served import App
-from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline.batch import Row, in_words, ranked, summarise
 from vitdemo.registry import default_models
 from vitdemo.settings import Settings
@@ -141,7 +140,7 @@ class Gate:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if options.get("remember") is False and not self.permits.acquire(timeout=30):
             raise AssertionError("the test let no photo through")
-        return self.compare(*arguments, ExplainRequest(**options))
+        return self.compare(*arguments, **options)
 
 
 @pytest.fixture
@@ -166,7 +165,7 @@ def test_photos_come_one_by_one_hold_up_nobody_and_can_be_stopped(watched: Watch
     expect(page.locator("#several-gallery ol img")).to_have_count(1)
     expect(page.locator("#several-start")).to_be_disabled()
     # The survey waits, and the page works.
-    wait_for_new_result(page, page.locator("#examples").get_by_role("button").nth(1).click)
+    wait_for_new_result(page, example(page, 1).click)
     assert best_labels(page) == expected_labels(watched.app, examples()[1].path)
     page.locator("#several-stop").click()
     expect(page.locator("#several-stop")).to_be_disabled()
@@ -181,28 +180,27 @@ def test_photos_come_one_by_one_hold_up_nobody_and_can_be_stopped(watched: Watch
 def test_two_users_wait_for_each_other_and_see_their_own_photos(
     page: Page, browser: Browser, app: App, gate: Gate
 ) -> None:
-    other = Watched(browser.new_context().new_page(), app).open()
-    open_several(other.page)
-    choose(page, small("mine.png"))
-    choose(other.page, small("theirs.png"))
-    start(page)
-    expect(page.locator("#several-stop")).to_be_enabled()
-    page.wait_for_timeout(300)
-    start(other.page)
-    expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
-    # Who waits may give up, and begin again.
-    other.page.locator("#several-stop").click()
-    expect(status(other.page)).to_have_text("Stopped: 0 of 1 photo compared.")
-    start(other.page)
-    expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
-    gate.permits.release()
-    expect(status(page)).to_have_text("1 photo compared, most disagreement first.")
-    expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
-    gate.permits.release()
-    expect(status(other.page)).to_have_text("1 photo compared, most disagreement first.")
-    assert (titles(page), titles(other.page)) == (["mine.png"], ["theirs.png"])
-    assert other.complaints == []
-    other.page.context.close()
+    with opened(browser) as context:
+        other = Watched(context.new_page(), app).open()
+        open_several(other.page)
+        choose(page, small("mine.png"))
+        choose(other.page, small("theirs.png"))
+        start(page)
+        expect(status(page)).to_have_text("0 of 1 photo compared.")
+        start(other.page)
+        expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
+        # Who waits may give up, and begin again.
+        other.page.locator("#several-stop").click()
+        expect(status(other.page)).to_have_text("Stopped: 0 of 1 photo compared.")
+        start(other.page)
+        expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
+        gate.permits.release()
+        expect(status(page)).to_have_text("1 photo compared, most disagreement first.")
+        expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
+        gate.permits.release()
+        expect(status(other.page)).to_have_text("1 photo compared, most disagreement first.")
+        assert (titles(page), titles(other.page)) == (["mine.png"], ["theirs.png"])
+        assert other.complaints == []
 
 
 def test_too_many_photos_and_none_are_answered_in_words(watched: Watched, page: Page) -> None:
@@ -217,35 +215,17 @@ def test_too_many_photos_and_none_are_answered_in_words(watched: Watched, page: 
     assert watched.app.forwards == forwards
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_is_wider_than_the_screen_or_unreadable(browser: Browser, app: App, scheme: Any) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    watched = Watched(context.new_page(), app).open()
-    page = open_several(watched.page)
-    choose(page, {"a-name-without-any-place-to-break-it-at-all-which-is-very-long.jpg": CUP, "broken.jpg": CUP[:3000]})
-    start(page)
-    expect(status(page)).to_contain_text("1 photo compared")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    wide = page.locator("#several *").evaluate_all(
-        "(all) => all.filter((one) => one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.className)"
-    )
-    assert wide == []
-    for words in (".vd-words", ".vd-maps", "ul li", ".vd-error"):
-        assert page.locator(f"#several-gallery {words}").first.evaluate(_CONTRAST) >= 4.5, words
-    assert watched.complaints == []
-    context.close()
-
-
-_CONTRAST = """(element) => {
-    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-    const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    const weights = [0.2126, 0.7152, 0.0722];
-    const light = (rgb) => weights.reduce((sum, weight, i) => sum + weight * linear(rgb[i] / 255), 0);
-    let behind = element, back = [0, 0, 0, 0];
-    for (; behind && back[3] === 0; behind = behind.parentElement) {
-        back = parse(getComputedStyle(behind).backgroundColor);
-        if (back.length === 3) back.push(1);
-    }
-    const pair = [parse(getComputedStyle(element).color), back].map(light);
-    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-}"""
+    with opened(browser, 390, 844, color_scheme=scheme) as context:
+        watched = Watched(context.new_page(), app).open()
+        page = open_several(watched.page)
+        long = "a-name-without-any-place-to-break-it-at-all-which-is-very-long.jpg"
+        choose(page, {long: CUP, "broken.jpg": CUP[:3000]})
+        start(page)
+        expect(status(page)).to_contain_text("1 photo compared")
+        assert too_wide(page, "#several *") == []
+        for words in (".vd-words", ".vd-maps", "ul li", ".vd-error"):
+            assert contrast(page.locator(f"#several-gallery {words}").first) >= 4.5, words
+        assert watched.complaints == []

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vitdemo.training.optimisers as optimisers
 from tests.training.small import CLASSES, SIZE, assert_same, encoder, log_of, trainer, vit, weights
 from vitdemo.errors import TrainingError
 from vitdemo.settings import ROOT
@@ -25,7 +26,7 @@ from vitdemo.training.config import STATE, TrainConfig
 from vitdemo.training.data import PhotoSet
 from vitdemo.training.ema import EMA
 from vitdemo.training.loop import Trainer
-from vitdemo.training.optimisers import orthogonalise
+from vitdemo.training.optimisers import Muon, make_optimisers, orthogonalise
 from vitdemo.training.recipes.base import Recipe, StepContext
 from vitdemo.training.recipes.dino import Dino
 from vitdemo.training.recipes.supervised import Supervised
@@ -207,6 +208,27 @@ def test_muon_trains_the_matrices_of_the_layers_with_updates_of_adamws_size(tmp_
     # AdamW's first update is as large as the learning rate; Muon's a fifth of it, like a typical later one of AdamW.
     assert 0.0008 < moved["student.vit.layers.0.mlp.fc1.weight"] < 0.0028
     torch.testing.assert_close(moved["student.classifier.weight"], torch.tensor(0.01), rtol=0.05, atol=0)
+
+
+def test_muon_trains_filters_as_matrices() -> None:
+    filters = nn.Parameter(torch.randn(6, 4, 3, 3))
+    matrix = nn.Parameter(filters.detach().flatten(1).clone())
+    muon, adamw = make_optimisers("muon", [("layers.0.weight", filters), ("projection.weight", matrix)], 0.1, 0.0)
+    assert muon.param_groups[0]["params"] == [filters]
+    assert adamw.param_groups[0]["params"] == [matrix]
+    filters.grad = torch.randn(6, 4, 3, 3)
+    matrix.grad = filters.grad.flatten(1).clone()
+    for optimiser in (muon, Muon([matrix], 0.1, 0.0)):
+        optimiser.step()
+    torch.testing.assert_close(filters.flatten(1), matrix)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_matrices_are_orthogonalised_in_bf16_only_where_that_is_quick(
+    monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    monkeypatch.setattr(optimisers, "quick_bf16", lambda device: quick)
+    assert orthogonalise(torch.randn(1, 4, 8)).dtype == (torch.bfloat16 if quick else torch.float32)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")

@@ -1,4 +1,4 @@
-"""`python -m vitdemo COMMAND`: thin over the pipeline. JSON alone on stdout, notes and progress on stderr."""
+"""`vitdemo COMMAND`: thin over the pipeline. JSON alone on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitdemo.cli import evaluate, inference, models, segmentation, training
+from vitdemo.cli import evaluate, inference, models, page, segmentation, training
 from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
+from vitdemo.threads import prepare_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 all fine, 1 some input failed, 2 wrong usage."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    prepare_threads()
     try:
         status: int = options.run(options)
         return status
@@ -37,6 +39,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (models, inference, segmentation, evaluate, training):
+    for module in (page, models, inference, segmentation, evaluate, training):
         module.add_commands(commands)
     return parser

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitdemo.errors import OptionError
 from vitdemo.registry import console_progress, default_models, obtain
-from vitdemo.settings import Settings, get_settings
+from vitdemo.settings import ROOT, Settings, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.pipeline import Pipeline
@@ -73,6 +73,19 @@ def _obtained(name: str) -> ModelSpec:
 def settings_of(options: argparse.Namespace) -> Settings:
     settings = get_settings()
     return replace(settings, device=options.device) if options.device else settings
+
+
+def writable(spec: ModelSpec) -> ModelSpec:
+    """The model, if something may be written beside its weights.
+
+    Raises:
+        OptionError: it is part of an installed package.
+    """
+    if spec.source == "embedded" and ROOT is None:
+        raise OptionError(
+            f"{spec.name} is part of the installed package, which is not written to. Copy {spec.checkpoint}, and name the copy."
+        )
+    return spec
 
 
 def pipeline_of(options: argparse.Namespace) -> Pipeline:

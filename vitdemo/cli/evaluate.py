@@ -18,6 +18,7 @@ from vitdemo.cli.common import (
     rounded,
     settings_of,
     specs_of,
+    writable,
 )
 from vitdemo.errors import OptionError
 from vitdemo.options.methods import METHODS
@@ -78,6 +79,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vitdemo.registry import embedded_models
 
     specs = specs_of(options, every=True) if options.model else [spec for spec in embedded_models() if spec.labels]
+    if options.card or options.calibrate:
+        specs = [writable(spec) for spec in specs]
     pipeline = _pipeline(options)
     results: list[dict[str, Any]] = []
     for spec in specs:

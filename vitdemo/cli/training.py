@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded
+from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded, writable
 from vitdemo.errors import OptionError
 from vitdemo.training.config import ARCHITECTURES, OPTIMISERS, RECIPES, SIZES, TrainConfig, TrainJob
 
@@ -253,6 +253,8 @@ def run_probe(options: argparse.Namespace) -> int:
     from vitdemo.training.probe import probe
 
     spec = find_spec(options.model)
+    if options.save:
+        spec = writable(spec)
     figures = probe(spec, options.data, options.test, save=options.save, device=pick_device("auto"))
     shown = {key: rounded(value) for key, value in figures.items()}
     if options.json:
@@ -270,4 +272,4 @@ def _need_accelerate() -> None:
     try:
         import accelerate  # noqa: F401
     except ImportError:
-        raise OptionError("Training needs one more package: pip install -r requirements-train.txt") from None
+        raise OptionError("Training needs one more package: pip install accelerate") from None

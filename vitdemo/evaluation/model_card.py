@@ -58,8 +58,12 @@ def _kind(spec: ModelSpec) -> str:
     return f"{spec.family}, distilled" if "distillation" in spec.readouts else spec.family
 
 
-def write_models_table(readme: Path = ROOT / "README.md") -> None:
-    """Write the table between its marks in the README, if both are there."""
+def write_models_table(readme: Path | None = None) -> None:
+    """Write the table between its marks in the repository's README, if both are there."""
+    if readme is None:
+        if ROOT is None:
+            return
+        readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     before, begun, rest = text.partition(TABLE_BEGIN)
     _, ended, after = rest.partition(TABLE_END)

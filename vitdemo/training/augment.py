@@ -39,12 +39,13 @@ def evaluation_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return _resize(image[top : top + side, left : left + side], size)
+    return resize(image[top : top + side, left : left + side], size)
 
 
 def random_view(image: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A random resized crop (Szegedy et al. 2015, arXiv:1409.4842), flipped and colour-jittered: `[size, size, 3]`."""
-    view = _resize(_crop(image, augmentation, rng), augmentation.size)
+    top, left, down, across = crop_box(image.shape[0], image.shape[1], augmentation, rng)
+    view = resize(image[top : top + down, left : left + across], augmentation.size)
     if augmentation.flip and rng.random() < 0.5:
         view = view[:, ::-1]
     if augmentation.colour:
@@ -59,21 +60,23 @@ def random_view(image: NDArray[np.uint8], augmentation: Augmentation, rng: np.ra
     return np.ascontiguousarray(view)
 
 
-def _crop(image: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
+def crop_box(
+    height: int, width: int, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random resized crop of a photo of this height and width: its top, left, height and width in pixels."""
     for _ in range(10):
         area = height * width * rng.uniform(*augmentation.scale)
         ratio = math.exp(rng.uniform(math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])))
         across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < across <= width and 0 < down <= height:
             top, left = rng.integers(0, height - down + 1), rng.integers(0, width - across + 1)
-            return image[top : top + down, left : left + across]
+            return int(top), int(left), down, across
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
-def _resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """`[size, size, 3]`."""
     # AREA averages pixels when shrinking, but would repeat them when enlarging.
     interpolation = cv2.INTER_AREA if min(image.shape[:2]) >= size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation), np.uint8)

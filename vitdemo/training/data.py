@@ -95,7 +95,7 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
             except ImageError as error:
                 skipped.append(f"{name}: {error}")
                 continue
-            images.append(_shrink(np.asarray(photo.image)))
+            images.append(shrunk(np.asarray(photo.image)))
             names.append(label_of(name))
     found = tuple(classes) if classes is not None else tuple(sorted(set(names) - {BACKGROUND}))
     if not images:
@@ -114,7 +114,8 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
     return PhotoSet(tuple(images[number] for number in known), labels, found, tuple(skipped))
 
 
-def _shrink(image: Pixels) -> Pixels:
+def shrunk(image: Pixels) -> Pixels:
+    """The photo with its shorter side at most `STORED_SIDE` pixels long: `[H, W, 3]`."""
     height, width = image.shape[:2]
     scale = STORED_SIDE / min(height, width)
     if scale >= 1:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitdemo.errors import TrainingError
 from vitdemo.training.config import OPTIMISERS
+from vitdemo.training.precision import quick_bf16
 
 
 class Muon(torch.optim.Optimizer):
@@ -18,7 +19,7 @@ class Muon(torch.optim.Optimizer):
 
     Updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982, section 2.2), so that one learning rate serves
     both. `torch.optim.Muon` gives the same losses, but always works in bf16: on a CPU with AVX2 its step takes 12 to 34 times as
-    long.
+    long. It also refuses the filters of convolutions; here each counts as the matrix `[out, in * h * w]`, as in Jordan's own.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
@@ -33,10 +34,11 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
                 # Matrices of one shape are orthogonalised together.
-                updates = orthogonalise(torch.stack([self._nesterov(one, group["momentum"]) for one in parameters]))
+                momenta = torch.stack([self._nesterov(one, group["momentum"]) for one in parameters]).flatten(2)
+                scaled = orthogonalise(momenta) * (-0.2 * group["lr"] * math.sqrt(max(momenta.shape[1:])))
+                updates = scaled.to(parameters[0].dtype).unflatten(2, shape[1:])
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                scaled = updates * (-0.2 * group["lr"] * math.sqrt(max(shape)))
-                torch._foreach_add_(parameters, list(scaled.to(parameters[0].dtype).unbind()))
+                torch._foreach_add_(parameters, list(updates.unbind()))
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None
@@ -48,15 +50,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Approximate the nearest orthogonal matrices, `[B, m, n]`, by Newton-Schulz iteration: in bf16, on a CPU in fp32.
+    """Approximate the nearest orthogonal matrices, `[B, m, n]`, by Newton-Schulz iteration, in bf16 where that is quick.
 
     Jordan's coefficients leave singular values between about 0.7 and 1.2 after few iterations, which is close enough.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices
-    if x.device.type != "cpu":
-        x = x.bfloat16()
+    x = x.to(torch.bfloat16 if quick_bf16(x.device.type) else torch.float32)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         square = x @ x.mT
@@ -69,8 +70,8 @@ def make_optimisers(
 ) -> list[torch.optim.Optimizer]:
     """The optimisers that together train the parameters that require gradients; all of them step in every training step.
 
-    Vectors (biases, norms, tokens) and position embeddings have no weight decay. Muon trains the matrices inside the layers,
-    AdamW the rest, patch projection and heads included.
+    Vectors (biases, norms, tokens) and position embeddings have no weight decay. Muon trains the matrices and filters inside the
+    layers, AdamW the rest, patch projection and heads included.
 
     Raises:
         TrainingError: unknown name.
@@ -84,7 +85,7 @@ def make_optimisers(
         if parameter.requires_grad:
             if parameter.ndim < 2 or "position" in key or key.endswith("_token"):
                 not_decayed.append(parameter)
-            elif name == "muon" and parameter.ndim == 2 and "layer" in key:
+            elif name == "muon" and parameter.ndim in (2, 4) and "layer" in key:
                 matrices.append(parameter)
             else:
                 decayed.append(parameter)

@@ -91,9 +91,10 @@ class SegmentTab:
 
     def _run_on(self, triggers: Any, photo: gr.Image, options: dict[str, Any], changed: bool = False) -> None:
         def on_change(values: Values) -> Values:
-            if changed and values[self.state].is_linked(values):
+            state: PageState = values[self.state]
+            if changed and state.is_linked(values):
                 return NOTHING
-            return self.update(values[photo], values)
+            return self.update(values[photo], values if changed else state.with_link(values))
 
         def on_more(values: Values) -> Values:
             return self.below(values[photo], values)

@@ -46,6 +46,10 @@ class PageState:
             if value is not None and value != control.value:
                 self.pending[control] = (control.value, value)
 
+    def with_link(self, values: Values) -> Values:
+        """The values as they will be when all that a link sets has arrived."""
+        return {**values, **{control: after for control, (_, after) in self.pending.items() if control in values}}
+
     def is_linked(self, values: Values) -> bool:
         """Whether a change is none of a person's: the controls are on their way from their first values to those of a link."""
         if not self.pending.keys() <= values.keys():

@@ -111,3 +111,8 @@ def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.1) -> Tensor
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the batch; targets are probabilities."""
     return -(targets * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean of one minus the cosine similarity."""
+    return 1 - nn.functional.cosine_similarity(predicted.float(), target, dim=-1).mean()

@@ -23,7 +23,7 @@ from vitdemo.training.augment import Augmentation
 from vitdemo.training.config import STATE
 from vitdemo.training.data import Batch, Batches, PhotoSet
 from vitdemo.training.features import refit_classifier
-from vitdemo.training.recipes.base import Recipe, StepContext, cross_entropy, soft_targets
+from vitdemo.training.recipes.base import Recipe, StepContext, cosine_distance, cross_entropy, soft_targets
 from vitdemo.training.recipes.mim import block_mask
 from vitdemo.training.recipes.supervised import classifier_score
 from vitdemo.training.teacher_cache import GRID, TeacherCache
@@ -144,8 +144,8 @@ class CachedDistill(Recipe):
         if student.kept is not None:
             at_patches = at_patches.gather(1, student.kept[:, :, None].expand(-1, -1, at_patches.shape[-1]))
         terms = {
-            "patches": _cosine_distance(self.patch_head(student.patches), at_patches),
-            "whole": _cosine_distance(self.whole_head(student.whole), features.mean(dim=1)),
+            "patches": cosine_distance(self.patch_head(student.patches), at_patches),
+            "whole": cosine_distance(self.whole_head(student.whole), features.mean(dim=1)),
         }
         if hasattr(output, "distillation_logits"):
             terms["labels"] = cross_entropy(output.cls_logits, truth)
@@ -252,8 +252,3 @@ class _DropPatches:
     def __call__(self, module: nn.Module, args: Any, tokens: Tensor) -> Tensor:
         prefix, patches = tokens[:, : -self.patches], tokens[:, -self.patches :]
         return torch.cat([prefix, patches.gather(1, self.kept[:, :, None].expand(-1, -1, tokens.shape[-1]))], dim=1)
-
-
-def _cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean of one minus the cosine similarity."""
-    return 1 - nn.functional.cosine_similarity(predicted.float(), target, dim=-1).mean()
