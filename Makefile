@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all install install-dev browser lint bench clean
+.PHONY: run test test-all install install-dev browser lint bench wheel clean
 
 run: install
 	$(BIN)/python app.py
@@ -29,6 +29,10 @@ lint: install-dev
 bench: install
 	$(BIN)/python -m vitdemo bench
 
+# dist/vitdemo-VERSION-py3-none-any.whl, which holds models and examples, and the source archive.
+wheel: install-dev
+	$(BIN)/python -m hatchling build
+
 # The marks make a second run start in seconds: pip is asked again only when the lists change.
 $(VENV)/.installed: requirements.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,4 +49,4 @@ browser: install-dev
 		&& apt-get update -q && apt-get install -y -q chromium; } || $(BIN)/python -m playwright install chromium
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

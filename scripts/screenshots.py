@@ -1,4 +1,4 @@
-"""Take the README's pictures anew: `python -m scripts.screenshots URL` on a running app."""
+"""Take the documentation's pictures anew: `python -m scripts.screenshots URL` on a running app."""
 
 from __future__ import annotations
 

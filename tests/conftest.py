@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tests.served import App
     from vitdemo.pipeline import Pipeline
 
-# Small networks on a machine that others use too: threads that wait for each other cost more than they save. OpenMP reads
-# this as torch is loaded, in the processes that tests start as well.
-os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+# Small networks, and a test process for each core. OpenMP reads this as torch is loaded, in the processes that tests start as
+# well; how threads wait is said in tests/__init__.py.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 PhotoMaker = Callable[..., Photo]
 

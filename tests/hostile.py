@@ -1,4 +1,4 @@
-"""Pictures that people, phones and attackers send: the rows of the image door's table, each with what must become of it."""
+"""Images that people, phones and attackers send, each with the expected result."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ CASES = [
     Case("bitmap.bmp", encode(photo(), "BMP")),
     Case("web.webp", encode(photo(), "WEBP")),
 ]
-"""Every row of the table; a picture over the byte limit is made by the tests that need it."""
+"""An image over the byte limit is made by the tests that need it."""
 
 REFUSED = [case for case in CASES if case.refusal]
 ACCEPTED = [case for case in CASES if not case.refusal]

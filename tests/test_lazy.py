@@ -39,9 +39,10 @@ def _command(*arguments: str) -> str:
         _command("--help"),
         _command("explain", "--help"),
         _command("segment", "--help"),
+        _command("app", "--help"),
         _command("models", "--json"),
     ],
-    ids=["import", "available_models", "--help", "explain --help", "segment --help", "models --json"],
+    ids=["import", "available_models", "--help", "explain --help", "segment --help", "app --help", "models --json"],
 )
 def test_nothing_heavy_is_loaded_by(code: str) -> None:
     assert _heavy_after(code) == []

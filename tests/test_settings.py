@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
+import vitdemo.settings
 from vitdemo.errors import SettingsError
 from vitdemo.settings import ASSETS, ROOT, Settings, get_settings
 
@@ -100,3 +102,12 @@ def test_the_assets_are_found_wherever_the_process_was_started(monkeypatch: pyte
     assert ASSETS.is_absolute()
     assert (ASSETS / "models").is_dir()
     assert (ROOT / "vitdemo" / "settings.py").is_file()
+
+
+def test_an_installed_package_finds_its_assets_inside_itself_and_knows_no_repository(tmp_path: Path) -> None:
+    (tmp_path / "vitdemo" / "assets").mkdir(parents=True)
+    copied = tmp_path / "vitdemo" / "settings.py"
+    copied.write_bytes(Path(vitdemo.settings.__file__).read_bytes())
+    found = runpy.run_path(str(copied))
+    assert found["ASSETS"] == tmp_path / "vitdemo" / "assets"
+    assert found["ROOT"] is None

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from vitdemo.registry import (
     available_models,
+    console_progress,
     default_models,
     obtain,
-    on_console,
     reconstructing_model,
     segmenting_model,
 )
@@ -176,7 +176,7 @@ def load(model: str | None = None, device: str = "auto", dtype: str = "auto") ->
 def _spec(model: str | None) -> Any:
     if model is None:
         return default_models(get_settings())[0]
-    with on_console(model) as report:
+    with console_progress(model) as report:
         return obtain(model, report)
 
 

@@ -1,22 +1,22 @@
 """Errors whose message may be shown to a user.
 
     VitDemoError
-    ├── SettingsError           an environment variable has a value that cannot be used
-    ├── InputError              what the user gave cannot be used; nothing else is harmed
-    │   ├── ImageError          the image door refused a picture
-    │   │   └── UrlError        an address was refused, or did not deliver a picture
-    │   ├── UnknownModelError   no model of that name
-    │   ├── NotDownloadedError  a model of the Hub whose weights are not here yet
-    │   ├── OptionError         a layer, head, method or target out of range
-    │   └── ForgottenError      a result that is no longer in memory
-    ├── EngineError             the model could not give an answer
-    │   ├── CheckpointError     files missing, damaged, or without what is needed
-    │   ├── DownloadError       the Hub was not reached, refused, or the files could not be kept
-    │   ├── TooLargeError       the model does not fit into the memory that it may use
-    │   └── InvalidScoresError  the forward pass gave NaN or infinite scores
-    └── TrainingError           a run cannot go on; its last good state is kept
+    ├── SettingsError           an environment variable has an invalid value
+    ├── InputError              invalid input; nothing else is affected
+    │   ├── ImageError          not a readable image within the limits
+    │   │   └── UrlError        a URL was refused or did not return a file
+    │   ├── UnknownModelError   no model has this name
+    │   ├── NotDownloadedError  a Hub model whose weights are not on this machine
+    │   ├── OptionError         an option is unknown, out of range or does not apply
+    │   └── ResultExpiredError  the result is no longer in memory
+    ├── EngineError             the model could not be run
+    │   ├── CheckpointError     model files are missing, damaged or incomplete
+    │   ├── DownloadError       model files could not be fetched, verified or stored
+    │   ├── TooLargeError       the model exceeds the memory budget
+    │   └── InvalidScoresError  the forward pass returned NaN or infinite values
+    └── TrainingError           training cannot continue; the last checkpoint is kept
 
-A message names the fault, the limit and the way out. It never holds a traceback or a path of the server.
+A message states the fault, the limit and a way out, never a traceback or a path on the server.
 """
 
 from __future__ import annotations
@@ -27,56 +27,56 @@ class VitDemoError(Exception):
 
 
 class SettingsError(VitDemoError):
-    """A `VITDEMO_*` environment variable has a value that cannot be used."""
+    """A `VITDEMO_*` environment variable has an invalid value."""
 
 
 class InputError(VitDemoError):
-    """What the user gave cannot be used."""
+    """The user's input is invalid."""
 
 
 class ImageError(InputError):
-    """The image door refused a picture."""
+    """The input is not a readable image within the limits."""
 
 
 class UrlError(ImageError):
-    """An address was refused, or did not deliver a picture."""
+    """A URL was refused, or did not return a file."""
 
 
 class UnknownModelError(InputError):
-    """No model of that name."""
+    """No model has this name."""
 
 
 class NotDownloadedError(InputError):
-    """A model of the Hub whose weights are not on this machine."""
+    """The weights of a Hub model are not on this machine."""
 
 
 class OptionError(InputError):
-    """A layer, head, method or target that the model does not have."""
+    """An option is unknown, out of range, or does not apply to the model."""
 
 
-class ForgottenError(InputError):
-    """What is asked for belongs to a result that is no longer in memory."""
+class ResultExpiredError(InputError):
+    """The result is no longer in memory."""
 
 
 class EngineError(VitDemoError):
-    """The model could not give an answer."""
+    """The model could not be run."""
 
 
 class CheckpointError(EngineError):
-    """Files of a model are missing, damaged, or lack what is needed."""
+    """Model files are missing, damaged or incomplete."""
 
 
 class DownloadError(EngineError):
-    """Files of a model could not be fetched, checked or kept."""
+    """Model files could not be fetched, verified or stored."""
 
 
 class TooLargeError(EngineError):
-    """A model does not fit into the memory that models may use."""
+    """The model exceeds the memory budget."""
 
 
 class InvalidScoresError(EngineError):
-    """The forward pass gave scores that are not finite numbers."""
+    """The forward pass returned NaN or infinite values."""
 
 
 class TrainingError(VitDemoError):
-    """A training run cannot go on; its last good state is kept."""
+    """Training cannot continue; the last checkpoint is kept."""

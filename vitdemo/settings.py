@@ -1,4 +1,4 @@
-"""Settings from `VITDEMO_*` environment variables; the README has the table."""
+"""Settings from `VITDEMO_*` environment variables; `docs/settings.md` has the table, made from the docstrings here."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from typing import Any
 from vitdemo.errors import SettingsError
 
 VERSION = "0.1.0"
-ROOT = Path(__file__).resolve().parent.parent
-ASSETS = ROOT / "assets"
+
+_PACKAGE = Path(__file__).resolve().parent
+ROOT: Path | None = None if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
+"""The repository that this runs from; None where a wheel was installed."""
+ASSETS = (_PACKAGE if ROOT is None else ROOT) / "assets"
+"""Embedded models, examples and the favicon; inside the package where a wheel was installed."""
 
 
 @dataclass(frozen=True)
@@ -20,34 +24,39 @@ class Settings:
     """Limits and defaults. Each field is read from `VITDEMO_` + its name in capitals."""
 
     max_image_mb: float = 10.0
-    """Largest picture file, in 10^6 bytes; also the largest download."""
+    """Largest image file, in 10^6 bytes; also the largest download from a URL."""
     max_megapixels: float = 25.0
+    """Largest image, in 10^6 pixels."""
     max_side: int = 16_384
+    """Longest side of an image, in pixels."""
     url_input: bool = True
-    """Whether pictures may be fetched from addresses that a user gives."""
+    """Whether images may be fetched from URLs that a user gives."""
     url_timeout: float = 10.0
-    """Seconds that one address may take in all, redirects included."""
+    """Seconds that one URL may take in all, redirects included."""
     url_allow_hosts: tuple[str, ...] = ()
-    """`host` or `host:port` entries that are fetched although they resolve to a private address."""
+    """`host` or `host:port` entries, separated by commas, that are fetched although they resolve to a private address."""
     models: tuple[str, ...] = ()
-    """Models that Compare opens with; empty means every embedded one."""
+    """Models that Compare opens with, as `a,b,c`; empty means every embedded one that has labels and attention."""
     device: str = "auto"
+    """Where models run: `auto`, `cpu`, `cuda` or `mps`; `auto` means CUDA if there is one, else MPS, else the CPU."""
     dtype: str = "auto"
+    """Precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` means bf16 on CUDA, fp32 on MPS, and on the CPU fp32 unless the model
+    has 50 M parameters or more and the CPU supports bf16."""
     max_batch: int = 8
-    """How many waiting pictures of several users share one forward pass."""
+    """How many waiting images of several users share one forward pass."""
     memory_gb: float = 0.0
     """What loaded models may take, in 10^9 bytes; 0 means 70% of the free GPU memory, or half of the free main memory."""
     add_models: str = ""
-    """Which models users of the page may fetch or add: `any`, `listed` (those of the table) or `none`; empty means `any`, and
-    on a Hugging Face Space `listed`."""
+    """Which models users of the page may download or add: `any`, `listed` (the official checkpoints) or `none`; empty means
+    `any`, and on a Hugging Face Space `listed`."""
     cache_mb: float = 256.0
-    """What remembered results (captured attention, no pictures) may take in memory, in 10^6 bytes."""
+    """What cached results (captured attention, no images) may take in memory, in 10^6 bytes."""
     max_queue: int = 32
     """How many jobs may wait before the page says that it is busy."""
     max_photos: int = 50
-    """How many photos one user may compare at once in the gallery of several photos."""
+    """How many images one user may compare at once under "Several photos"."""
     data: Path | None = None
-    """Folder with the labelled photos that evaluation and some tests use."""
+    """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 
 
 def get_settings(environment: Mapping[str, str] | None = None) -> Settings:

@@ -1,4 +1,4 @@
-"""Maps from attention rows: layers, heads, fusions, words, and how far two maps agree."""
+"""Maps from attention rows: layers, heads, fusions, descriptions, and agreement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import attention_map, describe, fuse, overlap, rank_correlation
+from vitdemo.attribution import attention_map, describe, fuse, iou, overlap, rank_correlation
 from vitdemo.errors import OptionError
 from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.options.methods import METHODS
@@ -199,6 +199,15 @@ def test_the_overlap_is_taken_on_the_grid_and_the_part_of_the_photo_that_both_ha
     fine[8:10, 12:14] = 1
     # A quarter of its mass is in one patch; the coarser map, sampled, needs two: 14% each.
     assert overlap(left, View(ALL), _map(fine), View(ALL)) == overlap(_map(fine), View(ALL), left, View(ALL)) == 1 / 2
+
+
+def test_iou_of_masks_is_exact() -> None:
+    first, second = np.zeros((4, 4), np.bool_), np.zeros((4, 4), np.bool_)
+    assert iou(first, second) == 0
+    first[:2] = True
+    assert (iou(first, second), iou(first, first)) == (0, 1)
+    second[1:3] = True
+    assert iou(first, second) == 4 / 12
 
 
 def _spot(row: int, column: int, size: int = 9) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Every method equals its paper's matrix products, on every family, in double precision; and nothing of it stays behind."""
+"""Every method equals its paper's formulas, on every family, in double precision, and leaves no hooks behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
 from vitdemo import attribution
-from vitdemo.attribution import streamed_rollout
+from vitdemo.attribution import rollout
 from vitdemo.engine.attribute import attribute, read_out
 from vitdemo.errors import OptionError
 from vitdemo.models import attention_tap
@@ -53,7 +53,7 @@ Load = Callable[[str], Classifier]
 
 @pytest.fixture(scope="module")
 def load(tiny_spec: Callable[[str], ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """`load(kind)`: a tiny random model in float64. It is shared: whoever changes it makes a copy first."""
+    """`load(kind)`: a tiny random model in float64, shared: copy it before changing it."""
 
     def spec_of(kind: str) -> ModelSpec:
         if kind != REGISTERS_HEAD:
@@ -112,7 +112,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 
 
 def _eager(model: Classifier, pixels: Tensor) -> Any:
-    """What transformers itself gives: logits, attentions and hidden states, all of one graph."""
+    """transformers' own logits, attentions and hidden states, of one autograd graph."""
     # Of a copy: transformers leaves hooks on a network that was asked for these.
     model = copy.deepcopy(model)
     pixels = pixels.clone().requires_grad_()
@@ -145,7 +145,7 @@ def _start(kind: str, tokens: int) -> Tensor:
 
 
 def _textbook_rollout(attentions: Sequence[Tensor], fusion: Fusion, discard: float, class_token: bool) -> Tensor:
-    """Abnar & Zuidema: `R = A_L ... A_1` of one picture, `A = 0.5 W + 0.5 I`, W fused over the heads and normalised."""
+    """Abnar & Zuidema: `R = A_L ... A_1` of one image, `A = 0.5 W + 0.5 I`, W fused over the heads and normalised."""
     tokens = attentions[0].shape[-1]
     found = torch.eye(tokens, dtype=torch.float64)
     for heads in attentions:
@@ -160,7 +160,7 @@ def _textbook_rollout(attentions: Sequence[Tensor], fusion: Fusion, discard: flo
 
 
 def _textbook_relevance(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Chefer et al. 2021b, equations 5 and 6: all of R, of one picture."""
+    """Chefer et al. 2021b, equations 5 and 6: all of R, of one image."""
     found = torch.eye(attentions[0].shape[-1], dtype=torch.float64)
     for attention, gradient in zip(attentions, gradients, strict=True):
         found = found + (gradient * attention).clamp(min=0).mean(dim=0) @ found
@@ -197,7 +197,7 @@ def _textbook_legrad(model: Classifier, pixels: Tensor) -> Tensor:
 
 
 class _Plus(nn.Module):
-    """A module, and what is added to its output."""
+    """A module with a tensor added to its output."""
 
     def __init__(self, module: nn.Module, added: Tensor) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class _Plus(nn.Module):
 
 
 def _textbook_grad_cam(model: Classifier, pixels: Tensor, prefix: int) -> Tensor:
-    """Selvaraju et al., at the last block's normalised input: its gradient is that towards zeros that are added to it."""
+    """Selvaraju et al., at the last block's normalised input, whose gradient is that of zeros added to it."""
     hidden = _eager(model, pixels).hidden_states[-2].detach()
     changed = copy.deepcopy(model)
     block = _block_list(changed)[-1]
@@ -232,6 +232,12 @@ def _textbook_grad_cam(model: Classifier, pixels: Tensor, prefix: int) -> Tensor
 SETTINGS: tuple[tuple[Fusion, float], ...] = tuple((fusion, discard) for fusion in FUSIONS for discard in (0, 0.3, 0.9))
 
 
+def _layers(attentions: list[Tensor]) -> list[LayerQueries]:
+    """Queries and keys whose attention is the given matrices."""
+    nothing = torch.zeros(*attentions[0].shape[:3], 1, dtype=attentions[0].dtype)
+    return [LayerQueries(nothing, nothing, attention.log(), 1.0) for attention in attentions]
+
+
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_rollout_is_the_product_of_all_layers(load: Load, kind: str) -> None:
     model = load(kind)
@@ -241,11 +247,11 @@ def test_rollout_is_the_product_of_all_layers(load: Load, kind: str) -> None:
     start = _start(kind, tokens)
     for fusion, discard in SETTINGS:
         whole = [
-            _textbook_rollout([attention[picture] for attention in attentions], fusion, discard, prefix > 0)
-            for picture in (0, 1)
+            _textbook_rollout([attention[index] for attention in attentions], fusion, discard, prefix > 0)
+            for index in (0, 1)
         ]
         expected = torch.stack([start @ one for one in whole])
-        _same(attribution.rollout(attentions, start, fusion, discard, prefix > 0), expected)
+        _same(rollout(_layers(attentions), start, fusion, discard, class_token=prefix > 0), expected)
         _same(_map(model, pixels, "rollout", fusion=fusion, discard=discard), expected[:, prefix:])
 
 
@@ -260,7 +266,7 @@ def test_relevance_and_gradient_rollout_are_the_products_of_all_layers(
     prefix, tokens = PREFIX.get(kind, 1), attentions[0].shape[-1]
     start = _start(kind, tokens)
     for method, textbook in (("relevance", _textbook_relevance), ("grad-rollout", _textbook_grad_rollout)):
-        whole = [textbook([a[picture] for a in attentions], [g[picture] for g in gradients]) for picture in (0, 1)]
+        whole = [textbook([a[index] for a in attentions], [g[index] for g in gradients]) for index in (0, 1)]
         if method == "relevance":
             whole = [one - torch.eye(tokens) for one in whole]
         expected = torch.stack([start @ one for one in whole])[:, prefix:]
@@ -306,9 +312,9 @@ def test_similarity_is_the_cosine_of_final_features(load: Load, kind: str, query
         with torch.no_grad(), _implementation(model, "eager"):
             features = encoder(pixels, **model._options(pixels)).last_hidden_state[:, PREFIX.get(kind, 1) :]
     expected = torch.zeros(features.shape[:2], dtype=torch.float64)
-    for picture, places in enumerate(features):
+    for index, places in enumerate(features):
         for place, feature in enumerate(places):
-            expected[picture, place] = feature @ places[query] / feature.norm() / places[query].norm()
+            expected[index, place] = feature @ places[query] / feature.norm() / places[query].norm()
     found = _map(model, pixels, "similarity", query=query)
     _same(found, expected)
     torch.testing.assert_close(found[:, query], torch.ones(2), atol=1e-6, rtol=0)
@@ -459,19 +465,17 @@ def _queries(layers: int, heads: int, tokens: int, batch: int = 2) -> list[Layer
 
 
 @pytest.mark.parametrize("block", [1, 7, 19, 20, 21, 64])
-def test_streamed_rollout_is_that_of_matrices_whatever_the_block(block: int) -> None:
+def test_rollout_does_not_depend_on_the_block(block: int) -> None:
     layers = _queries(3, 4, 20)
-    attentions = [attention_tap.attention_rows(one.query, one.key, one.mask, one.scaling, 0, 20) for one in layers]
     start = torch.rand(20)
     start /= start.sum()
     for fusion, discard in SETTINGS:
-        expected = attribution.rollout(attentions, start, fusion, discard)
-        found = streamed_rollout(layers, start, fusion, discard, block)
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+        expected = rollout(layers, start, fusion, discard, block=1000)
+        torch.testing.assert_close(rollout(layers, start, fusion, discard, block), expected, atol=1e-6, rtol=1e-5)
 
 
 class _Shapes(TorchDispatchMode):
-    """The shape of every tensor that any operation makes."""
+    """Records the shapes of all tensors that operations create."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -486,17 +490,16 @@ class _Shapes(TorchDispatchMode):
         return any(math.prod(shape) >= tokens**2 for shape in self.shapes)
 
 
-def test_streamed_rollout_makes_no_matrix_of_all_tokens() -> None:
+def test_rollout_makes_no_matrix_of_all_tokens() -> None:
     tokens, heads, block = 700, 3, 16
     layers = _queries(2, heads, tokens, batch=1)[:1] * 2
     start = torch.ones(tokens) / tokens
     for fusion, discard in SETTINGS[:2]:
         with _Shapes() as seen:
-            streamed_rollout(layers, start, fusion, discard, block)
+            rollout(layers, start, fusion, discard, block)
         assert max(math.prod(shape) for shape in seen.shapes) <= heads * tokens * max(block, 8)
-    attention = attention_tap.attention_rows(layers[0].query, layers[0].key, None, 1.0, 0, tokens)
     with _Shapes() as seen:
-        attribution.rollout([attention], start)
+        rollout(layers, start, block=tokens)
     assert seen.square(tokens), "the recorder sees such a matrix where there is one"
 
 
@@ -520,7 +523,7 @@ def test_rows_of_rollouts_sum_to_one(load: Load, kind: str) -> None:
     attentions = [attention.detach() for attention in _eager(model, pixels).attentions]
     start = _start(kind, attentions[0].shape[-1])
     gradients = [torch.randn_like(attention) for attention in attentions]
-    rows = [attribution.rollout(attentions, start, fusion, discard) for fusion, discard in SETTINGS]
+    rows = [rollout(_layers(attentions), start, fusion, discard).double() for fusion, discard in SETTINGS]
     rows.append(attribution.grad_rollout(attentions, gradients, start))
     for row in rows:
         torch.testing.assert_close(row.sum(dim=1), torch.ones(2, dtype=torch.float64), atol=1e-5, rtol=0)
@@ -530,7 +533,7 @@ def test_rows_of_rollouts_sum_to_one(load: Load, kind: str) -> None:
 def test_rows_sum_to_one_where_heads_hardly_meet() -> None:
     attentions = [torch.full((1, 2, 4, 4), 1e-18)]
     attentions[0][0, 0, :, 0] = attentions[0][0, 1, :, 1] = 1
-    found = attribution.rollout(attentions, torch.tensor([0.0, 0, 0, 1]), "min")
+    found = rollout(_layers(attentions), torch.tensor([0.0, 0, 0, 1]), "min")
     assert float(found.sum()) == pytest.approx(1)
 
 
@@ -540,10 +543,10 @@ def test_attention_of_each_token_to_itself_keeps_everything_at_the_read_out(fusi
     identity = torch.eye(9).expand(2, 4, 9, 9)
     start = torch.zeros(9)
     start[0] = 1
-    found = attribution.rollout([identity] * 3, start, fusion, discard)
+    found = rollout(_layers([identity] * 3), start, fusion, discard)
     assert torch.equal(found, start.expand(2, -1))
     mean = torch.ones(9) / 9
-    torch.testing.assert_close(attribution.rollout([identity] * 3, mean, fusion, discard), mean.expand(2, -1))
+    torch.testing.assert_close(rollout(_layers([identity] * 3), mean, fusion, discard), mean.expand(2, -1))
 
 
 def test_without_gradients_nothing_is_relevant_and_nothing_moves() -> None:
@@ -669,23 +672,11 @@ def _record(model: Classifier, pixels: Tensor, request: Capture) -> AttentionRec
     return record
 
 
-@pytest.mark.parametrize("kind", ["vit", "beit", "dinov3"])
-def test_one_layer_that_is_asked_for_is_recorded_in_full_and_nothing_else(load: Load, kind: str) -> None:
-    model = load(kind)
-    pixels = _pixels(model)
-    expected = _eager(model, pixels).attentions
-    for layer in range(3):
-        record = _record(model, pixels, Capture(layer=layer))
-        torch.testing.assert_close(record.full.double(), expected[layer].detach(), atol=1e-6, rtol=0)
-        assert (record.rows, record.queries, record.attentions) == ({}, [], [])
-    assert _record(model, pixels, Capture(layer=3)).full is None
-
-
 def test_queries_that_are_asked_for_are_recorded_and_nothing_else(load: Load) -> None:
     model = load("beit")
     pixels = _pixels(model)
     record = _record(model, pixels, Capture(queries=True))
-    assert (record.rows, record.full, record.attentions) == ({}, None, [])
+    assert (record.rows, record.attentions) == ({}, [])
     for layer, expected in zip(record.queries, _eager(model, pixels).attentions, strict=True):
         found = attention_tap.attention_rows(layer.query, layer.key, layer.mask, layer.scaling, 0, layer.query.shape[2])
         torch.testing.assert_close(found.double(), expected.detach(), atol=1e-6, rtol=0)
@@ -698,7 +689,7 @@ def test_attention_matrices_that_gradients_are_asked_of_are_in_the_graph_and_not
     pixels = _pixels(model).requires_grad_()
     with record_attention(Capture(gradients=True)) as record:
         logits = model(pixels)
-    assert (record.rows, record.full, record.queries) == ({}, None, [])
+    assert (record.rows, record.queries) == ({}, [])
     for attention, expected in zip(record.attentions, _eager(model, pixels.detach()).attentions, strict=True):
         torch.testing.assert_close(attention.double(), expected, atol=1e-6, rtol=0)
     assert all(gradient.any() for gradient in torch.autograd.grad(logits[:, 0].sum(), record.attentions))
@@ -707,7 +698,7 @@ def test_attention_matrices_that_gradients_are_asked_of_are_in_the_graph_and_not
 def test_without_a_request_no_queries_matrices_or_rows_are_recorded(load: Load) -> None:
     model = load("vit")
     record = _record(model, _pixels(model), Capture())
-    assert (record.rows, record.full, record.queries, record.attentions) == ({}, None, [], [])
+    assert (record.rows, record.queries, record.attentions) == ({}, [], [])
 
 
 def _assert_nothing_left(model: Classifier) -> None:

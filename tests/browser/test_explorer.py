@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from tests.browser.static_page import ADDRESS, StaticExplorer, looks
+from tests.snippets import fill
 from vitdemo.attribution import agreement_of
 from vitdemo.export.results import explanation_json
-from vitdemo.export.snippets import fill, reproduce_explain
+from vitdemo.export.snippets import reproduce_explain
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline

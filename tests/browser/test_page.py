@@ -121,7 +121,7 @@ def test_a_pictures_address_is_fetched_and_a_bad_one_is_answered_in_words(
     for url, words in (
         (f"{picture_server}/gone.jpg", "404"),
         ("http://10.0.0.1/a.png", "not public"),
-        ("a picture of a cat", "not a web address"),
+        ("a picture of a cat", "not a web URL"),
     ):
         enter_address(page, url)
         expect(page.locator(".toast-body")).to_contain_text(words)

@@ -130,7 +130,7 @@ def test_a_folder_is_a_model(hub: FakeHub, tiny_folder: Callable[[str], Path]) -
         (GATED, 1, "is gated or private. Accept the licence"),
         ("someone/nothing", 1, "There is no model someone/nothing on the Hub"),
         ("./nowhere", 2, "Unknown model './nowhere'. Choose from: vit-mini"),
-        ("unheard-of", 2, "or a model of the Hub, as organisation/model"),
+        ("unheard-of", 2, "or a model on the Hub, as organisation/model"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_refused_in_words(hub: FakeHub, name: str, status: int, words: str) -> None:
@@ -142,7 +142,7 @@ def test_offline_nothing_is_asked_and_what_is_here_works(hub: FakeHub, monkeypat
     asked = len(hub.requests)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run_json("classify", CUP, "--model", LISTED)
-    assert "HF_HUB_OFFLINE forbids to fetch it" in refused("classify", CUP, "--model", OWN, status=1)
+    assert "HF_HUB_OFFLINE forbids downloads" in refused("classify", CUP, "--model", OWN, status=1)
     assert "HF_HUB_OFFLINE" in refused("download", OWN, status=1)
     assert len(hub.requests) == asked
 

@@ -107,10 +107,10 @@ def _queue(
     """The jobs, each of its own thread, wait while one forward before them is held back; on leaving, all run."""
     backend.run(spec, _pixels(99), Capture())
     (model,) = loader.models
-    (residents,) = backend._residents.values()
-    ((key, _),) = residents.held()
-    lane = residents._held[key].value
-    assert lane is not None
+    (cache,) = backend._caches.values()
+    ((key, _),) = cache.held()
+    queue = cache._held[key].value
+    assert queue is not None
     with ThreadPoolExecutor(len(jobs) + 1) as pool:
         model.open.clear()
         model.entered.clear()
@@ -119,9 +119,9 @@ def _queue(
         model.batches.clear()
         futures = []
         for pixels, capture in jobs:
-            waiting = len(lane.waiting)
+            waiting = len(queue.waiting)
             futures.append(pool.submit(backend.run, spec, pixels, capture))
-            while len(lane.waiting) == waiting:  # so that they wait in this order
+            while len(queue.waiting) == waiting:  # so that they wait in this order
                 threading.Event().wait(0.001)
         model.open.set()
         first.result(timeout=60)
@@ -469,7 +469,7 @@ def test_twenty_threads_with_three_models_and_room_for_two_get_the_answers_of_si
 
     def watch() -> None:
         while not end.wait(0.001):
-            over.extend(used.used for used in list(backend._residents.values()) if used.used > loader.budget)
+            over.extend(used.used for used in list(backend._caches.values()) if used.used > loader.budget)
 
     def work(number: int) -> None:
         dice = random.Random(number)
@@ -495,9 +495,9 @@ def test_twenty_threads_with_three_models_and_room_for_two_get_the_answers_of_si
     assert set(loader.asked) == {spec.name for spec in specs}
     assert loader.asked.total() > 3, "room for two of three: some were loaded again"
     assert transformers_globals() == before
-    (residents,) = backend._residents.values()
-    assert not residents._waiting
-    assert sum(backend.loaded().values()) == residents.used <= loader.budget
+    (cache,) = backend._caches.values()
+    assert not cache._waiting
+    assert sum(backend.loaded().values()) == cache.used <= loader.budget
 
 
 def test_with_room_for_all_of_them_each_is_loaded_once(tiny_spec: Callable[[str], ModelSpec]) -> None:
@@ -519,8 +519,8 @@ def test_a_model_that_leaves_is_out_of_memory_at_once(tiny_spec: Callable[[str],
     gc.collect()
     gc.disable()
     try:
-        (residents,) = backend._residents.values()
-        assert residents.evict() == 4 * spec.parameters
+        (cache,) = backend._caches.values()
+        assert cache.evict() == 4 * spec.parameters
         assert list(loader.models) == []
         assert list(loader.weights) == []
     finally:
@@ -694,7 +694,7 @@ def test_without_room_anywhere_the_refusal_names_the_model_and_the_way_out(spec:
         backend.run(spec, _pixels(1), ROWS)
     assert [place for _, place in loader.loads] == ["meta", "meta", "cpu", "cpu"][-2 if device == "cpu" else 0 :]
     assert backend.loaded() == {}
-    assert all(residents.used == 0 and not residents._waiting for residents in backend._residents.values())
+    assert all(cache.used == 0 and not cache._waiting for cache in backend._caches.values())
 
 
 def test_a_shared_forward_without_room_is_run_picture_by_picture(
@@ -807,6 +807,6 @@ def test_threads_whose_memory_is_full_now_and_then_all_get_their_answers(
         for future in [pool.submit(work, number) for number in range(48)]:
             future.result(60)
     assert failed == set(range(0, 48, 3))
-    (residents,) = backend._residents.values()
-    assert not residents._waiting
-    assert all(resident.users == 0 for resident in residents._held.values())
+    (cache,) = backend._caches.values()
+    assert not cache._waiting
+    assert all(entry.users == 0 for entry in cache._held.values())

@@ -40,7 +40,7 @@ def spec(tiny_spec: Callable[[str], ModelSpec]) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, photo: Callable[..., Photo]) -> Path:
-    """`test/CLASS/FILE.png`, and things in between that are no photos."""
+    """`test/CLASS/FILE.png`, with unreadable files in between."""
     root = tmp_path_factory.mktemp("labelled") / "test"
     seed = 0
     for name, count in COUNTS.items():
@@ -82,7 +82,7 @@ def _by_hand(runs: Pipeline, spec: ModelSpec, items: list[tuple[str, Photo]]) ->
     }
 
 
-def test_labels_are_the_folders_and_what_is_no_photo_is_skipped(folder: Path, archive: Path) -> None:
+def test_labels_are_the_folder_names_and_unreadable_files_are_skipped(folder: Path, archive: Path) -> None:
     for path in (folder, archive):
         items = list(read_labelled(path))
         counted = {label: sum(1 for found, _ in items if found == label) for label, _ in items}
@@ -97,7 +97,7 @@ def test_a_tar_and_a_folder_hold_the_same_photos(folder: Path, archive: Path) ->
 
 
 @pytest.mark.parametrize("batch", [1, 7, 32])
-def test_the_figures_are_those_of_a_count_by_hand_however_they_are_batched(
+def test_the_figures_equal_a_count_by_hand_for_every_batch_size(
     runs: Pipeline, spec: ModelSpec, folder: Path, batch: int
 ) -> None:
     items = list(read_labelled(folder))
@@ -115,7 +115,7 @@ def test_a_tar_and_a_folder_give_the_same_figures(runs: Pipeline, spec: ModelSpe
     assert evaluate(runs, spec, read_labelled(folder)) == evaluate(runs, spec, read_labelled(archive))
 
 
-def test_without_background_photos_the_share_of_refused_is_no_number(
+def test_without_background_photos_the_share_below_the_threshold_is_nan(
     runs: Pipeline, spec: ModelSpec, folder: Path
 ) -> None:
     labelled = (item for item in read_labelled(folder) if item[0] != BACKGROUND)
@@ -123,7 +123,7 @@ def test_without_background_photos_the_share_of_refused_is_no_number(
 
 
 @pytest.mark.parametrize("name", ["gone.tar", "gone", "text.tar", "zip.tar", "empty.tar", "flat.tar", "hollow"])
-def test_what_holds_no_photo_is_refused_by_name(tmp_path: Path, name: str, photo: Callable[..., Photo]) -> None:
+def test_a_path_without_photos_is_rejected_by_name(tmp_path: Path, name: str, photo: Callable[..., Photo]) -> None:
     (tmp_path / "text.tar").write_text("not a tar")
     (tmp_path / "zip.tar").write_bytes(b"PK\x03\x04" + bytes(600))
     tarfile.open(tmp_path / "empty.tar", "w").close()
@@ -169,7 +169,7 @@ def _loss(runs: Pipeline, spec: ModelSpec, folder: Path) -> float:
     return sum(losses) / len(losses)
 
 
-def test_the_temperature_is_the_likeliest_and_the_threshold_parts_best_and_both_are_written(
+def test_calibration_writes_the_likeliest_temperature_and_the_best_threshold(
     runs: Pipeline, mine: ModelSpec, folder: Path
 ) -> None:
     config = Path(mine.checkpoint) / "config.json"
@@ -200,7 +200,7 @@ def test_the_temperature_is_the_likeliest_and_the_threshold_parts_best_and_both_
     assert after == before
 
 
-def test_a_second_calibration_finds_the_same(runs: Pipeline, mine: ModelSpec, folder: Path) -> None:
+def test_a_second_calibration_gives_the_same(runs: Pipeline, mine: ModelSpec, folder: Path) -> None:
     first = calibrate(runs, mine, read_labelled(folder))
     second = calibrate(runs, first, read_labelled(folder))
     assert second.temperature == pytest.approx(first.temperature, rel=1e-2)
@@ -214,7 +214,7 @@ def test_scores_are_softmax_at_the_temperature(runs: Pipeline, spec: ModelSpec, 
     np.testing.assert_allclose([one.score for one in hot.labels], roots / roots.sum(), rtol=1e-5)
 
 
-def test_calibration_error_is_that_of_bins() -> None:
+def test_the_calibration_error_is_computed_over_bins() -> None:
     scores = np.array([0.05, 0.5, 0.51, 0.99, 1.0])
     right = np.array([False, True, False, True, True])
     expected = (abs(0 - 0.05) + 2 * abs(0.5 - 0.505) + 2 * abs(1 - 0.995)) / 5
@@ -222,7 +222,7 @@ def test_calibration_error_is_that_of_bins() -> None:
     assert math.isnan(calibration_error(np.zeros(0), np.zeros(0, np.bool_)))
 
 
-def test_a_temperature_that_is_none_is_refused(mine: ModelSpec) -> None:
+def test_an_invalid_temperature_is_rejected(mine: ModelSpec) -> None:
     path = Path(mine.checkpoint) / "config.json"
     config = json.loads(path.read_text())
     for wrong in (0, -1, float("nan"), float("inf")):
@@ -290,6 +290,6 @@ def test_a_card_without_both_marks_keeps_its_text_and_gets_the_figures_at_its_en
     assert _card(mine).count("| top-1 |") == 1
 
 
-def test_photos_are_read_as_they_are_asked_for(folder: Path) -> None:
+def test_photos_are_read_lazily(folder: Path) -> None:
     items: Iterator[tuple[str, Photo]] = read_labelled(folder)
     assert next(items)[0] in {BACKGROUND, *tiny.LABELS}

@@ -1,4 +1,4 @@
-"""The bench runs what it names, and prints what it promises. No test looks at how long anything takes."""
+"""The benchmark runs and prints every variant. No test looks at durations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def positive(ratio: dict[str, float]) -> bool:
 
 
 @pytest.mark.parametrize("kind", [*tiny.KINDS, "resnet"])
-def test_everything_that_a_kind_can_do_is_timed_over_its_plain_forward(tiny_spec: SpecOf, kind: str) -> None:
+def test_every_variant_is_timed_relative_to_the_plain_forward_pass(tiny_spec: SpecOf, kind: str) -> None:
     spec = tiny_spec(kind)
     entry = bench.bench(spec, SETTINGS, pairs=1, dtype="auto", batch=2)
     attention = [] if kind == "resnet" else [bench.TAPPED, bench.EAGER]
@@ -44,7 +44,7 @@ def test_everything_that_a_kind_can_do_is_timed_over_its_plain_forward(tiny_spec
 
 
 @pytest.mark.parametrize("kind", ["vit", "dino", "hybrid", "resnet"])
-def test_alone_a_model_is_also_compared_with_transformers_and_with_bf16(tiny_spec: SpecOf, kind: str) -> None:
+def test_at_batch_1_a_model_is_also_compared_with_transformers_and_bf16(tiny_spec: SpecOf, kind: str) -> None:
     spec = tiny_spec(kind)
     entry = bench.bench(spec, SETTINGS, pairs=1, dtype="fp32")
     # Only what transformers can load, and what has classes.
@@ -66,7 +66,7 @@ def test_methods_that_keep_all_matrices_are_left_out_where_they_would_not_fit(ti
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_what_is_compared_computes_the_same_scores(tiny_spec: SpecOf, kind: str) -> None:
+def test_the_compared_variants_compute_the_same_features(tiny_spec: SpecOf, kind: str) -> None:
     model = load_model(tiny_spec(kind), torch.device("cpu"), torch.float32)
     pixels = torch.randn(2, 3, *model.spec.image_size)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_what_is_compared_computes_the_same_scores(tiny_spec: SpecOf, kind: str)
 # Commands
 
 
-def test_json_has_an_entry_a_model(capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf) -> None:
+def test_json_has_one_entry_per_model(capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf) -> None:
     folders = [str(tiny_folder(kind)) for kind in ("vit", "dino")]
     command = ["bench", "--models", ",".join(folders), "--pairs", "1", "--batch", "2", "--resolution", "64"]
     assert main([*command, "--no-memory", "--json"]) == 0
@@ -96,7 +96,7 @@ def test_json_has_an_entry_a_model(capsys: pytest.CaptureFixture[str], tiny_fold
     assert all(list(ratio) == ["median", "q1", "q3"] for entry in entries for ratio in entry["ratios"].values())
 
 
-def test_text_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf) -> None:
+def test_text_has_one_line_per_comparison(capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf) -> None:
     assert main(["bench", "--model", str(tiny_folder("vit")), "--pairs", "1", "--no-memory"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("tiny-vit  32 x 32 px, 17 tokens, batch 1  (cpu, fp32, ")
@@ -118,7 +118,7 @@ def test_text_has_a_line_for_each_comparison(capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.timeout(400)
 @pytest.mark.thorough
-def test_memory_is_measured_in_processes_of_their_own(
+def test_memory_is_measured_in_separate_processes(
     capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
@@ -143,7 +143,7 @@ def test_a_variant_alone_prints_its_bytes(
     assert found["bytes"] >= 0
 
 
-def test_random_weights_make_an_official_encoder_of_the_same_shape(tmp_path: Path) -> None:
+def test_random_weights_have_the_shape_of_the_official_encoder(tmp_path: Path) -> None:
     known = OFFICIAL["facebook/dino-vits16"]
     made = bench.random_checkpoint(known.name, tmp_path)
     for field in ("model_type", "num_layers", "num_heads", "patch_size", "image_size", "parameters", "labels"):
@@ -151,9 +151,9 @@ def test_random_weights_make_an_official_encoder_of_the_same_shape(tmp_path: Pat
     assert made.readouts == known.readouts
 
 
-def test_random_weights_are_for_the_named_encoders_only(tmp_path: Path) -> None:
+def test_random_weights_are_available_for_the_named_encoders_only(tmp_path: Path) -> None:
     for name in ("google/vit-base-patch16-224", "facebook/dinov2-small", "vit-mini", ""):
-        with pytest.raises(OptionError, match=r"Random weights are made for: .*facebook/dino-vits16") as caught:
+        with pytest.raises(OptionError, match=r"Random weights are available for: .*facebook/dino-vits16") as caught:
             bench.random_checkpoint(name, tmp_path)
         assert "google" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -163,7 +163,7 @@ def test_random_weights_are_for_the_named_encoders_only(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--model", "resnet-9000"], "Unknown model"),
-        (["--random", "google/vit-base-patch16-224"], "Random weights are made for"),
+        (["--random", "google/vit-base-patch16-224"], "Random weights are available for"),
         (["--model", "vit-mini", "--variant", "magic"], "Unknown variant 'magic'. Choose from: plain forward"),
         (["--model", "vit-mini", "--resolution", "3", "--no-memory"], "at least one patch"),
         (["--pairs", "0"], "not a whole number above 0"),

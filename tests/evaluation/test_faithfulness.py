@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
+from tests.asking import split
 from vitdemo.cli import main
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
@@ -184,8 +185,8 @@ def with_map(pipeline: Pipeline, values: Tensor) -> Pipeline:
     """The pipeline, whose maps are all these values."""
     explain = pipeline.explain
 
-    def answer(photo: Photo, spec: ModelSpec, **options: Any) -> Explanation:
-        found = explain(photo, spec, **options)
+    def answer(photo: Photo, spec: ModelSpec, request: ExplainRequest, **options: Any) -> Explanation:
+        found = explain(photo, spec, request, **options)
         assert found.map is not None
         return replace(found, map=replace(found.map, values=values.view(found.patch_grid).numpy()))
 
@@ -231,7 +232,9 @@ def test_each_patch_takes_its_own_share_of_the_score_with_it(
 
 
 def test_the_random_baseline_is_that_of_its_seed(own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
-    first, again, other = (faithfulness(own, photo(), tiny_spec("vit"), steps=4, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (
+        faithfulness(own, photo(), tiny_spec("vit"), ExplainRequest(), steps=4, seed=seed) for seed in (3, 3, 4)
+    )
     assert first == again
     assert first.random != other.random
     assert first.deletion == other.deletion
@@ -239,7 +242,7 @@ def test_the_random_baseline_is_that_of_its_seed(own: Pipeline, tiny_spec: SpecO
 
 def test_a_known_baseline_is_not_measured_again(tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     counted = Pipeline(SETTINGS)
-    first = faithfulness(counted, photo(), tiny_spec("vit"), steps=4)
+    first = faithfulness(counted, photo(), tiny_spec("vit"), ExplainRequest(), steps=4)
     before = counted.backend.forwards
     second = faithfulness(counted, photo(), tiny_spec("vit"), ExplainRequest("rollout"), steps=4, baseline=first.random)
     assert second.random == first.random
@@ -300,8 +303,9 @@ def test_small_batches_and_bf16_give_the_same_curves(own: Pipeline, tiny_spec: S
 def test_what_cannot_be_measured_is_refused_in_words(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, kind: str, options: dict[str, Any], words: str
 ) -> None:
+    request, others = split(options)
     with pytest.raises(OptionError, match=words):
-        faithfulness(own, photo(), tiny_spec(kind), ExplainRequest(**options))
+        faithfulness(own, photo(), tiny_spec(kind), request, **others)
 
 
 def test_figures_are_means_over_photos_and_intervals_hold_the_mean_difference(
@@ -440,6 +444,6 @@ def test_a_tiny_model_in_a_folder_is_measured_by_its_own_files(
     tmp_path: Path, own: Pipeline, photo: PhotoMaker
 ) -> None:
     spec = spec_from_folder(tiny.save(tmp_path / "other", "vit", patch_size=16))
-    found = faithfulness(own, photo(), spec, steps=4)
+    found = faithfulness(own, photo(), spec, ExplainRequest(), steps=4)
     # Four patches: a step each.
     assert len(set(found.deletion)) == 5

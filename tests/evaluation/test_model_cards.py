@@ -1,4 +1,4 @@
-"""The figures in the model cards are true: measured again on a fixed sample of the photos that they were measured on."""
+"""The figures in the model cards are right: measured again on a fixed sample of the same photos."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_the_top1_of_the_card_is_reached(
         predictions = pipeline.classify([photo for _, photo in chunk], spec, top_k=1)
         right += sum(label == found.labels[0].label for (label, _), found in zip(chunk, predictions, strict=True))
     count = len(photos)
-    # Three standard deviations of a draw without putting back: about 10 points for 181 of 1,086 photos.
+    # Three standard deviations of a draw without replacement: about 10 points for 181 of 1,086 photos.
     margin = 3 * math.sqrt(stated * (1 - stated) / count * (total - count) / (total - 1))
     assert abs(right / count - stated) <= margin, f"{right} of {count} are right; the card says {stated:.1%}"

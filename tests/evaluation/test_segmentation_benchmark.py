@@ -14,7 +14,7 @@ from vitdemo.errors import InputError, OptionError
 from vitdemo.evaluation.segmentation_benchmark import (
     AREAS,
     LIST,
-    ROOM,
+    MAX_SPAN,
     SHARES,
     Mask,
     Overlap,
@@ -23,12 +23,11 @@ from vitdemo.evaluation.segmentation_benchmark import (
     centre_box,
     composites,
     cut_out,
-    everything,
     halves,
     listed,
     mean_iou,
-    overlap,
     paste,
+    whole_photo,
 )
 from vitdemo.images.open import open_image
 from vitdemo.options.segment import SegmentRequest
@@ -79,14 +78,14 @@ def test_the_object_on_a_plain_ground_is_cut_out_exactly() -> None:
     assert np.array_equal(cut_out(picture), mask)
 
 
-def test_a_hole_belongs_to_the_object_and_specks_do_not() -> None:
+def test_holes_belong_to_the_object_and_specks_do_not() -> None:
     picture, mask = plain()
     picture[28:31, 40:44] = 250
     picture[5:9, 5:9] = 0
     assert np.array_equal(cut_out(picture), mask)
 
 
-def test_noise_within_the_tolerance_is_ground() -> None:
+def test_noise_within_the_tolerance_is_background() -> None:
     picture, mask = plain(colour=230)
     noise = np.random.default_rng(0).integers(-8, 9, picture.shape)
     picture[~mask] = (picture + noise).astype(np.uint8)[~mask]
@@ -102,7 +101,7 @@ def test_an_object_may_touch_the_border() -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(29, 32), slice(5, 55)], ids=["too small", "too large"])
-def test_an_implausible_area_is_refused(rows: slice) -> None:
+def test_an_implausible_area_is_rejected(rows: slice) -> None:
     picture = np.full((60, 80, 3), 250, np.uint8)
     picture[rows, 5:75] = 0
     assert not AREAS[0] <= (picture == 0).mean() <= AREAS[1]
@@ -139,10 +138,10 @@ def test_a_long_object_fits_into_the_scene() -> None:
     mask[8:14, 10:190] = True
     for seed in range(8):
         _, alpha = paste(picture, mask, np.zeros((160, 160, 3), np.uint8), np.random.default_rng(seed))
-        assert np.ptp(np.flatnonzero(alpha.any(axis=0))) < 160 * ROOM + 1
+        assert np.ptp(np.flatnonzero(alpha.any(axis=0))) < 160 * MAX_SPAN + 1
 
 
-def test_composites_are_the_same_every_time_and_in_every_part_of_the_list(tar: Path, three: list[Pair]) -> None:
+def test_composites_are_reproducible_and_independent_of_the_rest_of_the_list(tar: Path, three: list[Pair]) -> None:
     (alone,) = composites(tar, listed()[2:3])
     assert alone[0].digest == three[2][0].digest
     assert np.array_equal(alone[1], three[2][1])
@@ -159,19 +158,10 @@ def test_every_listed_photo_makes_a_composite_that_shows_its_object(tar: Path) -
 
 
 def test_the_halves_share_nothing_and_do_not_depend_on_the_rest_of_the_list() -> None:
-    chosen_on, reported = halves(listed())
-    assert sorted([*chosen_on, *reported]) == sorted(listed())
-    assert min(len(chosen_on), len(reported)) > 20
-    assert halves(reported) == ([], reported)
-
-
-def test_overlap_is_exact() -> None:
-    first, second = np.zeros((4, 4), np.bool_), np.zeros((4, 4), np.bool_)
-    assert overlap(first, second) == 0
-    first[:2] = True
-    assert (overlap(first, second), overlap(first, first)) == (0, 1)
-    second[1:3] = True
-    assert overlap(first, second) == 4 / 12
+    chosen_on, for_report = halves(listed())
+    assert sorted([*chosen_on, *for_report]) == sorted(listed())
+    assert min(len(chosen_on), len(for_report)) > 20
+    assert halves(for_report) == ([], for_report)
 
 
 def test_the_figures_of_an_overlap_are_exact() -> None:
@@ -197,11 +187,11 @@ def test_the_centre_box_has_the_mean_area_and_the_photo_s_shape() -> None:
     corner[:20, :40] = True
     found = centre_box([pair(middle), pair(corner)])
     assert found.values == (1.0, 200 / 1400)
-    assert everything([pair(middle)]).values == (0.25,)
+    assert whole_photo([pair(middle)]).values == (0.25,)
 
 
-def test_nothing_to_measure_on_is_told(pipeline: Pipeline, vit: ModelSpec) -> None:
-    for measure in (centre_box, everything, lambda pairs: mean_iou(pipeline, vit, pairs)):
+def test_an_empty_benchmark_is_rejected(pipeline: Pipeline, vit: ModelSpec) -> None:
+    for measure in (centre_box, whole_photo, lambda pairs: mean_iou(pipeline, vit, pairs)):
         with pytest.raises(OptionError, match="no composites"):
             measure([])
 
@@ -222,7 +212,7 @@ def test_models_are_measured_on_the_composites(pipeline: Pipeline, three: list[P
     assert 0 <= min(found.values) <= max(found.values) <= 1
 
 
-def test_an_archive_without_the_listed_photos_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_archive_without_the_listed_photos_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "cup").mkdir()
     (tmp_path / "cup" / "one.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"lacks \d+ of the \d+ listed photos, such as test/.*archive"):
@@ -253,7 +243,7 @@ def test_the_command_gives_figures_and_baselines(
     assert "dino-mini, refined" in words
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_missing_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cup").mkdir()
     (tmp_path / "cup" / "one.jpg").write_bytes(b"")
     assert main(["evaluate", str(tmp_path), "--segmentation", "--model", "dino-mini"]) != 0

@@ -1,4 +1,4 @@
-"""Results as JSON and files have the keys, the types and the shapes of the contracts."""
+"""Results as JSON and NPZ have the documented keys, types and shapes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.asking import split
 from vitdemo.export.results import comparison_json, explanation_json, model_json, prediction_json, save_npz
-from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, ready_models
 from vitdemo.settings import Settings
@@ -53,11 +53,16 @@ def explained(
     runs: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> Callable[..., Explanation]:
     """`explained(kind, **options)`: a real explanation by a tiny model."""
-    return lambda kind="vit", **options: runs.explain(photo(96, 64), tiny_spec(kind), ExplainRequest(**options))
+
+    def explained(kind: str = "vit", **options: Any) -> Explanation:
+        request, others = split(options)
+        return runs.explain(photo(96, 64), tiny_spec(kind), request, **others)
+
+    return explained
 
 
 def _read_back(value: Any) -> Any:
-    """Through JSON as strict readers take it."""
+    """A round trip through strict JSON."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""What is taken away of a segmentation: every file read back."""
+"""Every file of an exported segmentation is read back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def one(photo: Maker) -> Photo:
 
 
 def decode(counts: list[int], size: list[int]) -> NDArray[np.bool_]:
-    """As the COCO tools read run lengths: zeros and ones in turn, down the columns."""
+    """Decode run lengths as the COCO tools do: alternating zeros and ones, column-major."""
     height, width = size
     mask = np.zeros((height, width), np.bool_)
     place = 0
@@ -45,9 +45,9 @@ def decode(counts: list[int], size: list[int]) -> NDArray[np.bool_]:
 
 
 def read(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_every_method_has_its_files(one: Photo, method: str, names: set[str], wi
 
 
 def test_a_cutout_is_the_crop_opaque_where_any_mask_is(one: Photo) -> None:
-    picture = read(files(one, segmentation())["cutout.png"])
-    assert picture.mode == "RGBA"
-    pixels = np.asarray(picture)
+    image = read(files(one, segmentation())["cutout.png"])
+    assert image.mode == "RGBA"
+    pixels = np.asarray(image)
     union = masks()[0] | masks()[1]
     assert np.array_equal(pixels[:, :, 3], union * 255)
     assert np.array_equal(pixels[:, :, :3][union], np.asarray(one.image.crop(CROP))[union])
@@ -155,18 +155,18 @@ def test_the_photo_itself_stays_as_it_is(one: Photo) -> None:
 def test_masks_are_black_and_white(one: Photo) -> None:
     made = files(one, segmentation())
     for number, mask in enumerate(masks(), start=1):
-        picture = read(made[f"mask-{number:02}.png"])
-        assert picture.mode == "L"
-        assert np.array_equal(np.asarray(picture), mask * 255)
+        image = read(made[f"mask-{number:02}.png"])
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), mask * 255)
 
 
 def test_the_label_map_has_a_number_a_mask_and_its_colours(one: Photo) -> None:
-    picture = read(files(one, segmentation())["labels.png"])
-    assert picture.mode == "P"
-    labels = np.asarray(picture)
+    image = read(files(one, segmentation())["labels.png"])
+    assert image.mode == "P"
+    labels = np.asarray(image)
     assert np.array_equal(labels, np.where(masks()[0], 1, np.where(masks()[1], 2, 0)))
     assert (np.unique(labels) == [0, 1, 2]).all()
-    in_colour = np.asarray(picture.convert("RGB"))
+    in_colour = np.asarray(image.convert("RGB"))
     assert in_colour[0, 0].tolist() == [0, 0, 0]
     assert bytes(in_colour[60, 120]) == bytes.fromhex(COLOURS[1][1:])
 

@@ -1,4 +1,4 @@
-"""The calls that the page offers: they are run, and give what the pipeline gives."""
+"""The snippets that the page offers are run, and give the pipeline's results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.served import App
+from tests.snippets import fill
 from vitdemo.cli import build_parser, main
-from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, fill, reproduce_compare, reproduce_explain
+from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, reproduce_compare, reproduce_explain
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
@@ -66,7 +67,7 @@ NAMES = [
     '", "model": "other',
 ]
 
-ADDRESSES = [
+URLS = [
     "https://example.com/a.jpg",
     'http://example.com/it\'s?a=$HOME&b="x"#`y` z',
     "HTTPS://example.com/⟦head⟧.jpg",
@@ -85,7 +86,7 @@ CURL = """curl() {
 
 
 def by_number(values: list[str]) -> dict[str, Any]:
-    """For tests whose parameters are no fit names."""
+    """Parameters with numbers as test ids."""
     return {"argvalues": values, "ids": [str(number) for number in range(len(values))]}
 
 
@@ -108,7 +109,7 @@ def cli(text: str, folder: Path) -> bytes:
 
 
 def python(texts: Mapping[str, str], folder: Path) -> dict[str, list[NDArray[np.float32]]]:
-    """Runs the texts, all in one process: the maps that each one found."""
+    """Run the Python snippets in one process; returns each one's maps."""
     code = "import numpy\n"
     for number, text in enumerate(texts.values()):
         code += f"{text}\nmaps = [item.map.values for item in getattr(found, 'explanations', [found])]\n"
@@ -128,9 +129,9 @@ def expected(pipeline: Pipeline, name: str) -> NDArray[np.float32]:
 def texts_of(name: str, host: str) -> Texts:
     file, model, options = CASES[name]
     # Of attention, the server knows no more than whether it is a patch's.
-    told = {key: value for key, value in options.items() if "method" in options or value == "patch"}
+    chosen = {key: value for key, value in options.items() if "method" in options or value == "patch"}
     point = ",".join(map(str, options.get("point", ())))
-    texts = reproduce_explain(file, model, ExplainRequest(**told), host)
+    texts = reproduce_explain(file, model, ExplainRequest(**chosen), host)
     return fill(texts, options.get("layer", -1), options.get("head", "mean"), options.get("readout", ""), point)
 
 
@@ -153,7 +154,7 @@ def expected_pair(pipeline: Pipeline, readout: str) -> tuple[Explanation, ...]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a user has these photos."""
+    """A user's folder with these photos."""
     for file, *_ in CASES.values():
         shutil.copy(CUP, tmp_path / file)
     return tmp_path
@@ -182,8 +183,8 @@ def test_the_command_line_gives_the_pipelines_map(
         words = bash(text.replace("python -m vitdemo", "printf '%s\\0'", 1), folder).split(b"\0")[:-1]
         assert main([os.fsdecode(word) for word in words]) == 0
     np.testing.assert_allclose(np.load(folder / "map.npz")["map"], expected(pipeline, name), rtol=0, atol=1e-6)
-    with Image.open(folder / "overlay.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(folder / "overlay.png") as written:
+        assert written.format == "PNG"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -192,13 +193,13 @@ def test_curl_gives_the_pipelines_map(folder: Path, app: App, name: str) -> None
     arrays = np.load(folder / "map.npz")
     np.testing.assert_array_equal(arrays["map"], expected(app.pipeline, name))
     assert json.loads(str(arrays["meta"]))["image"] == CASES[name][0]
-    with Image.open(folder / "overlay.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(folder / "overlay.png") as written:
+        assert written.format == "PNG"
 
 
-def test_an_address_is_fetched_by_the_server(tmp_path: Path, app: App) -> None:
-    address = f"{app.url}gradio_api/file={CUP}"
-    texts = fill(reproduce_explain(address, "vit-mini", ExplainRequest(resolution=256), app.url), 1, "max", "class")
+def test_a_url_is_fetched_by_the_server(tmp_path: Path, app: App) -> None:
+    url = f"{app.url}gradio_api/file={CUP}"
+    texts = fill(reproduce_explain(url, "vit-mini", ExplainRequest(resolution=256), app.url), 1, "max", "class")
     bash(texts["curl"], tmp_path)
     wanted = app.pipeline.explain(
         app.pipeline.open(CUP), get_spec("vit-mini"), ExplainRequest(layer=1, head="max", resolution=256)
@@ -232,14 +233,14 @@ def is_comparison(entry: dict[str, Any], folder: Path, wanted: tuple[Explanation
         assert (result["layer"], result["head"], result["readout"]) == (2, 1, item.map.readout)
         assert result["max"] == pytest.approx(item.map.high, rel=1e-5)
         assert result["description"] == item.description
-    with Image.open(folder / "comparison.png") as picture:
-        assert picture.width > 600
+    with Image.open(folder / "comparison.png") as written:
+        assert written.width > 600
 
 
-@pytest.mark.parametrize("image", **by_number([*NAMES, *ADDRESSES]))
+@pytest.mark.parametrize("image", **by_number([*NAMES, *URLS]))
 @pytest.mark.parametrize("call", ["explain", "compare"])
 def test_no_name_breaks_out_of_its_quotes(tmp_path: Path, image: str, call: str) -> None:
-    file = image not in ADDRESSES
+    file = image not in URLS
     target = image.replace("\udcff", "")
     if file:
         (tmp_path / image).write_bytes(b"pixels")

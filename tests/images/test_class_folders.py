@@ -1,4 +1,4 @@
-"""Class folders, zips and tars: the same photos whatever holds them, and words for what holds none."""
+"""Class folders, zips and tars hold the same photos; anything else is refused with a message."""
 
 from __future__ import annotations
 

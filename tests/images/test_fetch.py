@@ -1,4 +1,4 @@
-"""Addresses: what is fetched, what is refused, and that nothing outlasts the deadline. All servers are on loopback."""
+"""URLs: what is fetched, what is refused, and that nothing outlasts the deadline. All servers are on loopback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 from vitdemo.errors import ImageError, UrlError
 from vitdemo.images.decode import NOT_READABLE
-from vitdemo.images.fetch import BROKEN_OFF, NOT_AN_ADDRESS, fetch_url
+from vitdemo.images.fetch import BROKEN_OFF, NOT_A_URL, fetch_url
 from vitdemo.images.open import open_image
 from vitdemo.images.public_network import BLOCKED, NO_ANSWER, is_public, system_resolver
 from vitdemo.settings import Settings
@@ -32,12 +32,12 @@ from vitdemo.settings import Settings
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 PUBLIC = "93.184.215.14"
-"""A public address, which tests of refusals resolve to."""
+"""A public IP address, which tests of refusals resolve to."""
 
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test connects to anything beyond this machine, not even one whose refusal fails."""
+    """No test connects to anything but loopback, even if a refusal fails."""
     connect = socket.create_connection
 
     def checked(address: tuple[str, int], *rest: Any, **named: Any) -> socket.socket:
@@ -49,7 +49,7 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Site:
-    """A web server on loopback, what it answers by path, and what it was asked."""
+    """A web server on loopback, its responses by path, and the requests that it got."""
 
     port: int = 0
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -167,7 +167,7 @@ def test_a_chunked_body_comes_back_whole(site: Site) -> None:
     assert fetch_url(site.url, site.settings) == b"hello world"
 
 
-def test_an_image_by_address_becomes_a_photo_and_anything_else_is_not_readable(site: Site) -> None:
+def test_an_image_by_url_becomes_a_photo_and_anything_else_is_not_readable(site: Site) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (7, 5), "red").save(buffer, "PNG")
     site.answers["/a"] = body(buffer.getvalue())
@@ -177,7 +177,7 @@ def test_an_image_by_address_becomes_a_photo_and_anything_else_is_not_readable(s
         open_image(f"{site.url}/b", site.settings)
 
 
-def test_nothing_is_asked_where_addresses_are_switched_off(site: Site) -> None:
+def test_nothing_is_requested_where_urls_are_switched_off(site: Site) -> None:
     with pytest.raises(UrlError):
         open_image(site.url, replace(site.settings, url_input=False))
     assert site.requests == []
@@ -231,7 +231,7 @@ ALLOWED = words("""
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     assert not is_public(address)
     message = refusal("http://pictures.test/a.png", Settings(), resolve=to(address))
-    assert message.startswith("That address is not public, so it is not fetched.")
+    assert message.startswith("That host is not public, so the URL is not fetched.")
     assert address not in message
 
 
@@ -261,7 +261,7 @@ def test_one_address_that_is_not_public_is_enough_to_refuse(addresses: tuple[str
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_hosts_that_mean_this_machine_or_its_network_are_refused(scheme: str, host: str) -> None:
     message = refusal(f"{scheme}://{host}/", Settings())
-    assert message in (BLOCKED, NOT_AN_ADDRESS, "The address was not found. Check it, or upload the image.")
+    assert message in (BLOCKED, NOT_A_URL, "The host was not found. Check the URL, or upload the image.")
     if host in ("127.0.0.1", "[::1]", "2130706433", "0x7f.1", "127.1", "169.254.169.254", "134744072"):
         assert message == BLOCKED
 
@@ -289,27 +289,27 @@ def test_hosts_that_mean_this_machine_or_its_network_are_refused(scheme: str, ho
     ],
     ids=lambda url: repr(url[:30]),
 )
-def test_what_is_no_web_address_is_called_so(url: str) -> None:
-    assert refusal(url, Settings(), resolve=to(PUBLIC)) == NOT_AN_ADDRESS
+def test_what_is_no_web_url_is_called_so(url: str) -> None:
+    assert refusal(url, Settings(), resolve=to(PUBLIC)) == NOT_A_URL
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".test", "xn--a", "-.test", "%00.test", "exa mple.test"])
-def test_malformed_names_are_worded(host: str) -> None:
+def test_malformed_names_are_not_found(host: str) -> None:
     def resolve(name: str, port: int) -> Sequence[str]:
         name.encode("idna")  # as the system resolver does, without asking a name server
         raise socket.gaierror
 
-    assert refusal(f"http://{host}/", Settings(), resolve=resolve).startswith("The address was not found.")
+    assert refusal(f"http://{host}/", Settings(), resolve=resolve).startswith("The host was not found.")
 
 
 def test_a_name_without_an_address_is_not_found() -> None:
-    assert refusal("http://pictures.test/", Settings(), resolve=to()).startswith("The address was not found.")
+    assert refusal("http://pictures.test/", Settings(), resolve=to()).startswith("The host was not found.")
 
 
 @pytest.mark.parametrize("url", ["http://me:secret@pictures.test/", "http://pictures.test@127.0.0.1/", "https://me@h/"])
-def test_addresses_with_a_user_name_are_refused_without_repeating_it(url: str) -> None:
+def test_urls_with_a_user_name_are_refused_without_repeating_it(url: str) -> None:
     message = refusal(url, Settings())
-    assert message.startswith("Addresses with a user name or a password are not fetched.")
+    assert message.startswith("URLs with a user name or a password are not fetched.")
     assert "me" not in message.replace("name", "").replace("them", "")
 
 
@@ -351,15 +351,15 @@ def test_an_allowed_ipv6_host_may_be_written_with_brackets() -> None:
 
 def test_the_name_server_is_asked_once_and_its_answer_is_pinned(site: Site) -> None:
     site.answers["/"] = body(b"x")
-    asked = []
+    lookups = []
 
     def rebinding(host: str, port: int) -> Sequence[str]:
-        asked.append((host, port))
-        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
+        lookups.append((host, port))
+        return ["127.0.0.1"] if len(lookups) == 1 else ["127.0.0.2"]
 
     url = f"http://pictures.test:{site.port}/"  # a name that no name server knows: only the pinned address can answer
     assert fetch_url(url, site.settings, resolve=rebinding) == b"x"
-    assert asked == [("pictures.test", site.port)]
+    assert lookups == [("pictures.test", site.port)]
 
 
 def test_the_next_address_is_tried_where_one_does_not_answer(site: Site) -> None:
@@ -394,7 +394,7 @@ def test_a_redirect_to_a_private_address_is_refused_and_not_asked(site: Site) ->
 def test_a_redirect_to_another_scheme_or_with_a_password_is_refused(site: Site) -> None:
     for location in ("file:///etc/passwd", "ftp://pictures.test/", "data:image/png;base64,AAAA"):
         site.answers["/"] = status(302, Location=location)
-        assert refusal(site.url, site.settings) == NOT_AN_ADDRESS
+        assert refusal(site.url, site.settings) == NOT_A_URL
     site.answers["/"] = status(302, Location=f"http://me:secret@127.0.0.1:{site.port}/")
     assert "password" in refusal(site.url, site.settings)
 
@@ -406,25 +406,25 @@ def test_five_redirects_are_followed_and_a_loop_ends(site: Site) -> None:
     assert fetch_url(f"{site.url}/0", site.settings) == b"x"
     site.requests.clear()
     site.answers["/"] = status(302, Location="/")
-    assert refusal(site.url, site.settings).startswith("The address redirects more than 5 times.")
+    assert refusal(site.url, site.settings).startswith("The URL redirects more than 5 times.")
     assert len(site.requests) == 6
 
 
 def test_a_redirect_to_nowhere_is_an_answer_without_an_image(site: Site) -> None:
     site.answers["/"] = status(302)
-    assert refusal(site.url, site.settings).startswith("The address answered 302.")
+    assert refusal(site.url, site.settings).startswith("The server answered 302.")
 
 
 # Answers without an image
 
 
 @pytest.mark.parametrize("code", [204, 206, 304, 400, 401, 403, 404, 429, 500, 503])
-def test_any_answer_but_200_is_told(site: Site, code: int) -> None:
+def test_any_status_but_200_is_in_the_message(site: Site, code: int) -> None:
     site.answers["/"] = status(code)
-    assert refusal(site.url, site.settings) == f"The address answered {code}. Check it, or upload the image."
+    assert refusal(site.url, site.settings) == f"The server answered {code}. Check the URL, or upload the image."
 
 
-def test_a_refused_connection_is_worded() -> None:
+def test_a_refused_connection_is_no_answer() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening
         message = refusal(f"http://127.0.0.1:{taken.getsockname()[1]}/", Settings(url_allow_hosts=("127.0.0.1",)))
@@ -446,14 +446,14 @@ def test_a_refused_connection_is_worded() -> None:
     ],
     ids=lambda data: repr(data[:45]),
 )
-def test_a_broken_answer_is_worded(site: Site, data: bytes) -> None:
+def test_a_broken_response_is_an_error(site: Site, data: bytes) -> None:
     site.answers["/"] = raw(data)
     assert refusal(site.url, site.settings) == BROKEN_OFF
 
 
-def test_a_compressed_answer_is_refused_unpacked(site: Site) -> None:
+def test_a_compressed_response_is_refused_unpacked(site: Site) -> None:
     site.answers["/"] = body(b"\x1f\x8b", Content_Encoding="gzip")
-    assert "compresses its answer" in refusal(site.url, site.settings)
+    assert "compresses its response" in refusal(site.url, site.settings)
 
 
 # Too large
@@ -463,7 +463,7 @@ def test_a_body_announced_above_the_limit_is_not_read(site: Site) -> None:
     site.answers["/"] = endless(b"x" * 1000, 0.01, head=b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")
     start = time.monotonic()
     message = refusal(site.url, replace(site.settings, max_image_mb=1))
-    assert message == "The address sends more than 1 MB, the limit. Use a smaller image."
+    assert message == "The server sends more than 1 MB, the limit. Use a smaller image."
     assert time.monotonic() - start < 1
 
 
@@ -483,10 +483,10 @@ def test_a_body_of_exactly_the_limit_is_fetched(site: Site) -> None:
 
 
 def too_slow(url: str, settings: Settings, **options: object) -> None:
-    """Refused for its time, well before a wait without a deadline would have ended."""
+    """Assert that a request is refused at its deadline."""
     start = time.monotonic()
     message = refusal(url, replace(settings, url_timeout=0.6), **options)
-    assert message == "The address took longer than 0.6 s. Try again later, or upload the image."
+    assert message == "The URL took longer than 0.6 s. Try again later, or upload the image."
     assert 0.5 < time.monotonic() - start < 2
 
 
@@ -552,7 +552,7 @@ def test_a_server_that_accepts_and_says_nothing_ends_at_the_deadline(scheme: str
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for pictures.test that vouches for itself, and its key, made for this run."""
+    """A self-signed certificate for pictures.test and its key, made for this run."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
@@ -568,13 +568,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def secure_site(certificate: tuple[Path, Path]) -> Iterator[tuple[Site, list[str | None]]]:
     site = Site()
-    asked_for: list[str | None] = []
+    server_names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    context.sni_callback = lambda connection, name, _: asked_for.append(name)
+    context.sni_callback = lambda connection, name, _: server_names.append(name)
     server = serve(site, context)
     site.answers["/"] = body(b"x")
-    yield site, asked_for
+    yield site, server_names
     server.shutdown()
     server.server_close()
 
@@ -588,23 +588,23 @@ def trusting(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 def test_tls_asks_for_and_checks_the_host_name_not_the_pinned_address(
     secure_site: tuple[Site, list[str | None]], certificate: tuple[Path, Path]
 ) -> None:
-    site, asked_for = secure_site
+    site, server_names = secure_site
     settings = Settings(url_allow_hosts=("pictures.test", "other.test", "127.0.0.1"))
     options = {"resolve": to("127.0.0.1"), "ssl_context": trusting(certificate)}
     assert fetch_url(f"https://pictures.test:{site.port}/", settings, **options) == b"x"  # type: ignore[arg-type]
-    assert asked_for == ["pictures.test"]
+    assert server_names == ["pictures.test"]
     assert site.requests[0].headers["Host"] == f"pictures.test:{site.port}"
     for host in ("other.test", "127.0.0.1"):
-        assert "no certificate that can be trusted" in refusal(f"https://{host}:{site.port}/", settings, **options)
+        assert "no trusted certificate" in refusal(f"https://{host}:{site.port}/", settings, **options)
     assert len(site.requests) == 1
 
 
 def test_an_unknown_certificate_is_refused(secure_site: tuple[Site, list[str | None]]) -> None:
     site, _ = secure_site
     message = refusal(f"https://pictures.test:{site.port}/", site.settings, resolve=to("127.0.0.1"))
-    assert message == "The address has no certificate that can be trusted. Upload the image instead."
+    assert message == "The server has no trusted certificate. Upload the image instead."
     assert site.requests == []
 
 
 def test_https_to_a_plain_server_is_refused(site: Site) -> None:
-    assert "no certificate" in refusal(site.url.replace("http:", "https:"), site.settings)
+    assert "no trusted certificate" in refusal(site.url.replace("http:", "https:"), site.settings)

@@ -1,4 +1,4 @@
-"""The image door: every row of the table in the design, with images made here."""
+"""Every kind of image that can be given to `open_image`, made here."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pixels(photo: Photo) -> np.ndarray:
 
 
 def refusal(source: Any, settings: Settings = SETTINGS) -> str:
-    """The message that the door refuses `source` with; a warning on the way is an error."""
+    """The message that `source` is refused with; a warning on the way is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ImageError) as caught:
@@ -141,7 +141,7 @@ def test_an_opened_but_undecoded_image_of_another_format_does_not_run_its_decode
 @pytest.mark.parametrize(
     "signature", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0"]
 )
-def test_noise_behind_a_signature_ends_in_a_worded_error(signature: bytes) -> None:
+def test_noise_behind_a_signature_ends_in_an_image_error(signature: bytes) -> None:
     for seed in range(30):
         with pytest.raises(ImageError):
             open_image(signature + random.Random(seed).randbytes(400), SETTINGS)
@@ -190,7 +190,7 @@ def test_a_png_without_its_end_mark_has_all_its_pixels_and_opens() -> None:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_damaged_bytes_end_in_a_photo_or_a_worded_error(writer: str) -> None:
+def test_damaged_bytes_end_in_a_photo_or_an_image_error(writer: str) -> None:
     data = written(scene(), writer)
     for seed in range(60):
         generator = random.Random(seed)
@@ -534,7 +534,7 @@ def test_cmyk_files_get_their_colours_back(writer: str) -> None:
     np.testing.assert_allclose(pixels(open_image(written(cmyk, writer), SETTINGS))[8, 8], (255, 0, 0), atol=4)
 
 
-def test_a_broken_palette_is_worded() -> None:
+def test_a_broken_palette_is_an_image_error() -> None:
     image = Image.new("P", (2, 2))
     image.info["transparency"] = "nonsense"
     assert refusal(image) in (NOT_READABLE, CUT_OFF)
@@ -608,7 +608,7 @@ def test_damaged_exif_is_ignored(exif: bytes, writer: str) -> None:
     assert open_image(written(scene(), writer, exif=exif), SETTINGS).size == (96, 64)
 
 
-# Paths, data URLs, addresses
+# Paths, data URLs, URLs
 
 
 def test_a_file_opens_by_path_and_by_name_whatever_its_extension(tmp_path: Path) -> None:
@@ -627,7 +627,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f'"{tmp_path.name}" is not a file. Choose an image file.'
 
 
-def test_a_file_that_may_not_be_read_is_worded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_an_image_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret.png"
     path.write_bytes(written(scene()))
     path.chmod(0)
@@ -651,7 +651,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["nul\0byte", "x" * 5000, "file.png/below", "line\nbreak", "../../etc/nothing"], ids=lambda n: n[:9]
 )
-def test_odd_names_are_worded_without_a_path(name: str, tmp_path: Path) -> None:
+def test_odd_names_get_a_message_without_a_path(name: str, tmp_path: Path) -> None:
     (tmp_path / "file.png").write_bytes(b"")
     message = refusal(str(tmp_path / name))
     assert str(tmp_path) not in message
@@ -660,7 +660,7 @@ def test_odd_names_are_worded_without_a_path(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["", "  ", None, 7, [1, 2]], ids=repr)
-def test_what_is_nothing_at_all_is_worded(source: object) -> None:
+def test_what_is_nothing_at_all_is_an_image_error(source: object) -> None:
     assert "Give a file" in refusal(source)
 
 
@@ -688,14 +688,14 @@ def test_a_data_url_that_ends_inside_its_base64_is_called_cut_off() -> None:
 @pytest.mark.parametrize(
     "url", ["http://example.com/a.png", "HTTPS://example.com/a.png", " https://example.com/a.png\n"]
 )
-def test_addresses_are_refused_where_they_are_switched_off(url: str) -> None:
-    with pytest.raises(UrlError, match=r"^Addresses are not fetched here\. Upload the image instead\.$"):
+def test_urls_are_refused_where_they_are_switched_off(url: str) -> None:
+    with pytest.raises(UrlError, match=r"^URLs are not fetched here\. Upload the image instead\.$"):
         open_image(url, Settings(url_input=False))
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/a.png", "file:///etc/passwd", "gopher://x/", "http:///a.png"])
-def test_other_schemes_are_not_web_addresses(url: str) -> None:
-    with pytest.raises(UrlError, match="not a web address"):
+def test_other_schemes_are_not_web_urls(url: str) -> None:
+    with pytest.raises(UrlError, match="not a web URL"):
         open_image(url, SETTINGS)
 
 
@@ -798,7 +798,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_whatever_a_decoder_raises_is_worded(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_decoder_raises_is_an_image_error(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise failure
 
@@ -813,7 +813,7 @@ def test_whatever_a_decoder_raises_is_worded(failure: Exception, monkeypatch: py
         assert refusal(scene()) == NOT_READABLE
 
 
-def test_running_out_of_memory_is_worded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
@@ -870,7 +870,7 @@ def corpus(sdist: Path) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.corpus
-def test_every_image_of_pillows_own_tests_ends_in_a_photo_or_a_worded_error(pillow_sdist: Path) -> None:
+def test_every_image_of_pillows_own_tests_ends_in_a_photo_or_an_image_error(pillow_sdist: Path) -> None:
     photos, refused, slow = 0, 0, []
     for name, data in corpus(pillow_sdist):
         start = time.monotonic()
@@ -892,7 +892,7 @@ def test_every_image_of_pillows_own_tests_ends_in_a_photo_or_a_worded_error(pill
 
 
 @pytest.mark.corpus
-def test_truncated_images_of_pillows_own_tests_end_in_a_photo_or_a_worded_error(pillow_sdist: Path) -> None:
+def test_truncated_images_of_pillows_own_tests_end_in_a_photo_or_an_image_error(pillow_sdist: Path) -> None:
     known = [data for _, data in corpus(pillow_sdist) if len(data) < 20_000][::4]
     for data, quarter in itertools.product(known, (1, 2, 3)):
         try:

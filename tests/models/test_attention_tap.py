@@ -1,4 +1,4 @@
-"""The attention tap records what `output_attentions=True` under eager gives, and nothing else, for no one else."""
+"""The attention tap records what eager `output_attentions=True` returns, only as requested, only in its thread."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 
 
 def _eager(model: Classifier, pixels: Tensor) -> tuple[Tensor, ...]:
-    """`[B, H, N, N]` a layer, as transformers itself gives them."""
+    """`[B, H, N, N]` per layer, from transformers itself."""
     with torch.no_grad(), _implementation(model, "eager"):
         outputs = model.body(pixels, **model._options(pixels), output_attentions=True)
     return tuple(outputs.attentions)

@@ -1,4 +1,4 @@
-"""What the last layer knows of patches, against what transformers itself gives, for every family."""
+"""Patch features of the last layer equal transformers' own, for every family."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_norms_are_lengths_before_the_last_normalisation(backend: LocalBackend, 
 
 
 def test_what_is_remembered_grows_by_what_is_asked_for(tiny_spec: Spec, photo: Maker) -> None:
-    fresh, spec, picture = Pipeline(), tiny_spec("vit"), photo()
-    assert fresh.explain(picture, spec, capture=Capture(queries=True)).features is None
-    first = fresh.explain(picture, spec, capture=Capture(features=True))
+    fresh, spec, one = Pipeline(), tiny_spec("vit"), photo()
+    assert fresh.explain(one, spec, capture=Capture(queries=True)).features is None
+    first = fresh.explain(one, spec, capture=Capture(features=True))
     assert first.features is not None
     assert first.queries == ()
     assert not first.prediction.from_cache
-    both = fresh.explain(picture, spec, capture=Capture(queries=True, features=True))
+    both = fresh.explain(one, spec, capture=Capture(queries=True, features=True))
     assert both.prediction.from_cache
     assert both.queries
     assert both.features is not None

@@ -1,4 +1,4 @@
-"""The hybrid network: its layout is the official one, and its grid is the one that its config promises."""
+"""The hybrid network has the official layout, and the grid of its config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our hybrid network gives what that of transformers 4 gave: `golden/make_vit_hybrid.py` made checkpoint and values."""
+"""The hybrid network equals that of transformers 4: `golden/make_vit_hybrid.py` made the checkpoint and the values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint is loaded whole, in the dtype that was asked for, or refused in words that say what is wrong."""
+"""A checkpoint is loaded completely, in the requested dtype, or refused with a message about the fault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 @pytest.fixture
 def folder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A checkpoint folder to spoil, of the name "mine"."""
+    """A checkpoint folder to damage, named "mine"."""
     return Path(shutil.copytree(tiny_folder("vit"), tmp_path / "mine"))
 
 
@@ -44,7 +44,7 @@ def _write(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _refusal(spec: ModelSpec) -> str:
-    """The words of the refusal; they name the model and no folder of this machine."""
+    """The error message, which names the model and no local folder."""
     with pytest.raises(CheckpointError) as refusal:
         load_model(spec, CPU, torch.float32)
     text = str(refusal.value)
@@ -71,7 +71,7 @@ def test_a_loaded_network_is_the_one_that_was_saved(tiny_spec: Callable[[str], M
 
 
 def _plain_mae(spec: ModelSpec) -> nn.Module:
-    """The encoder's weights in a ViT, which hides nothing."""
+    """The encoder's weights in a ViT, without masking."""
     return transformers.ViTModel.from_pretrained(spec.checkpoint, add_pooling_layer=False).eval()
 
 
@@ -282,7 +282,7 @@ def test_a_refusal_does_not_stand_in_the_way_of_the_next_load(folder: Path) -> N
 
 
 def transformers_globals() -> dict[str, Any]:
-    """What `from_pretrained` replaces while it runs: functions of `torch.nn.init` and of the class, and the dtype."""
+    """The globals that `from_pretrained` patches: functions of `torch.nn.init` and of the class, and the default dtype."""
     found: dict[str, Any] = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_")}
     found |= {f"transformers.{name}": getattr(initialization, name) for name in dir(initialization)}
     found |= {
@@ -297,7 +297,7 @@ def transformers_globals() -> dict[str, Any]:
 
 @pytest.fixture
 def running(tiny_spec: Callable[[str], ModelSpec]) -> Iterator[Callable[[], list[bool]]]:
-    """A model that runs on and on in another thread; the value tells, and ends, whether each answer was the first one."""
+    """Runs a model in another thread until called; the result is whether all outputs were equal."""
     model = load_model(tiny_spec("beit"), CPU, torch.float32)
     end, answers = threading.Event(), []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Positions fit any grid: as transformers fits them where it can, and by the same rule on oblong pictures, where it fails."""
+"""Interpolated position embeddings equal transformers' on square grids, and follow the same rule on oblong images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from tests import tiny
 from vitdemo.models.loading import load_model
-from vitdemo.models.position_embeddings import resize_bias, resize_positions, take_any_grid
+from vitdemo.models.position_embeddings import accept_any_grid, resize_bias, resize_positions
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import ModelSpec
 
@@ -45,7 +45,7 @@ def _biases(network: nn.Module) -> list[Any]:
 
 
 def _resized(embeddings: Any, grid: tuple[int, int], side: int, prefix: int) -> Tensor:
-    """What a network adds to the tokens of a picture of that grid."""
+    """The position embeddings that a network adds on this grid."""
     tokens = torch.zeros(1, prefix + grid[0] * grid[1], embeddings.position_embeddings.shape[-1])
     with torch.no_grad():
         found: Tensor = embeddings.interpolate_pos_encoding(tokens, grid[0] * side, grid[1] * side)
@@ -57,12 +57,12 @@ def _side(embeddings: Any) -> int:
 
 
 def _prefix(embeddings: Any) -> int:
-    """Positions that are none of patches."""
+    """Position embeddings of prefix tokens."""
     return len(embeddings.position_embeddings[0]) - len(embeddings.position_embeddings[0]) // 16 * 16
 
 
 def _cubic(old: int, new: int) -> NDArray[np.float64]:
-    """`[new, old]`: how much of each old cell is in each new one; Keys' kernel with a = -0.75, edges repeated."""
+    """`[new, old]`: interpolation weights of Keys' kernel with a = -0.75, edges repeated."""
     weights = np.zeros((new, old))
     for target in range(new):
         centre = (target + 0.5) * old / new - 0.5
@@ -77,7 +77,7 @@ def _cubic(old: int, new: int) -> NDArray[np.float64]:
 
 
 def _antialiased(old: int, new: int) -> NDArray[np.float64]:
-    """The same with a = -0.5, as wide as a new cell where the grid shrinks, and cut off at the edges."""
+    """The same with a = -0.5, widened when downscaling, and cut off at the edges."""
     weights, scale = np.zeros((new, old)), max(old / new, 1.0)
     for target in range(new):
         centre = (target + 0.5) * old / new
@@ -105,7 +105,7 @@ def _linear(old: int, new: int) -> NDArray[np.float64]:
 def _by_hand(
     cells: Tensor, trained: tuple[int, int], grid: tuple[int, int], weights: Callable[[int, int], NDArray[np.float64]]
 ) -> Tensor:
-    """`[h * w, D]` of one grid as those of another, rows and columns for themselves, in double precision."""
+    """`[h * w, D]` of one grid interpolated to another, separably, in double precision."""
     table = cells.detach().double().numpy().reshape(*trained, -1)
     down, along = weights(trained[0], grid[0]), weights(trained[1], grid[1])
     resized = np.einsum("yr,xc,rcd->yxd", down, along, table)
@@ -113,7 +113,7 @@ def _by_hand(
 
 
 def _bias_by_hand(table: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """`[H, N, N]`, pair by pair: how far the query lies below and to the right of the key says which row of the table."""
+    """`[H, N, N]`, pair by pair: the offset of query and key selects the row of the table."""
     old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (trained, grid))
     cells = (
         _by_hand(table[:-3], old, new, _linear).unflatten(0, new) if trained != grid else table[:-3].unflatten(0, old)
@@ -133,7 +133,7 @@ def _bias_by_hand(table: Tensor, trained: tuple[int, int], grid: tuple[int, int]
 
 
 def _oblong(kind: str, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int]) -> tuple[ModelSpec, Any]:
-    """An oblong tiny network as it is loaded, read only."""
+    """A tiny network with an oblong grid, as loaded, read only."""
     if (kind, size) not in LOADED:
         scale = 2 if kind == "hybrid" else 1  # for as many patches
         folder = tmp_path_factory.mktemp("oblong") / kind
@@ -147,7 +147,7 @@ def _oblong(kind: str, tmp_path_factory: pytest.TempPathFactory, size: tuple[int
 def test_on_other_grids_positions_are_those_of_transformers(kind: str) -> None:
     plain = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
+    accept_any_grid(ours)
     assert type(_embeddings(ours)) is not type(_embeddings(plain))
     side, prefix = _side(_embeddings(plain)), _prefix(_embeddings(plain))
     for grid in GRIDS:
@@ -160,7 +160,7 @@ def test_on_other_grids_positions_are_those_of_transformers(kind: str) -> None:
 def test_on_other_square_grids_the_bias_is_that_of_transformers(kind: str) -> None:
     plain = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
+    accept_any_grid(ours)
     pairs = list(zip(_biases(plain), _biases(ours), strict=True))
     assert len(pairs) == (1 if kind == "beit-shared" else 3)
     for first, second in pairs:
@@ -174,7 +174,7 @@ def test_on_other_square_grids_the_bias_is_that_of_transformers(kind: str) -> No
 def test_whole_networks_answer_as_those_of_transformers(kind: str, grid: tuple[int, int]) -> None:
     plain = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
+    accept_any_grid(ours)
     side = 16 if kind == "hybrid" else 8
     pixels = torch.randn(1, 3, grid[0] * side, grid[1] * side)
     asked = any(kind.startswith(name) for name in ("beit", "dinov2"))
@@ -186,7 +186,7 @@ def test_whole_networks_answer_as_those_of_transformers(kind: str, grid: tuple[i
 @pytest.mark.parametrize("kind", PLACED)
 def test_at_their_own_size_positions_are_the_table_itself(kind: str) -> None:
     network = tiny.network(kind)
-    take_any_grid(network)
+    accept_any_grid(network)
     embeddings = _embeddings(network)
     native = (8, 8) if kind == "hybrid-stage2" else (4, 4)
     found = _resized(embeddings, native, _side(embeddings), _prefix(embeddings))
@@ -310,8 +310,8 @@ def test_a_copy_of_a_network_has_its_own_positions(tiny_spec: Callable[[str], Mo
 def test_weights_names_and_configuration_stay_as_they_are(kind: str) -> None:
     plain: PreTrainedModel = tiny.network(kind)
     ours = deepcopy(plain)
-    take_any_grid(ours)
-    take_any_grid(ours)  # a second time changes nothing
+    accept_any_grid(ours)
+    accept_any_grid(ours)  # a second time changes nothing
     expected, found = plain.state_dict(), ours.state_dict()
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -323,14 +323,14 @@ def test_a_network_without_positions_is_left_alone() -> None:
     for kind in ("dinov3", "resnet"):
         network = tiny.network(kind)
         before = [type(module) for module in network.modules()]
-        take_any_grid(network)
+        accept_any_grid(network)
         assert [type(module) for module in network.modules()] == before
 
 
 def test_gradients_reach_the_table_through_the_resize() -> None:
     for kind in ("vit", "beit"):
         network = tiny.network(kind)
-        take_any_grid(network)
+        accept_any_grid(network)
         pixels = torch.randn(1, 3, 48, 24)
         network(pixels, **({} if kind == "beit" else {"interpolate_pos_encoding": True})).logits.sum().backward()
         tables = [weights for name, weights in network.named_parameters() if "position" in name]

@@ -1,4 +1,4 @@
-"""Pixels are those of transformers' own processors, and a view says exactly which part of the photo they show."""
+"""Pixels equal those of transformers' processors, and a view is exactly the part of the photo they show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import BeitImageProcessorPil, DeiTImageProcessorPil, ViTImageProcessorPil
 
 from vitdemo.errors import OptionError
-from vitdemo.models.preprocess import LONG, at_resolution, look, preprocess
+from vitdemo.models.preprocess import LONG, at_resolution, preprocess, resize_and_crop
 from vitdemo.registry import processor_from_config
 from vitdemo.types import ModelSpec, Photo, Processor
 
@@ -36,7 +36,7 @@ PROCESSORS: dict[str, Any] = {"ViT": ViTImageProcessorPil, "DeiT": DeiTImageProc
 
 
 def _stock_bytes(image: Image.Image, config: dict[str, Any], family: str = "ViT") -> np.ndarray[Any, Any]:
-    """`[H, W, 3]`: what transformers makes of the picture before it scales and normalises it."""
+    """`[H, W, 3]`: transformers' output before rescaling and normalisation."""
     options = {"do_center_crop": False, **config, "do_rescale": False, "do_normalize": False}
     pixels = PROCESSORS[family](**options)(image, return_tensors="np")["pixel_values"][0]
     return np.asarray(pixels.transpose(1, 2, 0))
@@ -48,7 +48,7 @@ def test_the_resized_and_cropped_bytes_are_those_of_transformers(
     photo: Callable[..., Photo], config: dict[str, Any], size: tuple[int, int]
 ) -> None:
     image = photo(*size).image
-    pixels, _ = look(image, processor_from_config({**config, **IMAGENET}))
+    pixels, _ = resize_and_crop(image, processor_from_config({**config, **IMAGENET}))
     assert np.array_equal(np.asarray(pixels), _stock_bytes(image, config))
 
 
@@ -60,7 +60,7 @@ def test_every_filter_gives_the_bytes_of_transformers(
     config = {**CONFIGS[name], "resample": int(resample)}
     for size in ((150, 77), (23, 31)):
         image = photo(*size).image
-        pixels, _ = look(image, processor_from_config({**config, **IMAGENET}))
+        pixels, _ = resize_and_crop(image, processor_from_config({**config, **IMAGENET}))
         assert np.array_equal(np.asarray(pixels), _stock_bytes(image, config))
 
 
@@ -95,7 +95,7 @@ def test_of_a_long_photo_only_the_part_around_the_crop_is_made_within_one_grey_l
         image = image.point(lambda value: 255 if value > 110 else 0)
     resized = 50 * max(size) * 50 // min(size)
     assert resized > LONG * 48 * 48, "this photo takes the usual path"
-    pixels, _ = look(image, processor_from_config({**config, **IMAGENET}))
+    pixels, _ = resize_and_crop(image, processor_from_config({**config, **IMAGENET}))
     difference = np.asarray(pixels).astype(int) - _stock_bytes(image, config).astype(int)
     assert abs(difference).max() <= 1
 
@@ -133,15 +133,15 @@ def test_a_thread_of_a_photo_is_seen_at_its_middle(photo: Callable[..., Photo], 
 def test_the_view_is_the_part_of_the_photo_that_the_pixels_show(
     photo: Callable[..., Photo], name: str, size: tuple[int, int], crop: tuple[int, int, int, int]
 ) -> None:
-    _, view = look(photo(*size).image, processor_from_config({**CONFIGS[name], **IMAGENET}))
+    _, view = resize_and_crop(photo(*size).image, processor_from_config({**CONFIGS[name], **IMAGENET}))
     assert view.crop == crop
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (211, 64), (97, 61)])
 def test_the_pixels_are_the_view_resized(photo: Callable[..., Photo], size: tuple[int, int]) -> None:
-    # A smooth picture: the borders, where the filter reaches beyond the view, differ little.
+    # A smooth image differs little at the borders, where the filter reaches beyond the view.
     image = photo(12, 9).image.resize(size, Image.Resampling.BICUBIC)
-    pixels, view = look(image, processor_from_config({**CONFIGS["shortest edge"], **IMAGENET}))
+    pixels, view = resize_and_crop(image, processor_from_config({**CONFIGS["shortest edge"], **IMAGENET}))
     cut = image.crop(view.crop).resize(pixels.size, Image.Resampling.BILINEAR)
     assert abs(np.asarray(pixels, int) - np.asarray(cut, int)).mean() < 2.5
 

@@ -1,4 +1,4 @@
-"""The written-out Vision Transformer computes what transformers' does, and has none of the faults of the tutorial's code."""
+"""The from-scratch Vision Transformer equals transformers', and has none of the faults of the tutorial's code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = [(32, 8), (32, 4), (28, 7), (16, 16), (6, 1), ((24, 40), 8), ((40, 24), 
 
 
 def shaken(network: nn.Module) -> Any:
-    """In evaluation mode, with every weight random: the zeros and ones of a start would hide what biases and norms do."""
+    """In evaluation mode with random weights everywhere: initial zeros and ones would hide biases and LayerNorms."""
     with torch.no_grad():
         for weights in network.parameters():
             weights += 0.3 * torch.randn(weights.shape)
@@ -50,7 +50,7 @@ def theirs(img_size: Any = 32, patch_size: int = 8, **changes: Any) -> ViTForIma
     return model
 
 
-def pictures(model: VisionTransformer, batch: int = 3) -> Tensor:
+def random_images(model: VisionTransformer, batch: int = 3) -> Tensor:
     return torch.randn(batch, *model.image_shape)
 
 
@@ -67,7 +67,7 @@ def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
 def test_with_the_weights_of_transformers_it_gives_their_logits(img_size: Any, patch_size: int) -> None:
     model, other = ours(img_size, patch_size), theirs(img_size, patch_size)
     load_transformers_weights(model, other)
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         expected = other(images).logits
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_with_the_weights_of_transformers_it_gives_their_logits(img_size: Any, p
 @pytest.mark.parametrize(("img_size", "patch_size"), SIZES)
 def test_with_its_weights_transformers_gives_its_logits(img_size: Any, patch_size: int) -> None:
     model = ours(img_size, patch_size, channels=2)
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         expected = to_transformers(model, tiny.LABELS)(images).logits
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
@@ -86,7 +86,7 @@ def test_with_its_weights_transformers_gives_its_logits(img_size: Any, patch_siz
 def test_its_gradients_are_those_of_transformers() -> None:
     model = ours(dropout=0.0)
     other = to_transformers(model, tiny.LABELS)
-    images = pictures(model)
+    images = random_images(model)
     model(images).logsumexp(dim=1).sum().backward()
     other(images).logits.logsumexp(dim=1).sum().backward()
     mine, wanted = model.blocks[0].attention.q_proj.weight.grad, other.vit.layers[0].attention.q_proj.weight.grad
@@ -137,7 +137,7 @@ def test_the_embedded_vit_runs_in_it() -> None:
         config.intermediate_size,
     ).eval()
     load_transformers_weights(model, load_file(Path(spec.checkpoint) / "model.safetensors"))
-    images = pictures(model, batch=2)
+    images = random_images(model, batch=2)
     with torch.no_grad():
         torch.testing.assert_close(model(images), network(images), atol=1e-4, rtol=1e-4)
 
@@ -189,7 +189,7 @@ def test_an_exported_folder_loads_like_any_other_and_shows_the_same_attention(
     assert (spec.labels, spec.image_size, spec.patch_grid) == (tiny.LABELS, (height, width), model.patch_grid)
     assert (spec.num_layers, spec.num_heads, spec.num_prefix_tokens) == (3, 4, 1)
     assert spec.parameters == sum(weights.numel() for weights in model.parameters())
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         logits, attention = model(images, return_attention=True)
         with record_attention(Capture(tokens=(0,), mean=True)) as record:
@@ -204,7 +204,7 @@ def test_an_exported_folder_loads_like_any_other_and_shows_the_same_attention(
 
 
 def tutorial_patches(images: Tensor, a_side: int) -> Tensor:
-    """`[B, 3, H, W]` to `[B, N, 3 * p * p]`, `a_side` patches a side: the tutorial's way to cut."""
+    """`[B, 3, H, W]` to `[B, N, 3 * p * p]`, `a_side` patches per side, as in the tutorial."""
     patch = images.shape[2] // a_side
     windows = images.unfold(2, patch, patch).unfold(3, patch, patch)
     return windows.contiguous().view(len(images), 3, patch, patch, -1).permute(0, 4, 1, 2, 3).flatten(2)
@@ -247,7 +247,7 @@ def squares_of_patches(patches: Tensor) -> list[set[int]]:
 
 
 def numbered_squares() -> Tensor:
-    """A picture `[1, 3, 32, 32]` in which each pixel has the number of its 8 x 8 square, row after row from 0."""
+    """An image `[1, 3, 32, 32]` in which each pixel has the row-major index of its 8 x 8 square."""
     rows, columns = torch.meshgrid(torch.arange(32) // 8, torch.arange(32) // 8, indexing="ij")
     return (4 * rows + columns).float().expand(1, 3, 32, 32)
 
@@ -267,12 +267,12 @@ def test_each_patch_is_its_square_of_the_picture(shape: tuple[int, int, int], pa
     for index in range(patches.shape[1]):
         top, left = index // columns * patch, index % columns * patch
         assert torch.equal(patches[:, index], images[:, :, top : top + patch, left : left + patch].flatten(1))
-    # A picture need not lie in memory in this order.
+    # Independent of the memory format.
     assert torch.equal(cut_patches(images.to(memory_format=torch.channels_last), patch), patches)
 
 
 def outputs_of(part: nn.Module, model: nn.Module, images: Tensor) -> Tensor:
-    """What a part of the model gives while the model runs."""
+    """The outputs of a module of the model."""
     found: list[Tensor] = []
     handle = part.register_forward_hook(lambda _module, _inputs, output: found.append(output))
     with handle, torch.no_grad():
@@ -366,7 +366,7 @@ def test_it_starts_with_small_weights_and_without_biases() -> None:
 
 def test_an_answer_with_attention_is_the_answer_without() -> None:
     model = ours((24, 40))
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         logits, attention = model(images, return_attention=True)
         assert torch.equal(logits, model(images))
@@ -379,7 +379,7 @@ def test_its_attention_is_what_transformers_gives() -> None:
     model = ours()
     other = to_transformers(model, tiny.LABELS)
     other.set_attn_implementation("eager")
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         expected = other(images, output_attentions=True).attentions
         attention = model(images, return_attention=True)[1]
@@ -390,7 +390,7 @@ def test_its_attention_is_what_transformers_gives() -> None:
 @pytest.mark.parametrize("batch", [0, 1, 5])
 def test_a_batch_gives_what_its_images_give_one_by_one(batch: int) -> None:
     model = ours()
-    images = pictures(model, batch)
+    images = random_images(model, batch)
     with torch.no_grad():
         logits = model(images)
         assert logits.shape == (batch, 7)
@@ -407,7 +407,7 @@ def cnn(channels: int = 3, features: int = 6) -> nn.Sequential:
 @pytest.mark.parametrize("make", [ours, lambda: ours(64, 1, feature_extractor=cnn())], ids=["plain", "hybrid"])
 def test_gradients_flow_to_every_weight(make: Callable[[], VisionTransformer]) -> None:
     model = make().train()
-    nnf.cross_entropy(model(pictures(model)), torch.tensor([0, 3, 6])).backward()
+    nnf.cross_entropy(model(random_images(model)), torch.tensor([0, 3, 6])).backward()
     for name, weights in model.named_parameters():
         assert weights.grad is not None, name
         largest = weights.grad.abs().max().item()
@@ -423,7 +423,7 @@ def test_gradients_flow_to_every_weight(make: Callable[[], VisionTransformer]) -
 
 def test_dropout_acts_in_training_alone() -> None:
     model = ours(dropout=0.5)
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         assert torch.equal(model(images), model(images))
         evaluated = model(images)
@@ -436,7 +436,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 def test_dropout_is_on_the_embedded_tokens_and_after_each_dense_layer_but_query_key_and_value() -> None:
     model = ours(dropout=1.0).train()
-    images = pictures(model)
+    images = random_images(model)
     entering: dict[str, Tensor] = {}
     for name, part in model.named_modules():
         if name in ("blocks.0", "blocks.0.layernorm_after", "blocks.0.mlp.fc2", "blocks.1"):
@@ -475,7 +475,7 @@ def test_a_few_steps_of_training_lower_the_loss_and_learn_where_the_light_is() -
 @pytest.mark.parametrize(("img_size", "patch_size", "grid"), [(32, 1, (8, 8)), (32, 2, (4, 4)), ((24, 40), 2, (3, 5))])
 def test_a_hybrid_is_a_vit_on_the_feature_map(img_size: Any, patch_size: int, grid: tuple[int, int]) -> None:
     model = ours(img_size, patch_size, feature_extractor=cnn())
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         features = model.feature_extractor(images)  # type: ignore[misc]
         plain = ours(features.shape[2:], patch_size, channels=6)
@@ -506,7 +506,7 @@ def test_on_a_bit_network_it_is_the_hybrid_of_the_paper() -> None:
     model = VisionTransformer(64, 1, 7, 24, 3, 4, 32, feature_extractor=Features(backbone)).eval()
     left_out = model.load_state_dict(plain.state_dict(), strict=False)
     assert all(name.startswith("feature_extractor.") for name in left_out.missing_keys)
-    images = pictures(model)
+    images = random_images(model)
     with torch.no_grad():
         torch.testing.assert_close(model(images), other(images).logits, atol=1e-5, rtol=1e-5)
 
@@ -524,7 +524,7 @@ def test_a_feature_extractor_is_taken_as_it_is() -> None:
     assert VisionTransformer(32, 1, 7, 24, 1, 4, 40, feature_extractor=tight).patch_grid == (1, 1)
 
 
-# What does not fit is said.
+# Invalid arguments
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from tests.hostile import encode
 from tests.hostile import photo as picture
 from vitdemo.cli import main
 from vitdemo.errors import OptionError
-from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.batch import COLUMNS, Answer, Row, compare_many, grouped, in_words, ranked, rows_csv, summarise
 from vitdemo.settings import ROOT, Settings
@@ -178,7 +177,7 @@ def test_a_fault_of_ours_is_worded_too_and_the_next_photo_is_done(
         def compare(self, photo: Photo, *arguments: Any, **options: Any) -> Comparison:
             if photo.size == (50, 50):
                 raise RuntimeError("/secret/path")
-            return super().compare(photo, *arguments, ExplainRequest(**options))
+            return super().compare(photo, *arguments, **options)
 
     faulty = Faulty(Settings(device="cpu"))
     found = list(compare_many(faulty, [("bad", photo(50, 50)), ("good", photo(60, 50))], specs))

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import spearmanr
 
 from tests import tiny
+from tests.asking import split
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.export.results import explanation_json, save_npz
@@ -427,9 +428,10 @@ def test_what_changes_a_map_has_an_entry_of_its_own(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str, options: list[dict[str, Any]]
 ) -> None:
     spec = tiny_spec("vit")
-    found = [fresh.explain(photo(), spec, ExplainRequest(method=method, **one)) for one in options]
+    asked = [split({"method": method, **one}) for one in options]
+    found = [fresh.explain(photo(), spec, request, **others) for request, others in asked]
     assert not any(one.prediction.from_cache for one in found)
-    again = [fresh.explain(photo(), spec, ExplainRequest(method=method, **one)) for one in options]
+    again = [fresh.explain(photo(), spec, request, **others) for request, others in asked]
     for one, other in zip(found, again, strict=True):
         assert other.prediction.from_cache
         np.testing.assert_array_equal(_values(one), _values(other))

@@ -15,6 +15,7 @@ import torch
 
 import vitdemo
 from tests import tiny
+from tests.asking import split
 from vitdemo.attribution import patch_attention
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ImageError, OptionError, UnknownModelError
@@ -25,6 +26,7 @@ from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline import pipeline as pipeline_module
+from vitdemo.pipeline import prepare as prepare_module
 from vitdemo.registry import default_models, get_spec
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, ModelSpec, Photo, Processor
@@ -121,7 +123,8 @@ def test_what_changes_the_numbers_is_part_of_the_key(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], change: dict[str, Any]
 ) -> None:
     fresh.explain(photo(), tiny_spec("vit"))
-    assert not fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(**change)).prediction.from_cache
+    request, others = split(change)
+    assert not fresh.explain(photo(), tiny_spec("vit"), request, **others).prediction.from_cache
     assert not fresh.explain(photo(), tiny_spec("deit")).prediction.from_cache
     assert not fresh.explain(photo(), replace(tiny_spec("vit"), revision="newer")).prediction.from_cache
 
@@ -270,11 +273,12 @@ def test_an_option_that_the_model_does_not_have_is_refused_with_those_that_it_ha
     options: dict[str, Any],
     words: str,
 ) -> None:
+    request, others = split(options)
     with pytest.raises(OptionError, match=words):
-        fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(**options))
+        fresh.explain(photo(), tiny_spec("vit"), request, **others)
     if "readout" not in options:  # there, a model that has none shows its own
         with pytest.raises(OptionError, match=words):
-            fresh.compare(photo(), [tiny_spec("vit")], ExplainRequest(**options))
+            fresh.compare(photo(), [tiny_spec("vit")], request, **others)
 
 
 @pytest.mark.parametrize(("target", "index"), [("apple", 0), (6, 6), ("3", 3), ("bird", 4)])
@@ -312,7 +316,7 @@ def test_a_resolution_shows_the_whole_photo_in_its_own_shape(
 def test_a_resolution_beyond_the_limit_is_lowered_and_noted(
     fresh: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "MAX_TOKENS", 54)
+    monkeypatch.setattr(prepare_module, "MAX_TOKENS", 54)
     found = fresh.explain(photo(96, 64), tiny_spec("vit"), ExplainRequest(resolution=10_000))
     assert found.patch_grid == (6, 9)
     assert found.notes == ("The resolution was lowered from 10000 to 72 pixels: 54 patches are the limit.",)

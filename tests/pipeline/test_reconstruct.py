@@ -18,8 +18,8 @@ from tests import tiny
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import InvalidScoresError, OptionError
 from vitdemo.models.loading import Classifier, load_model
-from vitdemo.models.masking import GREY, hidden_patches, picture_of, with_grey
-from vitdemo.models.preprocess import look, preprocess
+from vitdemo.models.masking import GREY, grey_out, hidden_patches, to_image
+from vitdemo.models.preprocess import preprocess, resize_and_crop
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import spec_from_folder
 from vitdemo.settings import Settings
@@ -240,8 +240,8 @@ def test_pixels_become_the_picture_again_that_they_were_made_of(
 ) -> None:
     processor = Processor((32, 48), None, 2, rescale, mean, std)
     one = photo(100, 70)
-    picture = np.asarray(picture_of(preprocess([one], processor).pixel_values[0], processor), dtype=int)
-    expected = np.asarray(look(one.image, processor)[0], dtype=int)
+    picture = np.asarray(to_image(preprocess([one], processor).pixel_values[0], processor), dtype=int)
+    expected = np.asarray(resize_and_crop(one.image, processor)[0], dtype=int)
     assert picture.shape == (32, 48, 3)
     assert np.abs(picture - expected).max() <= 1
     assert np.ptp(expected) > 100
@@ -249,7 +249,7 @@ def test_pixels_become_the_picture_again_that_they_were_made_of(
 
 def test_made_up_colours_beyond_black_and_white_are_cut_off() -> None:
     processor = Processor((1, 2), None, 2, 1 / 255, (0.5,) * 3, (0.5,) * 3)
-    picture = picture_of(torch.tensor([-7.0, 7.0]).expand(3, 1, 2), processor)
+    picture = to_image(torch.tensor([-7.0, 7.0]).expand(3, 1, 2), processor)
     assert np.asarray(picture)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
 
 
@@ -258,7 +258,7 @@ def test_grey_lies_on_the_hidden_patches_and_on_nothing_else(size: tuple[int, in
     image = Image.fromarray(np.random.default_rng(0).integers(0, 100, (size[1], size[0], 3), dtype=np.uint8))
     hidden = hidden_patches(grid, 0.5, 1)
     before = np.asarray(image).copy()
-    pixels = np.asarray(with_grey(image, hidden))
+    pixels = np.asarray(grey_out(image, hidden))
     for y in range(size[1]):
         for x in range(size[0]):
             covered = bool(hidden[y // 8, x // 8])
@@ -278,9 +278,9 @@ def test_a_photo_is_reconstructed_from_end_to_end(
     assert found.milliseconds > 0
     batch = preprocess([one], spec.processor)
     with torch.no_grad():
-        expected = picture_of(model.reconstruct(batch.pixel_values, hidden[None])[0], spec.processor)
+        expected = to_image(model.reconstruct(batch.pixel_values, hidden[None])[0], spec.processor)
     own, seen, filled = (
-        np.asarray(look(one.image, spec.processor)[0]),
+        np.asarray(resize_and_crop(one.image, spec.processor)[0]),
         np.asarray(found.seen),
         np.asarray(found.filled),
     )

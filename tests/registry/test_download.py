@@ -1,4 +1,4 @@
-"""A model of the Hub is fetched whole, resumed where it broke off, checked, or refused in words before anything large comes."""
+"""A Hub model is downloaded, resumed, verified, or refused with a message before anything large is fetched."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TYPES_WITHOUT = ("swin", "levit", "cvt", "mobilevit", "convnext", "clip", "qwen2
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of some hundred kB, to be read only."""
+    """A checkpoint folder of some hundred kB, read only."""
     folder = tiny.save(tmp_path_factory.mktemp("saved") / "vit", "vit", hidden_size=96, intermediate_size=192)
     (folder / "README.md").write_text(CARD)
     return folder
@@ -64,7 +64,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> Iterator[FakeHub]:
-    """The fake Hub, with one repository, and a cache that holds nothing."""
+    """The fake Hub with one repository, and an empty cache."""
     for name, value in (("HF_HOME", str(tmp_path / "hf")), ("NO_PROXY", "127.0.0.1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(transfer, "PAUSE", 0.01)
@@ -85,12 +85,12 @@ def partials(repo: str = REPO) -> list[int]:
 
 
 def ranges(hub: FakeHub, file: str = WEIGHTS) -> list[str | None]:
-    """What was asked for, of the answers that brought something."""
+    """The Range headers of the requests that returned bytes."""
     return [asked.range for asked in hub.requests if asked.path.endswith(file) and asked.sent and asked.status != 302]
 
 
 def refusal(name: str = REPO, error: type[Exception] = DownloadError) -> str:
-    """Its words, which name neither a folder of this machine nor a commit."""
+    """The error message, which names neither a local folder nor a commit."""
     with pytest.raises(error) as refused:
         download(name)
     text = str(refused.value)
@@ -247,7 +247,7 @@ def test_a_connection_that_brings_a_little_each_time_brings_all_in_the_end(hub: 
 def test_what_came_before_it_broke_off_for_good_is_not_fetched_again(hub: FakeHub) -> None:
     hub.fault(REPO, WEIGHTS, cut_after=150_000, times=1)
     hub.fault(REPO, WEIGHTS, silent=True)
-    assert "breaks off (RemoteProtocolError). What has come is kept" in refusal()
+    assert "breaks off (RemoteProtocolError). Try again later" in refusal()
     assert partials() == [150_000]
     assert REPO not in [spec.name for spec in available_models()]
     hub.faults.clear()
@@ -267,7 +267,7 @@ def test_a_cancelled_download_stops_at_once_and_goes_on_the_next_time(hub: FakeH
         if progress.done:
             cancel.set()
 
-    with pytest.raises(DownloadError, match=r"stopped\. What has come is kept"):
+    with pytest.raises(DownloadError, match=r"stopped\. It will resume"):
         download(REPO, report, cancel)
     (kept,) = partials()
     assert 0 < seen[-1].done < kept <= seen[-1].done + (1 << 16) < size(hub)
@@ -341,7 +341,7 @@ def test_a_connection_that_is_too_slow_is_given_up_and_what_came_is_kept(
     monkeypatch.setattr(transfer, "PATIENCE", 0.2)
     monkeypatch.setattr(transfer, "SLOWEST", 1_000_000)
     hub.fault(REPO, WEIGHTS, bytes_per_second=200_000)
-    assert re.search(r"too slow: \d+ bytes in 0 seconds\. What has come is kept", refusal())
+    assert re.search(r"too slow: \d+ bytes in 0 seconds\. Try again later", refusal())
     assert partials()[0] > 0
 
 
@@ -350,7 +350,7 @@ def test_more_bytes_than_were_announced_are_not_kept(hub: FakeHub) -> None:
     for entry in (sibling, sibling["lfs"]):
         entry["size"] -= 70_000
     seen: list[Progress] = []
-    with pytest.raises(DownloadError, match="more came than was announced"):
+    with pytest.raises(DownloadError, match="more bytes than announced"):
         download(REPO, seen.append)
     assert all(progress.done <= progress.total for progress in seen)
     for entry in (sibling, sibling["lfs"]):
@@ -387,7 +387,7 @@ def test_an_answer_of_something_else_than_the_hub_is_worded(hub: FakeHub, monkey
         self._send(200, b"<html>Accept our terms</html>", {"Content-Type": "text/html"})
 
     monkeypatch.setattr(fakehub.Handler, "_about", portal)
-    assert "cannot be read. Something else may answer" in refusal()
+    assert "cannot be read. It may come from another server" in refusal()
 
 
 # Damage
@@ -396,7 +396,7 @@ def test_an_answer_of_something_else_than_the_hub_is_worded(hub: FakeHub, monkey
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", WEIGHTS])
 def test_a_file_with_a_wrong_checksum_is_refused_and_removed(hub: FakeHub, file: str) -> None:
     hub.fault(REPO, file, wrong_bytes=True, times=1)
-    assert f"{file} of {REPO} came damaged" in refusal()
+    assert f"{file} of {REPO} arrived damaged" in refusal()
     assert partials() == []
     assert download(REPO).ready
 
@@ -475,7 +475,7 @@ def test_a_private_model_looks_like_none_without_its_token(
 def test_a_token_that_is_not_valid_any_more_is_called_that(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.expired.add("hf_old")
     monkeypatch.setenv("HF_TOKEN", "hf_old")
-    assert "refuses the token of HF_TOKEN" in refusal()
+    assert "rejects the token of HF_TOKEN" in refusal()
 
 
 @pytest.mark.parametrize("revision", ["none", "0" * 40, "refs/pr/7"])
@@ -492,8 +492,8 @@ def test_offline_what_is_here_runs_and_what_is_not_is_refused_without_a_request(
     asked = len(hub.requests)
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     assert obtain(REPO) == spec
-    assert "HF_HUB_OFFLINE forbids" in refusal(LISTED)
-    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE forbids"):
+    assert "HF_HUB_OFFLINE forbids downloads" in refusal(LISTED)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE forbids downloads"):
         obtain("someone/else")
     assert len(hub.requests) == asked
 
@@ -556,7 +556,7 @@ def test_what_came_before_the_disk_was_full_is_kept(hub: FakeHub, monkeypatch: p
 
     with monkeypatch.context() as full:
         full.setattr(Path, "open", opened)
-        assert "The disk is full. What has come is kept" in refusal()
+        assert "The disk is full. Free some space" in refusal()
     assert partials() == [300_000]
     download(REPO)
     assert ranges(hub)[-1] == "bytes=300000-"
@@ -567,7 +567,7 @@ def test_a_cache_that_cannot_be_written_is_worded(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
-    assert "cannot be kept: Not a directory. Set HF_HOME" in refusal()
+    assert "cannot be stored: Not a directory. Set HF_HOME" in refusal()
 
 
 # Several at once
@@ -602,7 +602,7 @@ def test_one_who_waits_for_anothers_download_can_be_cancelled(hub: FakeHub) -> N
 
 
 class Evil:
-    """What leaves a mark where it is unpickled."""
+    """Leaves a mark when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -718,7 +718,7 @@ def test_why_a_type_cannot_be_loaded_is_said(hub: FakeHub, folder: Path) -> None
         ({"architectures": ["ViTForMaskedImageModeling"]}, "is a ViTForMaskedImageModeling, which cannot be loaded"),
         ({"architectures": None}, "is a model without an architecture, which cannot be loaded"),
         ({"architectures": 3}, "config.json of someone/odd is damaged, or lacks"),
-        ({"num_channels": 1}, "does not read colour pictures"),
+        ({"num_channels": 1}, "does not read colour images"),
         ({"patch_size": [8, 16]}, "config.json of someone/odd is damaged, or lacks"),
         ({"id2label": {"1": "one"}}, "config.json of someone/odd is damaged, or lacks"),
     ],
@@ -750,7 +750,7 @@ def test_a_damaged_config_is_named_with_its_model_before_the_weights_are_fetched
 def test_a_model_without_a_file_that_it_needs_is_refused(hub: FakeHub, folder: Path, file: str) -> None:
     (folder / file).unlink()
     hub.add("someone/lacking", folder)
-    lacks = "no weights in the form of safetensors" if file == WEIGHTS else f"no {file}, which is needed"
+    lacks = "no safetensors weights" if file == WEIGHTS else f"no {file}, which is needed"
     assert lacks in refusal("someone/lacking")
     assert hub.bytes_sent(WEIGHTS) == 0
 
@@ -758,7 +758,7 @@ def test_a_model_without_a_file_that_it_needs_is_refused(hub: FakeHub, folder: P
 def test_a_config_of_many_megabytes_is_not_fetched(hub: FakeHub, folder: Path) -> None:
     (folder / "config.json").write_bytes(bytes(10_000_001))
     hub.add("someone/large", folder)
-    assert "config.json of someone/large is 10 MB large, which such a file never is" in refusal("someone/large")
+    assert "config.json of someone/large is larger than 10 MB, the limit" in refusal("someone/large")
     assert hub.bytes_sent("config.json") == 0
 
 

@@ -1,4 +1,4 @@
-"""The fake Hub, seen through plain `huggingface_hub`: what the library gets, what it retries, what it raises."""
+"""The fake Hub through plain `huggingface_hub`: responses, retries and exceptions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS, SIZE, CHUNK = "extra/labels of all.txt", 200_000, 10_000
 
 @dataclass
 class Client:
-    """`huggingface_hub` with an empty cache, the fake Hub it talks to, and the seconds that it would have slept."""
+    """`huggingface_hub` with an empty cache, its fake Hub, and the recorded sleeps."""
 
     hub: FakeHub
     folder: Path
@@ -41,7 +41,7 @@ class Client:
 
     @property
     def bodies(self) -> list[tuple[str | None, int, int]]:
-        """The range, status and bytes of every answer to GET."""
+        """Range, status and bytes of every response to GET."""
         return [(asked.range, asked.status, asked.sent) for asked in self.hub.requests if asked.method == "GET"]
 
 
@@ -65,9 +65,9 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 
 def test_model_info_tells_the_commit_and_every_file_with_its_hash(client: Client) -> None:
-    told = client.info()
-    assert (told.id, told.sha, told.private, told.gated) == (REPO, client.hub.commit(REPO), False, False)
-    files = {sibling.rfilename: sibling for sibling in told.siblings}
+    info = client.info()
+    assert (info.id, info.sha, info.private, info.gated) == (REPO, client.hub.commit(REPO), False, False)
+    files = {sibling.rfilename: sibling for sibling in info.siblings}
     assert set(files) == {CONFIG, WEIGHTS, LABELS}
     text = (client.folder / CONFIG).read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(text) + text).hexdigest()

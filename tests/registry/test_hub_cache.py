@@ -1,4 +1,4 @@
-"""What the Hub's cache holds is found without asking anybody, whatever else lies in it; folders are found by their path."""
+"""Models in the Hub cache are found offline, whatever else is in it; folders are found by path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a model from its files alone."""
+"""Model descriptions from files alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MORE = ["mae-mini", "cnn-mini"]
 
 @pytest.fixture
 def folder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A checkpoint folder to spoil."""
+    """A checkpoint folder to damage."""
     return Path(shutil.copytree(tiny_folder("vit"), tmp_path / "mine"))
 
 
@@ -205,7 +205,7 @@ def test_a_header_of_another_form_is_called_damaged(folder: Path, header: str) -
 @pytest.mark.parametrize("channels", [1, 4, "3"])
 def test_a_network_for_other_than_colour_pictures_is_refused(folder: Path, channels: object) -> None:
     tiny.edit_json(folder / "config.json", num_channels=channels)
-    with pytest.raises(CheckpointError, match="mine cannot be loaded: it does not read colour pictures"):
+    with pytest.raises(CheckpointError, match="mine cannot be loaded: it does not read colour images"):
         spec_from_folder(folder)
 
 

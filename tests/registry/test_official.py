@@ -1,4 +1,4 @@
-"""The table of official checkpoints says what their architectures are, and each of them runs as in transformers.
+"""The table of official checkpoints agrees with their architectures, and each runs as in transformers.
 
 Every entry is built in full without memory, and a tiny network in the layout of its own files comes from the fake Hub.
 """
@@ -22,7 +22,7 @@ from tests.fakehub import FakeHub
 from vitdemo.models.attention_tap import record_attention
 from vitdemo.models.loading import _CLASSES, _WITH_POOLER, load_model
 from vitdemo.models.nn.hybrid import ViTHybridConfig
-from vitdemo.models.preprocess import look, preprocess
+from vitdemo.models.preprocess import preprocess, resize_and_crop
 from vitdemo.registry import (
     FAMILIES,
     OFFICIAL,
@@ -230,7 +230,7 @@ def build(values: dict[str, Any]) -> PreTrainedModel:
 
 
 def encoder(network: Any) -> Any:
-    """The part that gives the tokens. What DINOv3 calls its base model is only a part of that."""
+    """The module that returns the tokens; DINOv3's base model is only part of it."""
     return network if isinstance(network, transformers.DINOv3ViTModel) else network.base_model
 
 
@@ -390,4 +390,4 @@ def test_the_pixels_are_those_of_transformers_own_processor(
         | {"do_rescale": False, "do_normalize": False}
     )
     raw = stock(image.image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    assert np.array_equal(np.asarray(look(image.image, ours)[0]), raw)
+    assert np.array_equal(np.asarray(resize_and_crop(image.image, ours)[0]), raw)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.segmented import CROP, SIZE, masks, segmentation
 from vitdemo.options.segment import METHODS
-from vitdemo.rendering.masks import COLOURS, colours_of, components_picture, label_map, segmentation_overlay
+from vitdemo.rendering.masks import COLOURS, colours_of, components_image, label_map, segmentation_overlay
 from vitdemo.types import Photo
 
 Maker = Callable[..., Photo]
@@ -66,8 +66,8 @@ def test_the_first_of_overlapping_masks_keeps_its_label() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("found", [True, False])
 def test_the_overlay_of_every_method_has_the_size_of_the_crop(photo: Maker, method: str, found: bool) -> None:
-    picture = segmentation_overlay(photo(*SIZE), segmentation(method, found=found))
-    assert (picture.mode, picture.size) == ("RGB", (CROP[2] - CROP[0], CROP[3] - CROP[1]))
+    image = segmentation_overlay(photo(*SIZE), segmentation(method, found=found))
+    assert (image.mode, image.size) == ("RGB", (CROP[2] - CROP[0], CROP[3] - CROP[1]))
 
 
 def test_inside_of_a_mask_is_its_colour_outside_is_the_photo(photo: Maker) -> None:
@@ -121,7 +121,7 @@ def test_matches_are_boxed(photo: Maker) -> None:
 
 def test_components_keep_their_colour_up_to_the_edge_of_the_mask_and_are_black_outside() -> None:
     found = segmentation("pca")
-    pixels = np.asarray(components_picture(found))
+    pixels = np.asarray(components_image(found))
     inside = found.masks.any(axis=0)
     assert pixels.shape == (120, 160, 3)
     assert (pixels[~inside] == 0).all()
@@ -129,9 +129,9 @@ def test_components_keep_their_colour_up_to_the_edge_of_the_mask_and_are_black_o
 
 
 def test_components_without_a_mask_fill_the_crop() -> None:
-    assert (np.asarray(components_picture(segmentation("pca", found=False)))[:, :, 0] > 0).all()
+    assert (np.asarray(components_image(segmentation("pca", found=False)))[:, :, 0] > 0).all()
 
 
 def test_a_segmentation_without_components_has_no_picture_of_them() -> None:
     with pytest.raises(ValueError, match="parts has no components"):
-        components_picture(segmentation("parts"))
+        components_image(segmentation("parts"))

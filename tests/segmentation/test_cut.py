@@ -1,4 +1,4 @@
-"""The normalised cut against a dense solver, and on features in which objects are planted."""
+"""The normalised cut against a dense solver, and on features with planted objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation import Side, affinity, cut, foreground, second_eigenvector
+from vitdemo.segmentation import Side, cut, foreground, second_eigenvector
 
 Weights = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,7 +24,7 @@ def dense(weights: Weights) -> tuple[Weights, Weights]:
 
 
 def agrees(weights: Weights) -> None:
-    """The eigenvalue is the dense solver's, the equation holds, and, where it has one answer, so is the eigenvector."""
+    """Assert that eigenvalue and, if unique, eigenvector are the dense solver's, and the equation holds."""
     values, vectors = dense(weights)
     value, vector = second_eigenvector(weights.copy())
     degrees = weights.sum(axis=1)
@@ -83,13 +83,6 @@ def test_a_graph_in_two_pieces_is_cut_between_them() -> None:
     assert ((vector > vector.mean()) == piece).all() or ((vector < vector.mean()) == piece).all()
 
 
-def test_affinity_is_one_above_tau_and_epsilon_elsewhere() -> None:
-    features = np.array([[1, 0], [2, 0.1], [0, 3], [0, 0]])
-    expected = np.full((4, 4), 1e-5)
-    expected[:2, :2] = expected[2, 2] = 1
-    assert (affinity(features, 0.2) == expected).all()
-
-
 def scene(grid: tuple[int, int], objects: list[Mask], seed: int = 0, noise: float = 1.0) -> NDArray[np.float32]:
     """Features around one direction for the background, and one for each object, at right angles."""
     rng = np.random.default_rng(seed)
@@ -144,8 +137,8 @@ def test_a_cut_that_is_too_loose_finds_nothing() -> None:
     grid = (12, 12)
     features = scene(grid, [disc(grid, 6, 6, 3)], noise=0.3)
     (value,) = foreground(features, grid).eigenvalues
-    assert foreground(features, grid, loosest=value + 1e-6).found
-    found = foreground(features, grid, loosest=value - 1e-6)
+    assert foreground(features, grid, max_eigenvalue=value + 1e-6).found
+    found = foreground(features, grid, max_eigenvalue=value - 1e-6)
     assert not found.found
     assert found.reason == "No part of the photo stands out from the rest."
 
@@ -175,9 +168,9 @@ def test_a_ground_with_two_corners_is_told_by_attention_alone() -> None:
     ground[1:-1, 1:-1] = ground[0, [0, 1, -2, -1]] = False
     features = scene(grid, [~ground])
     assert not (foreground(features, grid, side="corners").masks[0] & ~ground).any()
-    looked = np.where(ground, 0.2, 0.3)
-    assert (foreground(features, grid, side="attention", attention=looked).masks[0] == ~ground).all()
-    assert not (foreground(features, grid, side="attention", attention=1 - looked).masks[0] & ~ground).any()
+    weight = np.where(ground, 0.2, 0.3)
+    assert (foreground(features, grid, side="attention", attention=weight).masks[0] == ~ground).all()
+    assert not (foreground(features, grid, side="attention", attention=1 - weight).masks[0] & ~ground).any()
 
 
 @pytest.mark.parametrize(("side", "attention"), [("attention", None), ("corners", np.ones((4, 5))), ("attention", [1])])

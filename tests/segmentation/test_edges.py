@@ -1,4 +1,4 @@
-"""Patch masks to pixels, on drawn pictures whose true mask is known."""
+"""Patch masks to pixels, on drawn images whose true mask is known."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vitdemo.attribution import iou
 from vitdemo.segmentation import enlarge, refine
 
 Mask = NDArray[np.bool_]
@@ -38,10 +39,6 @@ def disc(shape: tuple[int, int], squared_radius: float) -> Mask:
     return inside
 
 
-def overlap(first: Mask, second: Mask) -> float:
-    return float((first & second).sum() / (first | second).sum())
-
-
 @pytest.mark.parametrize(
     ("width", "height", "grid"), [(224, 224, (14, 14)), (320, 200, (10, 16)), (900, 1300, (24, 16))]
 )
@@ -53,9 +50,7 @@ def test_a_refined_mask_is_nearer_to_the_truth_than_its_patches(width: int, heig
         blocky = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
         assert found.refined, found.note
         assert found.mask.shape == (height, width)
-        assert overlap(found.mask, truth) > max(
-            0.95, overlap(blocky, truth), overlap(enlarge(mask, width, height), truth)
-        )
+        assert iou(found.mask, truth) > max(0.95, iou(blocky, truth), iou(enlarge(mask, width, height), truth))
 
 
 def test_a_mask_one_patch_too_large_is_pulled_in_and_one_too_small_is_let_out() -> None:
@@ -63,8 +58,8 @@ def test_a_mask_one_patch_too_large_is_pulled_in_and_one_too_small_is_let_out() 
     mask = on_patches(truth, (20, 20)).astype(np.uint8)
     for wrong in (cv2.dilate(mask, np.ones((3, 3))), cv2.erode(mask, np.ones((3, 3)))):
         found = refine(photo, wrong > 0, band=1.6)
-        assert overlap(found.mask, truth) > 0.93
-        assert overlap(enlarge(wrong > 0, 320, 320), truth) < 0.8
+        assert iou(found.mask, truth) > 0.93
+        assert iou(enlarge(wrong > 0, 320, 320), truth) < 0.8
 
 
 def test_the_same_photo_and_mask_give_the_same_pixels_whatever_ran_before() -> None:
@@ -168,7 +163,7 @@ def test_large_photos_are_worked_on_at_a_limited_side(monkeypatch: pytest.Monkey
     found = refine(photo, on_patches(truth, (20, 30)), side=300)
     assert sides == [(200, 300)]
     assert found.mask.shape == (1000, 1500)
-    assert overlap(found.mask, truth) > 0.95
+    assert iou(found.mask, truth) > 0.95
 
 
 def test_random_masks_on_photos_of_any_size_never_fail() -> None:

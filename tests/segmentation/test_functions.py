@@ -1,4 +1,4 @@
-"""Attention mass, parts, principal components, similarity, outliers: facts on numbers whose answer is known."""
+"""Attention mass, parts, principal components, similarity and outliers on inputs with known answers."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 
 
 def planted(counts: list[int], seed: int, noise: float = 0.1) -> tuple[Array, NDArray[np.int64]]:
-    """`[N, 16]` around one direction a part, in random order, and the part of each; directions do not depend on the seed."""
+    """`[N, 16]` around one direction per part, in random order, and each one's part; directions do not depend on the seed."""
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     centres = random(len(counts), 16, seed=99)
@@ -149,12 +149,12 @@ def test_planted_components_become_red_green_and_blue() -> None:
     rng = np.random.default_rng(1)
     axes = np.linalg.qr(rng.standard_normal((32, 3)))[0].T
     weights = rng.standard_normal((height * width, 3)) * [9, 4, 2]
-    (picture,) = component_colours([weights @ axes + 7], [(height, width)]).colours
-    assert picture.shape == (height, width, 3)
-    assert picture.min() == 0
-    assert picture.max() == 1
+    (image,) = component_colours([weights @ axes + 7], [(height, width)]).colours
+    assert image.shape == (height, width, 3)
+    assert image.min() == 0
+    assert image.max() == 1
     for channel in range(3):
-        found = np.corrcoef(picture[..., channel].ravel(), weights[:, channel])[0, 1]
+        found = np.corrcoef(image[..., channel].ravel(), weights[:, channel])[0, 1]
         assert abs(found) > 0.97
 
 
@@ -179,8 +179,8 @@ def test_a_few_wild_patches_do_not_flatten_all_others() -> None:
     features = random(400, 8)
     features[0] *= 1000
     # The wild one takes the first component; there too the others keep most of the range.
-    (picture,) = component_colours([features], [(20, 20)]).colours
-    assert (picture.reshape(-1, 3)[1:].std(axis=0) > 0.15).all()
+    (image,) = component_colours([features], [(20, 20)]).colours
+    assert (image.reshape(-1, 3)[1:].std(axis=0) > 0.15).all()
 
 
 @pytest.mark.parametrize("features", [np.ones((6, 5)), np.zeros((6, 2)), np.arange(12.0).reshape(6, 2)])

@@ -1,4 +1,4 @@
-"""What training leaves behind loads like any other model, teaches, and gives its weights to the next run."""
+"""A trained model loads like any other, can be a teacher, and initialises the next run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import PROBE_FILE, find_spec, get_spec, read_json, spec_from_folder
 from vitdemo.settings import Settings
-from vitdemo.training import config as jobs
-from vitdemo.training.architectures import ARCHITECTURES, build
+from vitdemo.training import config
+from vitdemo.training.architectures import build
 from vitdemo.training.augment import MEAN, STD, normalised
-from vitdemo.training.config import LEAST_ROOM, Job
-from vitdemo.training.export import Origin, export
+from vitdemo.training.config import ARCHITECTURES, MIN_FREE_BYTES, TrainJob
+from vitdemo.training.export import Provenance, export
 from vitdemo.training.init_weights import initialise
 from vitdemo.training.probe import probe
 from vitdemo.training.recipes.base import logits_of
@@ -46,7 +46,7 @@ CLASSIFIERS = tuple(arch for arch in ARCHITECTURES if arch != "mae")
 HEADLESS = ("vit", "deit", "beit", "mae")
 """Architectures whose encoder alone may be the result of a run."""
 
-ORIGIN = Origin(
+PROVENANCE = Provenance(
     command="python -m vitdemo train data.tar --out runs/x",
     data=("one.tar", "two.zip"),
     photos=1234,
@@ -74,7 +74,7 @@ def network_of(arch: str, seed: int = 0) -> nn.Module:
 
 
 def encoder_of(arch: str) -> Any:
-    """As masked modelling leaves it."""
+    """The result of masked modelling."""
     return MaskedModelling(network_of(arch), 32).result().eval()
 
 
@@ -171,8 +171,8 @@ def test_a_folder_can_be_exported_to_again(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(tmp_path / "vit")[1](pixels_of()), expected, rtol=0, atol=0)
 
 
-def test_the_folder_is_found_by_its_path_and_says_what_it_is(tmp_path: Path) -> None:
-    export(network_of("deit"), tmp_path / "pupil", CLASSES, 32, ORIGIN)
+def test_the_folder_loads_by_its_path_with_its_metadata(tmp_path: Path) -> None:
+    export(network_of("deit"), tmp_path / "pupil", CLASSES, 32, PROVENANCE)
     spec = find_spec(str(tmp_path / "pupil"))
     assert (spec.name, spec.family, spec.license, spec.revision) == ("pupil", "DeiT", "CC-BY-4.0", "step-96")
     assert spec.source == "local"
@@ -180,7 +180,7 @@ def test_the_folder_is_found_by_its_path_and_says_what_it_is(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("arch", ["vit", "cnn"])
-def test_the_processor_shows_the_product_what_judging_saw(arch: str, tmp_path: Path) -> None:
+def test_the_processor_prepares_what_evaluation_saw(arch: str, tmp_path: Path) -> None:
     export(network_of(arch), tmp_path / arch, CLASSES, 32)
     assert spec_from_folder(tmp_path / arch).processor == Processor(
         resize=32, crop=(32, 32), resample=2, rescale=1 / 255, mean=MEAN, std=STD
@@ -201,16 +201,16 @@ def test_the_product_evaluates_the_exported_model(arch: str, tmp_path: Path, tar
     assert found.top1 == pytest.approx(sum(right) / 24)
 
 
-def test_a_network_that_transformers_cannot_load_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="A Linear has no form"):
+def test_a_network_that_transformers_cannot_load_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="transformers cannot load a Linear"):
         export(nn.Linear(3, 3), tmp_path / "x", CLASSES, 32)
 
 
 # The card
 
 
-def test_the_card_says_how_the_model_came_about(tmp_path: Path) -> None:
-    export(network_of("deit"), tmp_path / "pupil", CLASSES, 32, ORIGIN)
+def test_the_card_says_how_the_model_was_trained(tmp_path: Path) -> None:
+    export(network_of("deit"), tmp_path / "pupil", CLASSES, 32, PROVENANCE)
     card = (tmp_path / "pupil" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: transformers\nlicense: cc-by-4.0\n---\n\n# pupil\n")
     for fact in (
@@ -225,7 +225,7 @@ def test_the_card_says_how_the_model_came_about(tmp_path: Path) -> None:
 
 
 def test_measured_figures_find_their_place_in_the_card(tmp_path: Path, tar: Path) -> None:
-    export(network_of("vit"), tmp_path / "vit", CLASSES, 32, ORIGIN)
+    export(network_of("vit"), tmp_path / "vit", CLASSES, 32, PROVENANCE)
     spec, path = spec_from_folder(tmp_path / "vit"), tmp_path / "vit" / "README.md"
     before = path.read_text(encoding="utf-8")
     write_card(spec, evaluate(Pipeline(Settings(device="cpu")), spec, read_labelled(tar)), [tar])
@@ -239,8 +239,8 @@ def test_measured_figures_find_their_place_in_the_card(tmp_path: Path, tar: Path
 
 
 @pytest.mark.parametrize("arch", HEADLESS)
-def test_a_kept_probe_makes_an_encoder_name_what_it_sees(arch: str, tmp_path: Path, tar: Path) -> None:
-    export(encoder_of(arch), tmp_path / arch, (), 32, replace(ORIGIN, family="MAE"))
+def test_a_saved_probe_gives_an_encoder_labels(arch: str, tmp_path: Path, tar: Path) -> None:
+    export(encoder_of(arch), tmp_path / arch, (), 32, replace(PROVENANCE, family="MAE"))
     figures = probe(spec_from_folder(tmp_path / arch), [tar], save=True)
     assert (figures["model"], figures["photos"], figures["test_photos"]) == (arch, 21, 3)
     assert figures["linear_probe"] > 0.6
@@ -255,7 +255,7 @@ def test_a_kept_probe_makes_an_encoder_name_what_it_sees(arch: str, tmp_path: Pa
     assert all(found.spec.note for found in predictions)
 
 
-def test_a_probe_that_is_not_kept_changes_nothing(tmp_path: Path, tar: Path) -> None:
+def test_a_probe_that_is_not_saved_changes_nothing(tmp_path: Path, tar: Path) -> None:
     export(encoder_of("vit"), tmp_path / "vit", (), 32)
     before = {path.name: path.read_bytes() for path in (tmp_path / "vit").iterdir()}
     assert set(probe(spec_from_folder(tmp_path / "vit"), [tar])) == {
@@ -268,7 +268,7 @@ def test_a_probe_that_is_not_kept_changes_nothing(tmp_path: Path, tar: Path) -> 
     assert {path.name: path.read_bytes() for path in (tmp_path / "vit").iterdir()} == before
 
 
-def test_a_probe_can_be_kept_anew_and_judged_on_photos_of_its_own(tmp_path: Path, tar: Path) -> None:
+def test_a_probe_can_be_replaced_and_evaluated_on_separate_photos(tmp_path: Path, tar: Path) -> None:
     export(encoder_of("vit"), tmp_path / "vit", (), 32)
     for _ in range(2):
         figures = probe(spec_from_folder(tmp_path / "vit"), [tar], test=[tar], save=True)
@@ -281,10 +281,10 @@ def test_a_probe_can_be_kept_anew_and_judged_on_photos_of_its_own(tmp_path: Path
     assert model(pixels_of()).shape == (3, 2)
 
 
-def test_a_model_with_a_classifier_keeps_no_probe_but_can_be_judged(tmp_path: Path, tar: Path) -> None:
+def test_a_model_with_a_classifier_saves_no_probe_but_can_be_evaluated(tmp_path: Path, tar: Path) -> None:
     export(network_of("vit"), tmp_path / "vit", CLASSES, 32)
     spec = spec_from_folder(tmp_path / "vit")
-    with pytest.raises(OptionError, match="vit has a classifier; a probe is kept only with models that have none"):
+    with pytest.raises(OptionError, match="vit has a classifier; a probe is saved only with models that have none"):
         probe(spec, [tar], save=True)
     assert not (tmp_path / "vit" / PROBE_FILE).exists()
     assert spec_from_folder(tmp_path / "vit") == spec
@@ -296,7 +296,7 @@ def test_a_model_with_a_classifier_keeps_no_probe_but_can_be_judged(tmp_path: Pa
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", [32, 48, 20])
-def test_a_teacher_of_other_numbers_and_size_says_what_it_says_when_it_is_run_by_hand(
+def test_a_teacher_of_another_normalisation_and_size_gives_its_own_logits(
     side: int, tiny_spec: Callable[[str], ModelSpec]
 ) -> None:
     spec = tiny_spec("vit")  # 32 pixels, mean and deviation 0.5
@@ -312,7 +312,7 @@ def test_a_teacher_of_other_numbers_and_size_says_what_it_says_when_it_is_run_by
 
 
 @torch.no_grad()
-def test_the_feature_map_of_a_teacher_is_brought_to_the_patches_of_the_student() -> None:
+def test_the_feature_map_of_a_teacher_is_resized_to_the_patches_of_the_student() -> None:
     features = nn.Conv2d(3, 5, 8, stride=8)
     teacher = Teacher(nn.Identity(), 64, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), features=features)
     pixels = pixels_of(2, 64)
@@ -334,27 +334,20 @@ def test_the_feature_map_of_a_transformer_is_its_patch_tokens(kind: str, tiny_sp
     torch.testing.assert_close(found, tokens[:, spec.num_prefix_tokens :], rtol=1e-3, atol=1e-3)
 
 
-def test_a_teacher_never_trains_and_has_no_gradients() -> None:
-    teacher = Teacher(network_of("cnn"), 32)
-    nn.ModuleDict({"teacher": teacher}).train()
-    assert not any(module.training for module in teacher.modules())
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
-
-
-def test_a_teacher_of_other_classes_or_without_a_feature_map_is_refused(tiny_spec: Callable[[str], ModelSpec]) -> None:
+def test_a_teacher_of_other_classes_or_without_a_feature_map_is_rejected(tiny_spec: Callable[[str], ModelSpec]) -> None:
     for classes in (CLASSES, tuple(reversed(tiny.LABELS))):
-        with pytest.raises(OptionError, match="tiny-vit knows 7 classes that are not those of the photos"):
+        with pytest.raises(OptionError, match="tiny-vit has 7 classes, which are not those of the photos"):
             teacher_from_spec(tiny_spec("vit"), classes)
     with pytest.raises(OptionError, match="has no feature map"):
         Teacher(network_of("cnn"), 32).feature_map(pixels_of(), (2, 2))
 
 
-# Weights to begin with
+# Initial weights
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_a_network_takes_over_every_weight_of_its_like(arch: str, tmp_path: Path) -> None:
+def test_a_network_copies_every_weight_of_its_own_architecture(arch: str, tmp_path: Path) -> None:
     network, other = network_of(arch), network_of(arch, seed=1)
     export(network, tmp_path / arch, () if arch == "mae" else CLASSES, 32, half=False)
     initialise(other, tmp_path / arch)
@@ -364,7 +357,7 @@ def test_a_network_takes_over_every_weight_of_its_like(arch: str, tmp_path: Path
 
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ["vit", "scratch"])
-def test_a_fresh_vit_with_the_weights_of_vit_mini_says_what_vit_mini_says(arch: str, vit: ModelSpec) -> None:
+def test_a_new_vit_with_the_weights_of_vit_mini_gives_its_logits(arch: str, vit: ModelSpec) -> None:
     network = build(arch, "mini", vit.labels, 224).eval()
     initialise(network, Path(vit.checkpoint))
     pixels = pixels_of(2, 224)
@@ -373,7 +366,7 @@ def test_a_fresh_vit_with_the_weights_of_vit_mini_says_what_vit_mini_says(arch: 
 
 
 @torch.no_grad()
-def test_an_encoder_gives_its_weights_to_a_network_with_a_classifier() -> None:
+def test_an_encoder_initialises_a_network_with_a_classifier() -> None:
     spec, pixels = get_spec("dino-mini"), pixels_of(2, 224)
     network: Any = build("vit", "mini", CLASSES, 224).eval()
     head = network.classifier.weight.clone()
@@ -381,12 +374,12 @@ def test_an_encoder_gives_its_weights_to_a_network_with_a_classifier() -> None:
     expected = load_model(spec, CPU, torch.float32).features(pixels)
     found = network.vit(pixels).last_hidden_state[:, 0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    assert torch.equal(network.classifier.weight, head), "what the encoder does not have stays as it was"
+    assert torch.equal(network.classifier.weight, head), "what the encoder lacks is unchanged"
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("arch", "prefix"), [("vit", 1), ("deit", 2)])
-def test_positions_are_fitted_to_another_grid(arch: str, prefix: int, tmp_path: Path) -> None:
+def test_position_embeddings_are_resized_to_another_grid(arch: str, prefix: int, tmp_path: Path) -> None:
     network, larger = network_of(arch), build(arch, "mini", CLASSES, 64)
     name = f"{arch}.embeddings.position_embeddings"
     before = network.state_dict()[name]
@@ -403,7 +396,7 @@ def test_positions_are_fitted_to_another_grid(arch: str, prefix: int, tmp_path: 
     )
 
 
-def test_a_classifier_of_other_classes_stays_behind(vit: ModelSpec) -> None:
+def test_a_classifier_of_other_classes_is_not_copied(vit: ModelSpec) -> None:
     network: Any = build("vit", "mini", CLASSES, 224)
     head = network.classifier.weight.clone()
     initialise(network, Path(vit.checkpoint))
@@ -412,7 +405,7 @@ def test_a_classifier_of_other_classes_stays_behind(vit: ModelSpec) -> None:
     assert torch.equal(network.vit.layernorm.weight, stored["vit.layernorm.weight"].float())
 
 
-def test_the_layers_of_one_family_begin_those_of_another(vit: ModelSpec) -> None:
+def test_the_layers_of_one_family_initialise_those_of_another(vit: ModelSpec) -> None:
     network: Any = build("beit", "mini", CLASSES, 224)
     initialise(network, Path(vit.checkpoint))
     stored = load_file(Path(vit.checkpoint) / "model.safetensors")
@@ -420,14 +413,16 @@ def test_the_layers_of_one_family_begin_those_of_another(vit: ModelSpec) -> None
     assert torch.equal(network.beit.layers[3].attention.q_proj.weight, query)
 
 
-def test_a_network_that_masked_modelling_made_is_read_at_its_patches(tmp_path: Path) -> None:
+def test_the_pooling_of_the_recipe_is_that_of_the_features(tmp_path: Path) -> None:
     from vitdemo.training.recipes.dino import Dino
 
     assert (MaskedModelling.pooling, Dino.pooling) == ("mean", "class")
     for pooling in ("mean", "class"):
         network: Any = network_of("vit")
-        origin = Origin("", (), 1, "mim", "ViT", "unknown", "CPU", 1.0, 1, "k-NN accuracy", 0.5, pooling=pooling)
-        export(network.vit, tmp_path / pooling, (), network.config.image_size, origin, half=False)
+        provenance = Provenance(
+            "", (), 1, "mim", "ViT", "unknown", "CPU", 1.0, 1, "k-NN accuracy", 0.5, pooling=pooling
+        )
+        export(network.vit, tmp_path / pooling, (), network.config.image_size, provenance, half=False)
         model = load_model(find_spec(str(tmp_path / pooling)), torch.device("cpu"), torch.float32)
         pixels = torch.randn(2, 3, network.config.image_size, network.config.image_size)
         tokens = network.vit.eval()(pixels).last_hidden_state
@@ -435,24 +430,24 @@ def test_a_network_that_masked_modelling_made_is_read_at_its_patches(tmp_path: P
         torch.testing.assert_close(model.features(pixels), expected)
 
 
-def test_weights_of_which_none_fits_are_refused(tmp_path: Path) -> None:
+def test_weights_that_do_not_match_are_rejected(tmp_path: Path) -> None:
     save_file({"classifier.weight": torch.zeros(9, 9), "foreign": torch.zeros(3)}, tmp_path / "model.safetensors")
     network = network_of("vit")
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(TrainingError, match=f"Only 0% .* {tmp_path.name}: they do not fit"):
+    with pytest.raises(TrainingError, match=f"Only 0% .* {tmp_path.name}: it does not fit"):
         initialise(network, tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not weights at all"])
-def test_a_folder_without_readable_weights_is_refused(content: bytes | None, tmp_path: Path) -> None:
+def test_a_folder_without_readable_weights_is_rejected(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(TrainingError, match=f"no weights to begin with in {tmp_path.name}"):
+    with pytest.raises(TrainingError, match=f"{tmp_path.name} holds no weights to initialise from"):
         initialise(network_of("vit"), tmp_path)
 
 
-# A disk without room, a folder that cannot be written
+# A full disk, a folder that is not writable
 
 
 @contextmanager
@@ -466,18 +461,18 @@ def _file_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def _job(tar: Path, out: Path) -> Job:
-    return Job(data=(tar,), recipe="supervised", arch="vit", out=out, cpu=True)
+def _job(tar: Path, out: Path) -> TrainJob:
+    return TrainJob(data=(tar,), recipe="supervised", arch="vit", out=out, cpu=True)
 
 
-def test_a_run_does_not_begin_without_room(tmp_path: Path, tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_does_not_start_on_a_full_disk(tmp_path: Path, tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def usage(path: Path) -> SimpleNamespace:
         asked.append(Path(path))
-        return SimpleNamespace(free=LEAST_ROOM - 100_000_000)
+        return SimpleNamespace(free=MIN_FREE_BYTES - 100_000_000)
 
-    monkeypatch.setattr(jobs.shutil, "disk_usage", usage)
+    monkeypatch.setattr(config.shutil, "disk_usage", usage)
     with pytest.raises(TrainingError, match="Only 400 MB are free; a run needs 500 MB"):
         train(_job(tar, tmp_path / "a" / "b"))
     assert asked == [tmp_path], "the disk of the nearest folder that exists"
@@ -485,17 +480,17 @@ def test_a_run_does_not_begin_without_room(tmp_path: Path, tar: Path, monkeypatc
 
 
 @pytest.mark.parametrize("place", ["file", "file/run", "file/a/run"])
-def test_a_run_does_not_begin_where_a_file_is_in_the_way(place: str, tmp_path: Path, tar: Path) -> None:
+def test_a_run_does_not_start_where_a_file_is_in_the_way(place: str, tmp_path: Path, tar: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(TrainingError, match="file is no folder that can be written to") as refusal:
+    with pytest.raises(TrainingError, match="file is not a writable folder") as refusal:
         train(_job(tar, tmp_path / place))
     assert str(tmp_path) not in str(refusal.value)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_run_does_not_begin_in_a_folder_that_is_read_only(tmp_path: Path, tar: Path) -> None:
+def test_a_run_does_not_start_in_a_read_only_folder(tmp_path: Path, tar: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(TrainingError, match="locked is no folder that can be written to"):
+    with pytest.raises(TrainingError, match="locked is not a writable folder"):
         train(_job(tar, tmp_path / "locked" / "run"))
 
 
@@ -514,7 +509,7 @@ def test_a_model_cannot_be_written_to_a_folder_that_takes_no_files() -> None:
 
 
 @pytest.mark.parametrize("room", [100, 100_000])
-def test_a_disk_that_fills_up_while_a_model_is_written_is_said_in_words(room: int, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_while_a_model_is_written_is_reported(room: int, tmp_path: Path) -> None:
     network = network_of("vit").train()
     with _file_limit(room), pytest.raises(TrainingError, match=r"cannot be written to vit: .*[Ff]ile too large"):
         export(network, tmp_path / "vit", CLASSES, 32)
@@ -525,7 +520,7 @@ def test_a_disk_that_fills_up_while_a_model_is_written_is_said_in_words(room: in
     loaded(tmp_path / "vit")
 
 
-def test_a_disk_that_is_full_when_a_probe_is_written_is_said_in_words(tmp_path: Path, tar: Path) -> None:
+def test_a_disk_that_is_full_when_a_probe_is_written_is_reported(tmp_path: Path, tar: Path) -> None:
     export(encoder_of("vit"), tmp_path / "vit", (), 32)
     spec = spec_from_folder(tmp_path / "vit")
     with _file_limit(100), pytest.raises(TrainingError, match="The probe cannot be written to vit"):

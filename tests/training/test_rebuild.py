@@ -1,4 +1,4 @@
-"""The recipes of the embedded models, run for a step or two; and what ships of them."""
+"""The training plans of the embedded models, run for a step or two; and the models that ship."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from vitdemo.evaluation.model_card import (
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import embedded_models, spec_from_folder
 from vitdemo.settings import ASSETS, ROOT
-from vitdemo.training.card import PARTS, run_log, with_training
-from vitdemo.training.loop import LOG
-from vitdemo.training.rebuild import MAKINGS, SIZE, rebuild
+from vitdemo.training.card import CURVE_POINTS, replace_training_section, summarise_log
+from vitdemo.training.config import LOG
+from vitdemo.training.rebuild import SIZE, TRAINING_PLANS, Rebuild, rebuild
 
 CLASSES = len(FOLDERS)
 
@@ -37,8 +37,14 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all models: what one begins with is not trained twice."""
+    """One folder for all models: a model that initialises others is trained once."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitdemo.training.rebuild.TEACHER", "efficientnet-lite2:64")
+    monkeypatch.setattr("vitdemo.training.rebuild.VIEWS", 1)
 
 
 def stages(runs: Path) -> dict[str, int]:
@@ -47,14 +53,15 @@ def stages(runs: Path) -> dict[str, int]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("quick_teacher")
 @pytest.mark.parametrize(
     "name",
     [
         "cnn-mini",
-        *(pytest.param(name, marks=pytest.mark.thorough) for name in MAKINGS if name != "cnn-mini"),
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in TRAINING_PLANS if name != "cnn-mini"),
     ],
 )
-def test_every_embedded_model_is_made_from_photos_by_one_command(
+def test_every_embedded_model_is_trained_from_photos_by_one_command(
     name: str, tar: Path, runs: Path, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["rebuild", name, str(tar), "--test", str(tar), "--out", str(runs), "--share", "0.001", "--cpu", "--json"]
@@ -68,14 +75,14 @@ def test_every_embedded_model_is_made_from_photos_by_one_command(
     photo = pipeline.open(next((ASSETS / "examples").glob("*.jpg")))
     assert len(pipeline.classify([photo], spec)[0].labels) == len(spec.labels)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for number, stage in enumerate(MAKINGS[name].stages, 1):
+    for number, stage in enumerate(TRAINING_PLANS[name].stages, 1):
         assert card.count(f"| {name}-{number} | `{stage.recipe}` | {stage.resolution} |") == 1
     assert f"`python -m vitdemo rebuild {name} photos.tar`" in card
     before = stages(runs)
     assert main(command) == 0
     assert stages(runs) == before
-    # Killed when its last step was saved: it goes on from there.
-    last = runs / f"{name}-{len(MAKINGS[name].stages)}"
+    # Interrupted after its last step: it resumes from there.
+    last = runs / f"{name}-{len(TRAINING_PLANS[name].stages)}"
     log = (last / LOG).read_text(encoding="utf-8")
     (last / "README.md").unlink()
     assert main(command) == 0
@@ -83,28 +90,30 @@ def test_every_embedded_model_is_made_from_photos_by_one_command(
     assert (last / LOG).read_text(encoding="utf-8") == log
 
 
-def test_a_model_that_is_none_of_them_is_refused_with_the_names(tmp_path: Path) -> None:
+def test_an_unknown_model_is_rejected_with_the_known_names(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="vit-mini, deit-mini"):
-        rebuild("vit", (tmp_path / "photos.tar",), tmp_path)
+        rebuild("vit", Rebuild((tmp_path / "photos.tar",), tmp_path))
 
 
-def test_of_a_step_that_was_done_twice_the_later_line_counts(tmp_path: Path) -> None:
+def test_of_a_repeated_step_the_last_line_counts(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     lines = [{"step": step, "loss": 9.0 - step, "seconds": 60.0 * step} for step in (1, 2, 3)]
     again = [{"step": step, "loss": 1.0, "seconds": 120.0 * step} for step in (2, 3)]
     path.write_text("\n".join(map(json.dumps, [*lines, *again])) + '\n{"step": 4, "lo')
-    log = run_log(path)
+    log = summarise_log(path)
     assert (log.steps, log.minutes, log.losses) == (3, 6.0, (8.0, 1.0, 1.0))
     path.write_text("\n".join(json.dumps({"step": step, "loss": step, "seconds": 1.0}) for step in range(12)))
-    assert run_log(path).losses == tuple(2 * part + 0.5 for part in range(PARTS))
+    assert summarise_log(path).losses == tuple(2 * part + 0.5 for part in range(CURVE_POINTS))
 
 
-def test_a_cards_own_words_stay_around_its_training() -> None:
+def test_a_card_keeps_its_text_around_the_training_section() -> None:
     section = "## Training\n\nnew\n"
     card = "# Mine\n\nWords.\n\n## Training\n\nold\n\n## Known weaknesses\n\nMany.\n"
-    assert with_training(card, section) == card.replace("old", "new")
-    assert with_training("# Mine\n", section) == "# Mine\n\n" + section
-    assert with_training(with_training(card, section), section) == with_training(card, section)
+    assert replace_training_section(card, section) == card.replace("old", "new")
+    assert replace_training_section("# Mine\n", section) == "# Mine\n\n" + section
+    assert replace_training_section(replace_training_section(card, section), section) == replace_training_section(
+        card, section
+    )
 
 
 def test_the_embedded_models_are_small_enough_to_ship() -> None:
@@ -113,11 +122,11 @@ def test_the_embedded_models_are_small_enough_to_ship() -> None:
     assert sum(sizes) < 50_000_000
 
 
-def test_there_is_a_recipe_for_each_embedded_model_and_an_embedded_model_for_each_recipe() -> None:
-    assert sorted(MAKINGS) == sorted(spec.name for spec in embedded_models())
+def test_every_embedded_model_has_a_training_plan() -> None:
+    assert sorted(TRAINING_PLANS) == sorted(spec.name for spec in embedded_models())
 
 
-def test_the_table_takes_the_place_of_what_stands_between_its_marks(tmp_path: Path) -> None:
+def test_the_table_replaces_the_text_between_its_marks(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"Before.\n{TABLE_BEGIN}old\n{TABLE_END}\nAfter.\n", encoding="utf-8")
     for _ in range(2):
@@ -131,8 +140,8 @@ def test_the_table_takes_the_place_of_what_stands_between_its_marks(tmp_path: Pa
     assert not (tmp_path / "absent.md").exists()
 
 
-def test_the_readme_says_of_the_embedded_models_what_their_cards_say() -> None:
+def test_the_readme_has_the_figures_of_the_cards() -> None:
     assert models_table() in (ROOT / "README.md").read_text(encoding="utf-8")
     for spec in embedded_models():
-        told = [figure(spec, name) for name in (TOP1, PER_CLASS, ECE)]
-        assert all(told) if spec.labels else not any(told)
+        figures = [figure(spec, name) for name in (TOP1, PER_CLASS, ECE)]
+        assert all(figures) if spec.labels else not any(figures)

@@ -1,8 +1,7 @@
-"""Each recipe learns: its loss falls, and what it learned is worth more than a guess."""
+"""Each recipe learns: its loss falls, and the score is better than a guess."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,105 +10,57 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    BeitConfig,
-    BeitForImageClassification,
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
-    ViTModel,
-)
 
-from tests.training.test_loop import CLASSES, coloured_photos
+from tests.training.small import (
+    CLASSES,
+    SIZE,
+    ColourClassifier,
+    beit,
+    colour_teacher,
+    coloured_photos,
+    deit,
+    encoder,
+    log_of,
+    mae,
+    trainer,
+    vit,
+)
 from vitdemo.errors import OptionError
 from vitdemo.models.nn.vit import VisionTransformer
 from vitdemo.training.architectures import build
-from vitdemo.training.augment import normalised
+from vitdemo.training.augment import Mixing, normalised
 from vitdemo.training.data import Batches, PhotoSet
 from vitdemo.training.features import linear_probe, nearest_neighbours
-from vitdemo.training.loop import LOG, Plan, Trainer
-from vitdemo.training.recipes.base import Moment, Recipe, cross_entropy, soft_targets
+from vitdemo.training.recipes.base import Recipe, StepContext, cross_entropy, soft_targets
 from vitdemo.training.recipes.dino import Dino
 from vitdemo.training.recipes.distill import Distill
 from vitdemo.training.recipes.mim import MaskedModelling, patch_pixels
 from vitdemo.training.recipes.supervised import Supervised
 from vitdemo.training.teachers import Teacher
 
-SIZE = 32
-SHAPE = {
-    "hidden_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 96,
-    "image_size": SIZE,
-    "patch_size": 8,
-    "num_labels": 3,
-}
-
-
-def vit() -> ViTForImageClassification:
-    return ViTForImageClassification(ViTConfig(**SHAPE))
-
-
-def deit() -> DeiTForImageClassificationWithTeacher:
-    return DeiTForImageClassificationWithTeacher(DeiTConfig(**SHAPE))
-
-
-def beit() -> BeitForImageClassification:
-    return BeitForImageClassification(BeitConfig(**SHAPE, use_relative_position_bias=True, use_mask_token=True))
-
-
-def mae() -> ViTMAEForPreTraining:
-    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
-    return ViTMAEForPreTraining(ViTMAEConfig(**SHAPE, **decoder, decoder_intermediate_size=64, norm_pix_loss=True))
-
-
-class ColourTeacher(nn.Module):
-    """Knows the answer: the strongest channel. Its features are the picture itself, small."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(8.0))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.mean(dim=(2, 3)) * self.scale
-
-
-def teacher() -> Teacher:
-    return Teacher(ColourTeacher(), 16, features=nn.AvgPool2d(4))
-
+FIRST = StepContext(0, 0.0, 0)
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "supervised vit": lambda: Supervised(vit(), 3, SIZE),
-    "supervised deit": lambda: Supervised(deit(), 3, SIZE),
-    "supervised beit": lambda: Supervised(beit(), 3, SIZE),
     "supervised scratch": lambda: Supervised(VisionTransformer(SIZE, 8, 3, 48, 2, 2, 96, 0.0), 3, SIZE),
-    "distill deit": lambda: Distill(deit(), teacher(), 3, SIZE),
-    "distill vit": lambda: Distill(vit(), teacher(), 3, SIZE),
-    "masked beit, pixels": lambda: MaskedModelling(beit(), SIZE),
-    "masked beit, teacher": lambda: MaskedModelling(beit(), SIZE, teacher()),
+    "distill deit": lambda: Distill(deit(), colour_teacher(), 3, SIZE),
+    "distill vit": lambda: Distill(vit(), colour_teacher(), 3, SIZE),
+    "masked beit, teacher": lambda: MaskedModelling(beit(), SIZE, colour_teacher()),
     "masked vit, pixels": lambda: MaskedModelling(vit(), SIZE),
     "masked mae": lambda: MaskedModelling(mae(), SIZE),
-    "dino": lambda: Dino(
-        ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False), SIZE, outputs=16, local=2, momentum=0.9
-    ),
+    "dino": lambda: Dino(encoder(), SIZE, outputs=16, local=2, momentum=0.9),
 }
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_loss_falls_and_the_score_beats_a_guess(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    recipe = RECIPES[name]()
-    train, test = coloured_photos(60), coloured_photos(30, 1)
-    plan = Plan(steps=60, batch=12, size=SIZE, learning_rate=2e-3, seed=1)
-    result = Trainer(recipe, plan, train, test, tmp_path, cpu=True).run()
-    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
-    # The first steps alone: most have fallen far before the tenth.
+    settings = {"steps": 60 if name == "dino" else 40, "save_every": 10**9, "seed": 1}
+    result = trainer(tmp_path, RECIPES[name](), coloured_photos(60), **settings).run()
+    losses = [line["loss"] for line in log_of(tmp_path)]
+    # Most losses have fallen far before the tenth step.
     assert np.mean(losses[-10:]) < np.mean(losses[:3])
-    # 30 photos of 3 classes: a guess gets 10 right, and 18 or more of them once in 300 tries.
+    # 30 photos of 3 classes: chance gets 10 right, and 18 or more once in 300 tries.
     assert result.score >= 0.6
 
 
@@ -120,13 +71,11 @@ def test_the_label_loss_is_torchs_with_smoothing() -> None:
 
 
 def test_deit_learns_labels_with_one_token_and_the_teacher_with_the_other() -> None:
-    recipe = Distill(deit(), teacher(), 3, SIZE).eval()
+    recipe = Distill(deit(), colour_teacher(), 3, SIZE).eval()
     pixels = normalised(Batches(coloured_photos(), 12, recipe.augmentations(SIZE), 0).batch(0).views[0])
-    from vitdemo.training.augment import Mixing
-
     recipe.mixing = Mixing()
     labels = torch.zeros(12, dtype=torch.int64)
-    loss, figures = recipe([pixels], labels, Moment(0, 0.0, 0))
+    loss, figures = recipe([pixels], labels, FIRST)
     output = recipe.student(pixels)
     hard = recipe.teacher.logits(pixels).argmax(dim=-1)
     from_labels = nn.functional.cross_entropy(output.cls_logits, labels, label_smoothing=0.1)
@@ -135,17 +84,17 @@ def test_deit_learns_labels_with_one_token_and_the_teacher_with_the_other() -> N
     torch.testing.assert_close(figures["teacher"], from_teacher)
 
 
-def test_a_photo_of_no_class_is_taught_by_the_teacher_alone() -> None:
-    recipe = Distill(vit(), teacher(), 3, SIZE).eval()
+def test_a_background_photo_learns_from_the_teacher_alone() -> None:
+    recipe = Distill(vit(), colour_teacher(), 3, SIZE).eval()
     pixels = [torch.randn(4, 3, SIZE, SIZE)]
-    _, with_labels = recipe(pixels, torch.tensor([0, 1, 2, 0]), Moment(0, 0.0, 0))
-    _, without = recipe(pixels, torch.full((4,), -1), Moment(0, 0.0, 0))
+    _, with_labels = recipe(pixels, torch.tensor([0, 1, 2, 0]), FIRST)
+    _, without = recipe(pixels, torch.full((4,), -1), FIRST)
     assert float(without["labels"]) == 0
     torch.testing.assert_close(with_labels["teacher"], without["teacher"])
 
 
 def test_a_teacher_never_trains_and_stays_out_of_the_saved_state() -> None:
-    recipe = Distill(vit(), teacher(), 3, SIZE)
+    recipe = Distill(vit(), colour_teacher(), 3, SIZE)
     recipe.train()
     assert not recipe.teacher.training
     assert not any(parameter.requires_grad for parameter in recipe.teacher.parameters())
@@ -153,10 +102,10 @@ def test_a_teacher_never_trains_and_stays_out_of_the_saved_state() -> None:
     recipe.load_state(recipe.state())
 
 
-def test_only_hidden_patches_count_and_as_many_as_wanted_are_hidden() -> None:
-    recipe = MaskedModelling(beit(), SIZE, share=0.5)
+def test_the_mask_ratio_of_the_patches_is_masked() -> None:
+    recipe = MaskedModelling(beit(), SIZE, mask_ratio=0.5)
     pixels = torch.randn(5, 3, SIZE, SIZE)
-    loss, figures = recipe([pixels], torch.zeros(5, dtype=torch.int64), Moment(3, 0.0, 0))
+    loss, figures = recipe([pixels], torch.zeros(5, dtype=torch.int64), StepContext(3, 0.0, 0))
     assert float(figures["hidden"]) == 0.5
     loss.backward()
     table = next(p for n, p in recipe.named_parameters() if n.endswith("mask_token"))
@@ -171,18 +120,18 @@ def test_the_pixels_of_a_patch_are_normalised_one_by_one() -> None:
     torch.testing.assert_close(patches.std(dim=-1), torch.ones(2, 6), atol=1e-4, rtol=0)
 
 
-def test_a_fresh_mae_tells_places_apart() -> None:
+def test_a_new_mae_distinguishes_positions() -> None:
     network: Any = build("mae", "mini", ["a", "b"], 64)
     for positions in (network.vit.embeddings.position_embeddings, network.decoder.decoder_pos_embed):
         patches = positions[0, 1:]
         assert len(torch.unique(patches.round(decimals=4), dim=0)) == 16
         assert not positions.requires_grad
     with torch.no_grad():
-        told = network(torch.rand(1, 3, 64, 64)).logits[0]
-    assert (told - told[0]).abs().amax(dim=1)[1:].min() > 1e-4
+        predicted = network(torch.rand(1, 3, 64, 64)).logits[0]
+    assert (predicted - predicted[0]).abs().amax(dim=1)[1:].min() > 1e-4
 
 
-def test_mae_sees_a_quarter_while_learning_and_everything_when_judged() -> None:
+def test_mae_sees_a_quarter_in_training_and_everything_in_evaluation() -> None:
     recipe = MaskedModelling(mae(), SIZE)
     output = recipe.student(torch.randn(2, 3, SIZE, SIZE))
     assert float(output.mask.mean()) == 0.75
@@ -191,38 +140,38 @@ def test_mae_sees_a_quarter_while_learning_and_everything_when_judged() -> None:
 
 
 def test_the_teacher_of_dino_follows_the_student_and_has_no_gradient() -> None:
-    recipe = Dino(ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False), SIZE, outputs=16, local=1, momentum=0.5)
+    recipe = Dino(encoder(), SIZE, outputs=16, local=1, momentum=0.5)
     views = [torch.randn(4, 3, SIZE, SIZE), torch.randn(4, 3, SIZE, SIZE), torch.randn(4, 3, 16, 16)]
-    loss, _ = recipe(views, torch.zeros(4), Moment(0, 0.0, 0))
+    loss, _ = recipe(views, torch.zeros(4), FIRST)
     loss.backward()
-    assert all(p.grad is None for p in recipe.mean_student.parameters())
+    assert all(p.grad is None for p in recipe.ema_student.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in recipe.student.parameters())
     with torch.no_grad():
         for parameter in recipe.student.parameters():
             parameter.add_(1.0)
-    before = [p.clone() for p in recipe.mean_student.parameters()]
-    recipe.after_step(Moment(0, 0.0, 0))
-    for old, new in zip(before, recipe.mean_student.parameters(), strict=True):
+    before = [p.clone() for p in recipe.ema_student.parameters()]
+    recipe.after_step(FIRST)
+    for old, new in zip(before, recipe.ema_student.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.5)
 
 
 def test_dino_matches_every_crop_with_the_other_large_one() -> None:
-    """Against the pairs written out, as in Caron et al.: two large crops teach, all crops learn, none from itself."""
-    recipe = Dino(ViTModel(ViTConfig(**SHAPE), add_pooling_layer=False), SIZE, outputs=8, local=1).eval()
+    """The loss written out as in Caron et al.: the teacher sees two large crops, the student all of them."""
+    recipe = Dino(encoder(), SIZE, outputs=8, local=1).eval()
     views = [torch.randn(3, 3, SIZE, SIZE), torch.randn(3, 3, SIZE, SIZE), torch.randn(3, 3, 16, 16)]
-    loss, _ = recipe(views, torch.zeros(3), Moment(0, 0.0, 0))
+    loss, _ = recipe(views, torch.zeros(3), FIRST)
 
-    def told(view: torch.Tensor) -> torch.Tensor:
+    def student_log(view: torch.Tensor) -> torch.Tensor:
         token = recipe.student(view, interpolate_pos_encoding=view.shape[-1] != SIZE).last_hidden_state[:, 0]
         return (recipe.head(token) / 0.1).log_softmax(dim=-1)
 
-    total, pairs = torch.zeros(()), 0  # the centre is the mean of what was taught just now
-    for teaching in (0, 1):
-        token = recipe.mean_student(views[teaching]).last_hidden_state[:, 0]
-        target = ((recipe.mean_head(token) - recipe.centre) / 0.04).softmax(dim=-1)
-        for learning, view in enumerate(views):
-            if learning != teaching:
-                total, pairs = total - (target * told(view)).sum(dim=-1).mean(), pairs + 1
+    total, pairs = torch.zeros(()), 0  # the centre is the mean of the teacher's first outputs
+    for teacher_crop in (0, 1):
+        token = recipe.ema_student(views[teacher_crop]).last_hidden_state[:, 0]
+        target = ((recipe.ema_head(token) - recipe.centre) / 0.04).softmax(dim=-1)
+        for student_crop, view in enumerate(views):
+            if student_crop != teacher_crop:
+                total, pairs = total - (target * student_log(view)).sum(dim=-1).mean(), pairs + 1
     torch.testing.assert_close(loss, total / pairs)
 
 
@@ -230,17 +179,17 @@ def test_dino_matches_every_crop_with_the_other_large_one() -> None:
     ("make", "words"),
     [
         (lambda: Dino(deit(), SIZE), "architecture vit"),
-        (lambda: MaskedModelling(mae(), SIZE, teacher()), "takes no teacher"),
+        (lambda: MaskedModelling(mae(), SIZE, colour_teacher()), "takes no teacher"),
         (lambda: MaskedModelling(VisionTransformer(SIZE, 8, 3, 48, 2, 2, 96, 0.0), SIZE), "vit, deit, beit and mae"),
-        (lambda: Teacher(ColourTeacher(), 16).feature_map(torch.zeros(1, 3, 16, 16), (2, 2)), "no feature map"),
+        (lambda: Teacher(ColourClassifier(), 16).feature_map(torch.zeros(1, 3, 16, 16), (2, 2)), "no feature map"),
     ],
 )
-def test_what_does_not_fit_together_is_said(make: Callable[[], object], words: str) -> None:
+def test_combinations_that_do_not_fit_are_rejected(make: Callable[[], object], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         make()
 
 
-def test_a_model_of_the_registry_teaches_its_patch_features_too() -> None:
+def test_a_registered_model_has_patch_features_as_a_teacher() -> None:
     from vitdemo.registry import get_spec
     from vitdemo.training.teachers import teacher_from_spec
 
@@ -251,18 +200,18 @@ def test_a_model_of_the_registry_teaches_its_patch_features_too() -> None:
     torch.testing.assert_close(found.feature_map(pixels, spec.patch_grid), tokens)
 
 
-def test_classes_take_the_order_of_the_network_that_is_begun_with() -> None:
-    from vitdemo.training.run import in_order_of
+def test_classes_take_the_order_of_the_initial_weights() -> None:
+    from vitdemo.training.run import reorder_classes
 
     photos = PhotoSet(coloured_photos(4).images, np.array([0, 1, 2, -1]), CLASSES)
-    ordered = in_order_of(photos, ["blue", "red", "green"])
+    ordered = reorder_classes(photos, ["blue", "red", "green"])
     assert ordered.classes == ("blue", "red", "green")
     assert [ordered.classes[label] for label in ordered.labels[:3]] == [CLASSES[label] for label in photos.labels[:3]]
     assert ordered.labels[3] == -1
-    assert in_order_of(photos, ["cat", "dog"]) is photos
+    assert reorder_classes(photos, ["cat", "dog"]) is photos
 
 
-def test_nearest_neighbours_vote_by_likeness() -> None:
+def test_nearest_neighbours_vote_by_similarity() -> None:
     train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     votes = nearest_neighbours(train, torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.2], [0.1, 2.0]]), classes=2, k=1)
     assert votes.argmax(dim=-1).tolist() == [0, 1]
@@ -276,7 +225,7 @@ def test_a_linear_probe_separates_what_a_line_can_separate() -> None:
     assert not head.weight.requires_grad
 
 
-def test_the_photos_of_no_class_are_for_recipes_without_labels_alone() -> None:
+def test_background_photos_are_only_for_recipes_without_labels() -> None:
     photos = PhotoSet(coloured_photos(6).images, np.array([0, 1, -1, 2, -1, 0]), CLASSES)
     assert photos.labelled().labels.tolist() == [0, 1, 2, 0]
     assert Supervised.needs_labels

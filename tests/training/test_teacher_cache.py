@@ -1,8 +1,7 @@
-"""A bank keeps what a teacher says of each view, and a student that learns from it learns what it would have learned live."""
+"""A teacher cache holds the teacher's targets of each view; a student learns from it as from the teacher itself."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,84 +11,82 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
-from tests.training.test_loop import CLASSES, assert_same, coloured_photos, weights
-from tests.training.test_recipes import SIZE, ColourTeacher, beit, deit, vit
+from tests.training.small import (
+    CLASSES,
+    SIZE,
+    ColourClassifier,
+    assert_same,
+    beit,
+    cnn,
+    coloured_photos,
+    deit,
+    log_of,
+    trainer,
+    vit,
+    weights,
+)
 from vitdemo.errors import OptionError, TrainingError
 from vitdemo.training.augment import Augmentation, normalised
 from vitdemo.training.data import PhotoSet
-from vitdemo.training.loop import Plan, Trainer
-from vitdemo.training.recipes.base import Moment
-from vitdemo.training.recipes.cached_distill import Banked, BankedBatches
-from vitdemo.training.teacher_cache import BASIS, GRID, SETTINGS, Bank, fill_bank, identity, open_bank
+from vitdemo.training.loop import Trainer
+from vitdemo.training.recipes.base import StepContext
+from vitdemo.training.recipes.cached_distill import CachedBatches, CachedDistill
+from vitdemo.training.teacher_cache import (
+    BASIS,
+    GRID,
+    SETTINGS,
+    TeacherCache,
+    fill_teacher_cache,
+    open_teacher_cache,
+    photo_id,
+)
 from vitdemo.training.teachers import Teacher
 
-HOW = Augmentation(56, scale=(0.3, 1.0))
-
-
-class Pooled(nn.Module):
-    """The picture itself, small, as a map of GRID cells a side: it mirrors when the picture does."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(pixels, GRID)
+VIEW = Augmentation(56, scale=(0.3, 1.0))
+FIRST = StepContext(0, 0.0, 0)
 
 
 def teacher() -> Teacher:
-    return Teacher(ColourTeacher(), 56, features=Pooled())
+    """Its features are the photo itself, small: mirrored when the photo is."""
+    return Teacher(ColourClassifier(), 56, features=nn.AdaptiveAvgPool2d(GRID))
 
 
-def never() -> Teacher:
-    raise AssertionError("nothing is left to ask")
+def not_needed() -> Teacher:
+    raise AssertionError("nothing is missing")
 
 
-def bank_in(folder: Path, photos: PhotoSet, views: int = 2, **changes: Any) -> Bank:
-    return fill_bank(folder, photos, teacher, "colours", views, how=HOW, **changes)
+def cache_in(folder: Path, photos: PhotoSet, views: int = 2) -> TeacherCache:
+    return fill_teacher_cache(folder, photos, teacher, "colours", views, augmentation=VIEW)
 
 
-def live(bank: Bank, photos: PhotoSet, index: int, number: int) -> tuple[Tensor, Tensor]:
-    """What the teacher says of the pixels of a view now, the features in the directions of the bank."""
-    pixels = bank.view(photos.images[index], int(bank.rows(photos)[index]), number, HOW.size)
-    return said_of(bank, torch.from_numpy(pixels).permute(2, 0, 1)[None])
-
-
-def said_of(bank: Bank, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    logits, features = teacher().answer(normalised(pixels), (GRID, GRID))
-    basis = load_file(bank.folder / BASIS)
+def live_targets(cache: TeacherCache, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """What the teacher computes now, with the features in the components of the cache."""
+    logits, features = teacher().logits_and_features(normalised(pixels), (GRID, GRID))
+    basis = load_file(cache.folder / BASIS)
     return logits, (features - basis["mean"]) @ basis["directions"]
 
 
-def test_a_banked_answer_is_the_live_one(tmp_path: Path) -> None:
-    photos = coloured_photos(9)
-    bank = bank_in(tmp_path, photos)
-    for index in range(9):
-        row = bank.rows(photos)[index]
-        for number in range(2):
-            logits, features = live(bank, photos, index, number)
-            torch.testing.assert_close(bank.logits[number][row].float(), logits[0], rtol=2e-3, atol=2e-3)
-            torch.testing.assert_close(bank.features[number][row].float(), features[0], rtol=2e-3, atol=2e-3)
-
-
-def test_every_batch_has_what_the_teacher_says_of_its_own_pixels_mirrored_ones_too(tmp_path: Path) -> None:
+def test_every_batch_has_the_targets_of_its_own_pixels_mirrored_or_not(tmp_path: Path) -> None:
     photos = coloured_photos(12)
-    batches = BankedBatches(photos, bank_in(tmp_path, photos), 6, HOW.size, seed=0)
+    batches = CachedBatches(photos, cache_in(tmp_path, photos), 6, VIEW.size, seed=0)
     for step in range(8):
         batch = batches.batch(step)
-        logits, features = said_of(batches.bank, batch.views[0])
+        logits, features = live_targets(batches.cache, batch.views[0])
         torch.testing.assert_close(batch.targets[0], logits, rtol=2e-3, atol=2e-3)
         torch.testing.assert_close(batch.targets[1], features, rtol=2e-3, atol=2e-3)
 
 
 def test_half_of_the_views_are_mirrored_and_epochs_show_the_next_ones(tmp_path: Path) -> None:
     photos = coloured_photos(12)
-    bank = bank_in(tmp_path, photos)
-    batches = BankedBatches(photos, bank, 12, 28, seed=0)
-    rows, seen, mirrored = bank.rows(photos), set(), 0
+    cache = cache_in(tmp_path, photos)
+    batches = CachedBatches(photos, cache, 12, 28, seed=0)
+    rows, seen, mirrored = cache.rows(photos), set(), 0
     for epoch in range(4):
         batch = batches.batch(epoch)
         for pixels, index in zip(batch.views[0].permute(0, 2, 3, 1).numpy(), batch.indices.tolist(), strict=True):
             number = (epoch + int(rows[index])) % 2
-            plain = bank.view(photos.images[index], int(rows[index]), number, 28)
+            plain = cache.view(photos.images[index], int(rows[index]), number, 28)
             assert np.array_equal(pixels, plain) or np.array_equal(pixels, plain[:, ::-1])
             mirrored += not np.array_equal(pixels, plain)
             seen.add((index, number))
@@ -97,63 +94,74 @@ def test_half_of_the_views_are_mirrored_and_epochs_show_the_next_ones(tmp_path: 
     assert 12 <= mirrored <= 36
 
 
-def test_a_view_is_the_same_crop_at_every_size(tmp_path: Path) -> None:
+def test_a_view_is_the_same_crop_at_every_resolution(tmp_path: Path) -> None:
     slope = np.linspace(0, 255, 160, dtype=np.uint8)
     image = np.stack([np.tile(slope, (120, 1)), np.tile(slope[:120, None], (1, 160)), np.zeros((120, 160))], axis=-1)
     photos = PhotoSet((image.astype(np.uint8), 255 - image.astype(np.uint8)), np.array([0, 1]), CLASSES)
-    bank = bank_in(tmp_path, photos)
+    cache = cache_in(tmp_path, photos)
     for number in range(2):
-        small, large = (bank.view(photos.images[0], int(bank.rows(photos)[0]), number, size) for size in (24, 96))
+        small, large = (cache.view(photos.images[0], int(cache.rows(photos)[0]), number, size) for size in (24, 96))
         means = large.reshape(24, 4, 24, 4, 3).mean(axis=(1, 3))
         assert np.abs(means - small).max() < 6
 
 
-def test_a_fill_that_was_cut_off_ends_with_the_same_numbers(tmp_path: Path) -> None:
+def test_an_interrupted_fill_ends_with_identical_targets(tmp_path: Path) -> None:
     photos = coloured_photos(9)
-    whole = bank_in(tmp_path / "whole", photos, 3)
-    bank_in(tmp_path / "cut", photos, 1)
+    whole = cache_in(tmp_path / "whole", photos, 3)
+    cache_in(tmp_path / "cut", photos, 1)
     (tmp_path / "cut" / "view-0001.part").write_bytes(b"half a vi")
     done: list[tuple[int, int]] = []
-    cut = fill_bank(
-        tmp_path / "cut", photos, teacher, "colours", 3, how=HOW, report=lambda some, all_: done.append((some, all_))
+    cut = fill_teacher_cache(
+        tmp_path / "cut",
+        photos,
+        teacher,
+        "colours",
+        3,
+        augmentation=VIEW,
+        report=lambda some, all_: done.append((some, all_)),
     )
     assert done == [(2, 3), (3, 3)]
     for first, second in zip(whole.features + whole.logits, cut.features + cut.logits, strict=True):
         assert torch.equal(first, second)
 
 
-def test_a_full_bank_does_not_need_its_teacher(tmp_path: Path) -> None:
+def test_a_complete_cache_does_not_load_its_teacher(tmp_path: Path) -> None:
     photos = coloured_photos(9)
-    bank_in(tmp_path, photos)
-    assert fill_bank(tmp_path, photos, never, "colours", 2, how=HOW).views == 2
-    assert open_bank(tmp_path, 1).views == 1
+    cache_in(tmp_path, photos)
+    assert fill_teacher_cache(tmp_path, photos, not_needed, "colours", 2, augmentation=VIEW).views == 2
+    assert open_teacher_cache(tmp_path, 1).views == 1
 
 
-def test_photos_find_their_answers_in_any_order_and_part(tmp_path: Path) -> None:
+def test_photos_find_their_targets_in_any_order_and_subset(tmp_path: Path) -> None:
     photos = coloured_photos(9)
-    bank = bank_in(tmp_path, photos)
+    cache = cache_in(tmp_path, photos)
     part = photos.subset([7, 2, 5])
-    assert list(bank.rows(part)) == [bank.rows(photos)[index] for index in (7, 2, 5)]
-    # The order in which a set is read does not change the bank either.
-    assert fill_bank(tmp_path, photos.subset(range(8, -1, -1)), never, "colours", 2, how=HOW).photos == bank.photos
+    assert list(cache.rows(part)) == [cache.rows(photos)[index] for index in (7, 2, 5)]
+    # The cache does not depend on the order of the photos either.
+    assert (
+        fill_teacher_cache(
+            tmp_path, photos.subset(range(8, -1, -1)), not_needed, "colours", 2, augmentation=VIEW
+        ).photos
+        == cache.photos
+    )
 
 
-def test_the_logits_have_the_order_of_the_classes_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_logits_are_in_the_requested_order_of_classes(tmp_path: Path) -> None:
     photos = coloured_photos(9)
-    bank = bank_in(tmp_path, photos)
+    cache = cache_in(tmp_path, photos)
     other = PhotoSet(photos.images, (photos.labels + 1) % 3, ("blue", "red", "green"))
-    again = fill_bank(tmp_path, other, never, "colours", 2, how=HOW)
-    assert bank.classes == CLASSES
+    again = fill_teacher_cache(tmp_path, other, not_needed, "colours", 2, augmentation=VIEW)
+    assert cache.classes == CLASSES
     assert again.classes == other.classes
-    for first, second in zip(bank.logits, again.logits, strict=True):
+    for first, second in zip(cache.logits, again.logits, strict=True):
         assert torch.equal(first[:, [2, 0, 1]], second)
 
 
-def test_the_identity_of_a_photo_is_its_pixels_and_its_shape() -> None:
+def test_the_id_of_a_photo_depends_on_its_pixels_and_its_shape() -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert identity(image) == identity(image.copy())
-    assert identity(image) != identity(image.reshape(4, 2, 3))
-    assert identity(image) != identity(image[:, ::-1])
+    assert photo_id(image) == photo_id(image.copy())
+    assert photo_id(image) != photo_id(image.reshape(4, 2, 3))
+    assert photo_id(image) != photo_id(image[:, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -162,41 +170,49 @@ def test_the_identity_of_a_photo_is_its_pixels_and_its_shape() -> None:
         ({"photos": coloured_photos(6)}, "photos"),
         ({"name": "another"}, "teacher"),
         ({"seed": 1}, "seed"),
-        ({"how": Augmentation(28)}, "augmentation"),
+        ({"augmentation": Augmentation(28)}, "augmentation"),
     ],
 )
-def test_a_bank_is_not_mixed_with_another_one(tmp_path: Path, change: dict[str, Any], word: str) -> None:
-    bank_in(tmp_path, coloured_photos(9))
-    wanted = {"photos": coloured_photos(9), "teacher": teacher, "name": "colours", "views": 3, "how": HOW} | change
-    with pytest.raises(OptionError, match=f"made otherwise: .*{word}"):
-        fill_bank(tmp_path, **wanted)
+def test_a_cache_with_other_settings_is_rejected(tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    cache_in(tmp_path, coloured_photos(9))
+    wanted = {
+        "photos": coloured_photos(9),
+        "teacher": teacher,
+        "name": "colours",
+        "views": 3,
+        "augmentation": VIEW,
+    } | change
+    with pytest.raises(OptionError, match=f"has other settings: .*{word}"):
+        fill_teacher_cache(tmp_path, **wanted)
 
 
-def test_a_bank_of_other_photos_teaches_nothing(tmp_path: Path) -> None:
-    bank = bank_in(tmp_path, coloured_photos(9))
+def test_a_cache_of_other_photos_is_rejected(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, coloured_photos(9))
     with pytest.raises(OptionError, match="other photos"):
-        bank.rows(coloured_photos(9, seed=4))
+        cache.rows(coloured_photos(9, seed=4))
 
 
-def test_there_must_be_a_sound_bank(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no bank"):
-        open_bank(tmp_path)
-    bank_in(tmp_path, coloured_photos(9))
+def test_a_missing_short_or_damaged_cache_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no teacher cache"):
+        open_teacher_cache(tmp_path)
+    cache_in(tmp_path, coloured_photos(9))
     with pytest.raises(TrainingError, match="2 views, not 5"):
-        open_bank(tmp_path, 5)
+        open_teacher_cache(tmp_path, 5)
     (tmp_path / "view-0001.safetensors").write_bytes(b"no tensors")
     with pytest.raises(TrainingError, match="damaged"):
-        open_bank(tmp_path)
+        open_teacher_cache(tmp_path)
     (tmp_path / SETTINGS).write_text("{", encoding="utf-8")
     with pytest.raises(TrainingError, match="damaged"):
-        open_bank(tmp_path)
+        open_teacher_cache(tmp_path)
     with pytest.raises(TrainingError, match="damaged"):
-        bank_in(tmp_path, coloured_photos(9))
+        cache_in(tmp_path, coloured_photos(9))
 
 
-def test_a_teacher_without_features_fills_no_bank(tmp_path: Path) -> None:
+def test_a_teacher_without_a_feature_map_fills_no_cache(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no feature map"):
-        fill_bank(tmp_path, coloured_photos(6), lambda: Teacher(ColourTeacher(), 16), "flat", 1, how=HOW)
+        fill_teacher_cache(
+            tmp_path, coloured_photos(6), lambda: Teacher(ColourClassifier(), 16), "flat", 1, augmentation=VIEW
+        )
 
 
 def test_one_pass_of_a_teacher_gives_what_two_give() -> None:
@@ -204,84 +220,92 @@ def test_one_pass_of_a_teacher_gives_what_two_give() -> None:
     two = Teacher(nn.Sequential(features, head), 56, features=features)
     one = Teacher(nn.Sequential(features, head), 56, features=features, head=head)
     pixels = torch.randn(2, 3, 56, 56)
-    for first, second in zip(one.answer(pixels, (GRID, GRID)), two.answer(pixels, (GRID, GRID)), strict=True):
+    for first, second in zip(
+        one.logits_and_features(pixels, (GRID, GRID)), two.logits_and_features(pixels, (GRID, GRID)), strict=True
+    ):
         assert torch.equal(first, second)
-    assert torch.equal(one.answer(pixels, (3, 3))[1], one.feature_map(pixels, (3, 3)))
+    assert torch.equal(one.logits_and_features(pixels, (3, 3))[1], one.feature_map(pixels, (3, 3)))
 
 
-def cnn() -> PreTrainedModel:
-    return ResNetForImageClassification(
-        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=3)
-    )
-
-
-def run(folder: Path, bank: Bank, photos: PhotoSet, make: Callable[[], nn.Module], **changes: Any) -> Trainer:
+def run(folder: Path, cache: TeacherCache, photos: PhotoSet, make: Callable[[], nn.Module], **changes: Any) -> Trainer:
     torch.manual_seed(0)
-    plan = Plan(**{"steps": 60, "batch": 12, "size": SIZE, "learning_rate": 2e-3, "average": 0.0, **changes})
-    recipe = Banked(make(), bank, 3, SIZE, hidden=0.3 if make is beit else 0.0)
-    return Trainer(recipe, plan, photos, coloured_photos(12, 1), folder, cpu=True)
+    recipe = CachedDistill(make(), cache, 3, SIZE, mask_ratio=0.3 if make is beit else 0.0)
+    return trainer(folder, recipe, photos, **changes)
 
 
-@pytest.mark.parametrize("make", [vit, deit, beit, cnn])
-def test_a_student_learns_from_a_bank(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize("make", [deit, beit, cnn])
+def test_a_student_learns_cached_targets_and_its_classifier_is_refitted(
+    tmp_path: Path, make: Callable[[], nn.Module]
+) -> None:
     photos = coloured_photos(24)
-    bank = bank_in(tmp_path / "bank", photos)
-    trainer = run(tmp_path, bank, photos, make)
-    assert trainer.run().score >= 0.9
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    for part in ("patches", "whole", "logits", "labels"):
-        assert sum(line[part] for line in log[-5:]) < sum(line[part] for line in log[:5]), part
+    run_ = run(tmp_path, cache_in(tmp_path / "cache", photos), photos, make, steps=40, save_every=10**9)
+    assert run_.run().score >= 0.9
+    log = log_of(tmp_path)
+    for term in ("patches", "whole", "logits", "labels"):
+        assert sum(line[term] for line in log[-5:]) < sum(line[term] for line in log[:5]), term
+    student: nn.Module = run_.recipe.student
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    assert run_.recipe.finish(student, photos)
+    assert run_.recipe.score(student, photos, coloured_photos(12, 1)) >= 0.9
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("classifier" in name for name in changed)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
-def test_a_banked_run_that_is_resumed_ends_with_the_same_weights(tmp_path: Path, optimiser: str) -> None:
+def test_a_resumed_run_ends_with_identical_weights_and_passes_on_its_heads(tmp_path: Path) -> None:
     photos = coloured_photos(24)
-    bank = bank_in(tmp_path / "bank", photos)
+    cache = cache_in(tmp_path / "cache", photos)
     whole, cut, rest = (
-        run(tmp_path / name, bank, photos, vit, steps=8, average=0.9, optimiser=optimiser)
-        for name in ("whole", "cut", "cut")
+        run(tmp_path / name, cache, photos, vit, optimiser="muon", ema_decay=0.9) for name in ("whole", "cut", "cut")
     )
     whole.run()
-    cut.run(until=5)
+    cut.run(until=3)
     rest.resume()
     rest.run()
     assert_same(weights(whole), weights(rest))
+    next_stage = CachedDistill(vit(), cache, 3, SIZE)
+    assert next_stage.load_heads(tmp_path / "whole")
+    trained = whole.recipe.state_dict()
+    for name, value in next_stage.state_dict().items():
+        if not name.startswith("student."):
+            assert torch.equal(value, trained[name]), name
+    assert not next_stage.load_heads(tmp_path / "none")
 
 
-def test_photos_of_no_class_are_learned_from_too(tmp_path: Path) -> None:
+def test_background_photos_are_learned_from_too(tmp_path: Path) -> None:
     photos = coloured_photos(6)
     photos = PhotoSet(photos.images, np.full(6, -1), photos.classes)
-    recipe = Banked(vit(), bank_in(tmp_path, photos), 3, SIZE)
+    recipe = CachedDistill(vit(), cache_in(tmp_path, photos), 3, SIZE)
     batch = recipe.batches(photos, 6, SIZE, 0).batch(0)
-    loss, parts = recipe([normalised(batch.views[0])], batch.labels, Moment(0, 0.0, 0), targets=batch.targets)
+    loss, parts = recipe([normalised(batch.views[0])], batch.labels, FIRST, targets=batch.targets)
     assert parts["labels"] == 0
     assert loss.item() > 0.1
 
 
-def test_patches_are_hidden_while_learning_alone(tmp_path: Path) -> None:
+def test_patches_are_masked_in_training_only(tmp_path: Path) -> None:
     photos = coloured_photos(6)
-    bank = bank_in(tmp_path, photos)
-    recipe = Banked(beit(), bank, 3, SIZE, hidden=0.5)
+    cache = cache_in(tmp_path, photos)
+    recipe = CachedDistill(beit(), cache, 3, SIZE, mask_ratio=0.5)
     batch = recipe.batches(photos, 6, SIZE, 0).batch(0)
 
-    def told(step: int) -> Tensor:
-        arguments = [normalised(batch.views[0])], batch.labels, Moment(step, 0.0, 0)
+    def logit_loss(step: int) -> Tensor:
+        arguments = [normalised(batch.views[0])], batch.labels, StepContext(step, 0.0, 0)
         return recipe(*arguments, targets=batch.targets)[1]["logits"]
 
     recipe.train()
-    assert not torch.equal(told(0), told(1))
+    assert not torch.equal(logit_loss(0), logit_loss(1))
     recipe.eval()
-    assert torch.equal(told(0), told(1))
+    assert torch.equal(logit_loss(0), logit_loss(1))
 
 
-def test_a_mixed_view_has_what_the_teacher_says_of_the_mixture(tmp_path: Path) -> None:
+def test_a_mixed_view_has_the_targets_of_the_mixture(tmp_path: Path) -> None:
     photos = coloured_photos(12)
-    bank = bank_in(tmp_path, photos)
-    recipe = Banked(vit(), bank, 3, SIZE, mix=0.8)
-    batch = recipe.batches(photos, 12, HOW.size, 0).batch(0)
+    cache = cache_in(tmp_path, photos)
+    recipe = CachedDistill(vit(), cache, 3, SIZE, cutmix=0.8)
+    batch = recipe.batches(photos, 12, VIEW.size, 0).batch(0)
     pixels, shares = normalised(batch.views[0]), torch.eye(12)
-    mixed, features, taught, truth = recipe._mixed(pixels, batch.targets[1], shares, shares, Moment(3, 0.0, 0))
-    basis = load_file(bank.folder / BASIS)
+    mixed, features, taught, truth = recipe._mix(pixels, batch.targets[1], shares, shares, StepContext(3, 0.0, 0))
+    basis = load_file(cache.folder / BASIS)
     live_ones = (teacher().feature_map(mixed, (GRID, GRID)) - basis["mean"]) @ basis["directions"]
     torch.testing.assert_close(features, live_ones, rtol=2e-3, atol=2e-3)
     changed = (mixed != pixels).flatten(1).any(dim=1)
@@ -291,62 +315,36 @@ def test_a_mixed_view_has_what_the_teacher_says_of_the_mixture(tmp_path: Path) -
     torch.testing.assert_close(taught.diagonal()[changed], own[changed], atol=0.02, rtol=0)
     assert torch.equal(taught, truth)
     recipe.eval()
-    assert recipe._mixed(pixels, features, taught, truth, Moment(3, 0.0, 0))[0] is pixels
+    assert recipe._mix(pixels, features, taught, truth, StepContext(3, 0.0, 0))[0] is pixels
 
 
 @pytest.mark.parametrize("make", [vit, deit])
-def test_patches_that_are_left_out_leave_the_others_at_their_places(
-    tmp_path: Path, make: Callable[[], nn.Module]
-) -> None:
-    bank, pixels = bank_in(tmp_path, coloured_photos(6)), torch.randn(2, 3, SIZE, SIZE)
-    few, all_, plain = (Banked(make(), bank, 3, SIZE, keep=share).eval() for share in (0.5, 0.99, 1.0))
-    all_.load_state_dict(plain.state_dict())
-    _, patches, _, chosen, grid = few._read(pixels, Moment(0, 0.0, 0))
-    assert (patches.shape[1], grid) == (8, (4, 4))
-    assert chosen is not None
-    assert all(len(set(row.tolist())) == 8 for row in chosen)
-    # Attention does not care for order: all patches in another order are the same patches.
-    _, shuffled, whole, order, _ = all_._read(pixels, Moment(0, 0.0, 0))
-    _, straight, same, none, _ = plain._read(pixels, Moment(0, 0.0, 0))
-    assert order is not None
-    assert none is None
-    torch.testing.assert_close(shuffled, torch.stack([row[index] for row, index in zip(straight, order, strict=True)]))
-    torch.testing.assert_close(whole, same)
-    assert few.student.base_model.embeddings(pixels).shape[1] > 16, "no hook is left behind"  # type: ignore[operator, union-attr]
+def test_dropping_patches_leaves_the_others_in_place(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+    cache, pixels = cache_in(tmp_path, coloured_photos(6)), torch.randn(2, 3, SIZE, SIZE)
+    half, shuffled, plain = (
+        CachedDistill(make(), cache, 3, SIZE, keep_ratio=ratio).eval() for ratio in (0.5, 0.99, 1.0)
+    )
+    shuffled.load_state_dict(plain.state_dict())
+    few = half._run_student(pixels, FIRST)
+    assert (few.patches.shape[1], few.grid) == (8, (4, 4))
+    assert few.kept is not None
+    assert all(len(set(row.tolist())) == 8 for row in few.kept)
+    # Attention is permutation-invariant: all patches in another order give the same tokens.
+    mixed, straight = (recipe._run_student(pixels, FIRST) for recipe in (shuffled, plain))
+    assert mixed.kept is not None
+    assert straight.kept is None
+    in_order = torch.stack([row[index] for row, index in zip(straight.patches, mixed.kept, strict=True)])
+    torch.testing.assert_close(mixed.patches, in_order)
+    torch.testing.assert_close(mixed.whole, straight.whole)
+    assert half.student.base_model.embeddings(pixels).shape[1] > 16, "no hook is left behind"  # type: ignore[operator, union-attr]
 
 
-def test_a_beit_keeps_all_its_patches(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="left out of vit, deit and hybrid alone"):
-        Banked(beit(), bank_in(tmp_path, coloured_photos(6)), 3, SIZE, keep=0.5)
+def test_a_beit_drops_no_patches(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="dropped in vit, deit and hybrid only"):
+        CachedDistill(beit(), cache_in(tmp_path, coloured_photos(6)), 3, SIZE, keep_ratio=0.5)
 
 
-def test_the_next_size_begins_with_the_heads_of_the_last_one(tmp_path: Path) -> None:
-    photos = coloured_photos(24)
-    bank = bank_in(tmp_path / "bank", photos)
-    trainer = run(tmp_path / "small", bank, photos, vit, steps=2)
-    trainer.run()
-    heir = Banked(vit(), bank, 3, SIZE)
-    assert heir.take_heads(tmp_path / "small")
-    trained = trainer.recipe.state_dict()
-    for name, value in heir.state_dict().items():
-        if not name.startswith("student."):
-            assert torch.equal(value, trained[name]), name
-    assert not heir.take_heads(tmp_path / "none")
-
-
-@pytest.mark.parametrize("make", [vit, deit, beit, cnn])
-def test_a_classifier_is_fitted_anew_to_what_it_reads(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
-    photos, test = coloured_photos(30), coloured_photos(12, 1)
-    recipe = Banked(make(), bank_in(tmp_path, photos), 3, SIZE)
-    before = {name: value.clone() for name, value in recipe.student.state_dict().items()}
-    assert recipe.finish(recipe.student, photos)
-    assert recipe.score(recipe.student, photos, test) >= 0.9
-    changed = {name for name, value in recipe.student.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all("classifier" in name for name in changed)
-
-
-def test_the_bank_teaches_networks_of_transformers_alone(tmp_path: Path) -> None:
-    bank = bank_in(tmp_path, coloured_photos(6))
+def test_cached_targets_train_transformers_architectures_only(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, coloured_photos(6))
     with pytest.raises(OptionError, match="vit instead of scratch"):
-        Banked(nn.Linear(2, 2), bank, 3, SIZE)
+        CachedDistill(nn.Linear(2, 2), cache, 3, SIZE)

@@ -233,18 +233,20 @@ def test_another_value_of_the_setting_is_refused_with_those_that_there_are() -> 
 
 def tab(policy: str) -> ModelsTab:
     with gr.Blocks():
-        return ModelsTab(Pipeline(Settings(device="cpu", add_models=policy)))
+        return ModelsTab(
+            Pipeline(Settings(device="cpu", add_models=policy)), gr.Dropdown(multiselect=True), gr.Dropdown()
+        )
 
 
 def act(tab: ModelsTab, action: str, name: str) -> dict[str, Any]:
     """The list at the end of what an event of the page does, forged or not."""
     event = gr.EventData(None, {"action": action, "name": name})
-    value: dict[str, Any] = list(tab.on_action(["vit-mini"], "vit-mini", event))[-1][0]
+    value: dict[str, Any] = list(tab.on_action(["vit-mini"], "vit-mini", event))[-1][tab.list]
     return value
 
 
 def add(tab: ModelsTab, name: str) -> dict[str, Any]:
-    value: dict[str, Any] = list(tab.on_add(name, ["vit-mini"], "vit-mini"))[-1][0]
+    value: dict[str, Any] = list(tab.on_add(name, ["vit-mini"], "vit-mini"))[-1][tab.list]
     return value
 
 
@@ -323,7 +325,8 @@ def test_removing_a_model_of_the_hub_frees_its_disk_and_takes_it_out_of_every_ch
     folder_of(hub, "tiny/one")
     anything = tab("any")
     event = gr.EventData(None, {"action": "remove", "name": "tiny/one"})
-    ((_, compared, explained),) = anything.on_action(["tiny/one", "vit-mini"], "tiny/one", event)
+    (updates,) = anything.on_action(["tiny/one", "vit-mini"], "tiny/one", event)
+    compared, explained = updates[anything.compared], updates[anything.explained]
     assert not folder("tiny/one").exists()
     assert compared["value"] == ["vit-mini"]
     assert explained["value"] == "vit-mini"
@@ -335,7 +338,8 @@ def test_a_finished_download_is_offered_and_leaves_what_was_chosen_meanwhile(hub
     anything = tab("any")
     updates = list(anything.on_add("tiny/one", ["vit-mini"], "vit-mini"))
     assert len(updates) > 2
-    first, last = updates[0][1:], updates[-1][1:]
+    lists = (anything.compared, anything.explained)
+    first, last = ([one[dropdown] for dropdown in lists] for one in (updates[0], updates[-1]))
     assert all("tiny/one" not in [name for _, name in update["choices"]] for update in first)
     assert all("tiny/one" in [name for _, name in update["choices"]] for update in last)
     assert not [update for update in (*first, *last) if "value" in update]
@@ -345,7 +349,7 @@ def test_what_was_said_stays_while_downloads_go_on(hub: FakeHub) -> None:
     hub.fault("tiny/one", WEIGHTS, bytes_per_second=100_000)
     anything = tab("any")
     anything.downloads.start("tiny/one")
-    messages = [value["message"] for value, *_ in anything.on_add("vit-mini", ["vit-mini"], "vit-mini")]
+    messages = [updates[anything.list]["message"] for updates in anything.on_add("vit-mini", ["vit-mini"], "vit-mini")]
     assert messages[0] == "vit-mini is here already."
     assert len(messages) > 1
     assert set(messages[1:]) == {None}

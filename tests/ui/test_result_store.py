@@ -17,7 +17,7 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, Explanation, Photo
-from vitdemo.ui.components.explorer import quantised
+from vitdemo.ui.components.quantise import quantised
 from vitdemo.ui.result_store import Results
 
 MODELS = ("vit-mini", "deit-mini", "beit-mini")

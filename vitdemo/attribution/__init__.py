@@ -1,10 +1,10 @@
-"""Where a model looked: tensors in, one number a patch out. Nothing here runs a network."""
+"""Attribution methods: pure functions from recorded tensors to one number per patch."""
 
-from vitdemo.attribution.agreement import agreement_of, overlap, rank_correlation
+from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
 from vitdemo.attribution.attention import attention_map, fuse, patch_map
 from vitdemo.attribution.describe import describe
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
-from vitdemo.attribution.rollout import rollout, streamed_rollout
+from vitdemo.attribution.rollout import rollout
 from vitdemo.attribution.rows import attention_rows, mean_row, patch_attention
 from vitdemo.attribution.similarity import similarity
 
@@ -16,6 +16,7 @@ __all__ = [
     "fuse",
     "grad_cam",
     "grad_rollout",
+    "iou",
     "legrad",
     "mean_row",
     "overlap",
@@ -25,5 +26,4 @@ __all__ = [
     "relevance",
     "rollout",
     "similarity",
-    "streamed_rollout",
 ]

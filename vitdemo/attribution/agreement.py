@@ -1,4 +1,4 @@
-"""How far two maps of one photo agree."""
+"""Agreement of two maps of one photo."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from scipy.stats import rankdata
 from vitdemo.types import Agreement, AttributionMap, Box, Explanation, View
 
 TOP_MASS = 0.2
-"""Share of a map's mass that its brightest patches hold."""
+"""Share of a map's mass that its top patches hold."""
 
 
 def agreement_of(first: Explanation, second: Explanation) -> Agreement:
-    """How far two models agree on the same photo."""
+    """Agreement of two models on the same photo."""
     a, b = first.prediction, second.prediction
     same_label = None
     if a.labels and b.labels and a.spec.labels == b.spec.labels:
@@ -30,10 +30,10 @@ def rank_correlation(
 ) -> float | None:
     """Spearman's rank correlation on a common grid, -1 to 1.
 
-    The common grid is the finer one of the two, laid over the part of the photo that both models saw.
+    The common grid is the finer of the two, over the intersection of the views.
 
     Returns:
-        None where a map is flat, or the models saw no common part.
+        None if a map is flat or the views do not intersect.
     """
     samples = _on_common_grid(first, first_view, second, second_view)
     if samples is None:
@@ -43,26 +43,35 @@ def rank_correlation(
 
 
 def overlap(first: AttributionMap, first_view: View, second: AttributionMap, second_view: View) -> float | None:
-    """Intersection over union of the patches that hold the top 20% of each map's mass, 0 to 1, on the same common grid.
+    """Intersection over union of the patches that hold the top 20% of each map's mass, 0 to 1, on a common grid.
 
-    Rank correlation weighs every patch alike, also the many dim ones; this asks only whether the bright ones are the same.
+    Rank correlation weights all patches equally, including the many low ones; this compares the highest ones only.
 
     Returns:
-        None where a map is flat or nowhere above 0, or the models saw no common part.
+        None if a map is flat or nowhere above 0, or the views do not intersect.
     """
     samples = _on_common_grid(first, first_view, second, second_view)
     if samples is None:
         return None
-    one, other = (_brightest(values) for values in samples)
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if one.any() and other.any() else None
+    one, other = (_top_patches(values) for values in samples)
+    return iou(one, other) if one.any() and other.any() else None
 
 
-def _brightest(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The fewest patches, brightest first, whose sum reaches `TOP_MASS` of all; of equal ones the first. None below 0 counts."""
+def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of the same shape; 0 if both are empty.
+
+    >>> iou(np.array([True, True, False]), np.array([False, True, True]))
+    0.3333333333333333
+    """
+    union = np.count_nonzero(first | second)
+    return float(np.count_nonzero(first & second) / union) if union else 0.0
+
+
+def _top_patches(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The fewest patches, highest first, whose sum reaches `TOP_MASS` of the total; negative values count as 0."""
     mass = np.maximum(values.astype(np.float64), 0.0)
     order = np.argsort(-mass, kind="stable")
-    # A sum that is short by its last bit has reached it.
+    # The tolerance is for rounding in the sum.
     count = int(np.searchsorted(mass[order].cumsum(), TOP_MASS * mass.sum() * (1 - 1e-9))) + 1
     chosen = np.zeros(len(mass), np.bool_)
     chosen[order[:count]] = mass.any()
@@ -72,7 +81,7 @@ def _brightest(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _on_common_grid(
     first: AttributionMap, first_view: View, second: AttributionMap, second_view: View
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Both maps on the finer grid of the two, over the part of the photo that both models saw, flattened."""
+    """Both maps on the finer of the two grids, over the intersection of the views, flattened."""
     a, b = first_view.crop, second_view.crop
     common = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
     if common[0] >= common[2] or common[1] >= common[3]:
@@ -98,6 +107,6 @@ def _sample(values: NDArray[np.float32], crop: Box, common: Box, shape: tuple[in
     down, along = (rows - top)[:, None], (columns - left)[None, :]
     upper = values[np.ix_(top, left)] * (1 - along) + values[np.ix_(top, right)] * along
     lower = values[np.ix_(bottom, left)] * (1 - along) + values[np.ix_(bottom, right)] * along
-    # Ranks must not depend on the last bit, where both grids are the same.
+    # Rounded so that ranks do not depend on the last bit.
     result: NDArray[np.float32] = np.round(upper * (1 - down) + lower * down, 9).ravel()
     return result

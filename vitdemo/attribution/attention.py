@@ -21,11 +21,11 @@ def attention_map(
     Args:
         rows: `[L, H, h, w]`, attention of one read-out over the patch grid.
         layer: from 0, or from -1 backwards.
-        head: a number from 0, or "mean", "max", "min" over the heads.
-        readout: whose rows these are; it is recorded with the map.
+        head: a number from 0, or the fusion "mean", "max" or "min".
+        readout: the query token of these rows; recorded with the map.
 
     Raises:
-        OptionError: there is no such layer or head; the message has the valid range.
+        OptionError: no such layer or head; the message has the valid range.
     """
     layers, heads = rows.shape[:2]
     layer, chosen = resolve_layer(layer, layers), resolve_head(head, heads)
@@ -36,14 +36,14 @@ def attention_map(
 def patch_map(
     queries: Sequence[LayerQueries], grid: tuple[int, int], patch: int, layer: int | str = -1, head: int | str = "mean"
 ) -> AttributionMap:
-    """As `attention_map`, of one patch, numbered row by row from 0."""
+    """As `attention_map`, with one patch, by its row-major index, as the query."""
     number = resolve_layer(layer, len(queries))
     heads = patch_attention(queries[number], grid, patch, patch + 1)
-    found = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
-    return replace(found, layer=number, query=divmod(patch, grid[1]))
+    attribution = attention_map(heads.swapaxes(0, 1), 0, head, "patch")
+    return replace(attribution, layer=number, query=divmod(patch, grid[1]))
 
 
 def fuse(heads: NDArray[np.float32], fusion: Fusion) -> NDArray[np.float32]:
-    """`[H, h, w]` to `[h, w]`: the mean, largest or smallest over the heads."""
+    """`[H, h, w]` to `[h, w]`: mean, maximum or minimum over the heads."""
     result: NDArray[np.float32] = getattr(heads, fusion)(axis=0)
     return result

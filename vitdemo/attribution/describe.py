@@ -1,4 +1,4 @@
-"""A map in one line of words, for screen readers and for copying. `assets/explorer.js` says the same."""
+"""A map described in one line, for screen readers and JSON; the same text as in `ui/static/explorer/maps.js`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _COLUMNS = ("left", "centre", "right")
 def describe(attribution: AttributionMap, label: str = "") -> str:
     """Such as "layer 11, mean of heads, class token: 41% of attention on 12% of the picture, centre right".
 
-    Of a method that joins all layers, such as "Relevance for sunflower: 41% of it on 12% of the picture, centre right".
+    For a method over all layers, such as "Relevance for sunflower: 41% of it on 12% of the picture, centre right".
 
-    The part of the picture is the patches with at least half of the largest value; the place is that of their centre of mass,
-    in thirds of the picture.
+    The percentages are of the patches with at least half of the maximum; the position is their centre of mass, in thirds.
     """
     values = np.maximum(attribution.values, 0)
     place = "evenly spread"
@@ -38,7 +37,7 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
             return f"{title}: nothing stands out"
         return f"{title}: {share:.0%} of it on {area:.0%} of the picture, {place}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
-    who = READOUT_WORDS.get(attribution.readout or "", "")
+    query = READOUT_WORDS.get(attribution.readout or "", "")
     if attribution.query is not None:
-        who = f"patch in row {attribution.query[0]}, column {attribution.query[1]}"
-    return f"layer {attribution.layer}, {head}, {who}: {share:.0%} of attention on {area:.0%} of the picture, {place}"
+        query = f"patch in row {attribution.query[0]}, column {attribution.query[1]}"
+    return f"layer {attribution.layer}, {head}, {query}: {share:.0%} of attention on {area:.0%} of the picture, {place}"

@@ -1,4 +1,4 @@
-"""Class-specific methods: pure functions of recorded tensors and the gradients of a class score towards them."""
+"""Class-specific methods: pure functions of recorded tensors and the gradients of a class score with respect to them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 def relevance(attentions: Sequence[Tensor], gradients: Sequence[Tensor], start: Tensor) -> Tensor:
     """Generic attention explainability: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for self-attention.
 
-    `R <- R + mean_h(relu(dA * A)) R` from the identity, first layer first; here only the read-out's row of R is computed, last
+    `R <- R + mean_h(relu(dA * A)) R` from the identity, first layer first; only the read-out's row of R is computed, last
     layer first.
 
     Args:
-        attentions: one `[B, H, N, N]` tensor a layer, first layer first.
-        gradients: of the class score, of the same shapes.
-        start: `[N]`, the share of each final token in the read-out.
+        attentions: one `[B, H, N, N]` tensor per layer, first layer first.
+        gradients: of the class score, with the same shapes.
+        start: `[N]`, the weight of each final token in the read-out.
 
     Returns:
-        `[B, N]`, at least 0 and not normalised: the read-out's row of R, without the identity that R began as.
+        `[B, N]`, at least 0, not normalised: the read-out's row of R without the initial identity.
     """
     first = row = start.to(attentions[0]).expand(attentions[0].shape[0], -1)
     for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
@@ -29,9 +29,9 @@ def relevance(attentions: Sequence[Tensor], gradients: Sequence[Tensor], start: 
 
 
 def grad_rollout(attentions: Sequence[Tensor], gradients: Sequence[Tensor], start: Tensor) -> Tensor:
-    """Rollout of gradient-weighted attention: the form of Chefer et al. 2021, arXiv:2012.09838, with attention for relevance.
+    """Rollout of gradient-weighted attention: Chefer et al. 2021, arXiv:2012.09838, with attention in place of relevance.
 
-    As `relevance`, but each layer's matrix with the identity added is normalised to rows that sum to 1.
+    As `relevance`, but each layer's matrix plus the identity is normalised to rows that sum to 1.
 
     Returns:
         `[B, N]`, rows sum to 1.
@@ -48,8 +48,8 @@ def legrad(gradients: Sequence[Tensor]) -> Tensor:
     """LeGrad: Bousselham et al. 2024, arXiv:2404.03214.
 
     Args:
-        gradients: one `[B, H, N, N]` tensor a layer: of the class score that the model's head gives to *that layer's* tokens,
-            towards that layer's attention.
+        gradients: one `[B, H, N, N]` tensor per layer: of the class score that the classifier gives to *that layer's* tokens,
+            with respect to that layer's attention.
 
     Returns:
         `[B, N]`: the positive part, averaged over heads, query tokens and layers.
@@ -61,8 +61,8 @@ def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
     """Grad-CAM: Selvaraju et al. 2017, arXiv:1610.02391.
 
     Args:
-        features: `[B, P, C]`, channels at each place.
-        gradients: of the class score, of the same shape.
+        features: `[B, P, C]`, channels per position.
+        gradients: of the class score, with the same shape.
 
     Returns:
         `[B, P]`, at least 0.
@@ -72,5 +72,5 @@ def grad_cam(features: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _weighted(attention: Tensor, gradient: Tensor) -> Tensor:
-    """`[B, N, N]`: the mean over the heads of what raises the score."""
+    """`[B, N, N]`: mean over the heads of the positive contributions to the score."""
     return (attention * gradient).clamp(min=0).mean(dim=1)

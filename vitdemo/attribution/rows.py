@@ -1,4 +1,4 @@
-"""Attention from queries and keys, a part at a time."""
+"""Attention rows from queries and keys, a block at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, scaling: flo
 
     Args:
         query, key: `[B, H, N, D]`.
-        mask: additive or boolean, and broadcasts to `[B, H, N, N]`; may be one row for all queries.
+        mask: additive or boolean; broadcasts to `[B, H, N, N]`, possibly from one row for all queries.
     """
     scores = torch.matmul(query[:, :, start:stop], key.transpose(-1, -2)) * scaling
     if mask is not None:
@@ -25,7 +25,7 @@ def attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, scaling: flo
 
 
 def mean_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, block: int = 256) -> Tensor:
-    """The mean over all query tokens of their attention: `[B, H, N]`, float32, never all of `[N, N]` at once."""
+    """Attention averaged over all query tokens: `[B, H, N]`, float32, a block of rows at a time."""
     tokens = query.shape[2]
     total = torch.zeros(*query.shape[:2], key.shape[2], dtype=torch.float32, device=query.device)
     for start in range(0, tokens, block):
@@ -36,12 +36,12 @@ def mean_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, bl
 def patch_attention(
     layer: LayerQueries, grid: tuple[int, int], start: int = 0, stop: int | None = None
 ) -> NDArray[np.float32]:
-    """The attention of patches to all patches, of one picture: `[H, n, h, w]`, not renormalised.
+    """Attention of patches to all patches of one image: `[H, stop - start, h, w]`, not renormalised.
 
     Args:
         layer: of a batch of one.
-        grid: rows and columns of patches; tokens before them are prefix tokens.
-        start, stop: patches whose attention is wanted, row by row from 0.
+        grid: rows and columns of patches; the tokens before them are prefix tokens.
+        start, stop: range of query patches, by row-major index.
     """
     patches = grid[0] * grid[1]
     prefix = layer.query.shape[2] - patches

@@ -1,4 +1,4 @@
-"""How alike patches are, by their features."""
+"""Similarity of patches by their features."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 def similarity(features: Tensor, query: int) -> Tensor:
-    """Cosine of one patch's feature to every patch's, as in the demonstrations of DINO.
+    """Cosine similarity of one patch's feature to all patches'.
 
     Args:
         features: `[B, P, C]`.
-        query: number of the patch, row by row from 0.
+        query: row-major index of the patch.
 
     Returns:
         `[B, P]`, -1 to 1; 1 at the query.

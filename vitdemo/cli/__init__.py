@@ -1,4 +1,4 @@
-"""`python -m vitdemo COMMAND`: thin over the pipeline. JSON alone on stdout, notes and progress on stderr."""
+"""`vitdemo COMMAND`: thin over the pipeline. JSON alone on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitdemo.cli import evaluate, inference, models, segmentation, training
+from vitdemo.cli import evaluate, inference, models, page, segmentation, training
 from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
+from vitdemo.threads import prepare_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 all fine, 1 some input failed, 2 wrong usage."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    prepare_threads()
     try:
         status: int = options.run(options)
         return status
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vitdemo: {error}", file=sys.stderr)
         return EXIT_SOME_FAILED
     except BrokenPipeError:
-        # The reader has seen enough (`| head`). Python would complain once more while it shuts down.
+        # The reader has closed the pipe (`| head`). Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
@@ -34,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (models, inference, segmentation, evaluate, training):
-        room.add_commands(commands)
+    for module in (page, models, inference, segmentation, evaluate, training):
+        module.add_commands(commands)
     return parser

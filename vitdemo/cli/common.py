@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.errors import OptionError
-from vitdemo.registry import default_models, obtain, on_console
-from vitdemo.settings import Settings, get_settings
+from vitdemo.registry import console_progress, default_models, obtain
+from vitdemo.settings import ROOT, Settings, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.pipeline import Pipeline
@@ -24,7 +24,9 @@ EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -42,7 +44,7 @@ def add_display(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolution", type=positive, metavar="LONG_SIDE", help="enlarge the photo to this many pixels"
     )
-    parser.add_argument("--out", type=Path, metavar="PNG", help="write the picture to this file")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="write the image to this file")
 
 
 def positive(text: str) -> int:
@@ -64,13 +66,26 @@ def specs_of(options: argparse.Namespace, every: bool) -> list[ModelSpec]:
 
 
 def _obtained(name: str) -> ModelSpec:
-    with on_console(name) as report:
+    with console_progress(name) as report:
         return obtain(name, report)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
     settings = get_settings()
     return replace(settings, device=options.device) if options.device else settings
+
+
+def writable(spec: ModelSpec) -> ModelSpec:
+    """The model, if something may be written beside its weights.
+
+    Raises:
+        OptionError: it is part of an installed package.
+    """
+    if spec.source == "embedded" and ROOT is None:
+        raise OptionError(
+            f"{spec.name} is part of the installed package, which is not written to. Copy {spec.checkpoint}, and name the copy."
+        )
+    return spec
 
 
 def pipeline_of(options: argparse.Namespace) -> Pipeline:
@@ -80,9 +95,9 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
 
 
 def source_of(pipeline: Pipeline, name: str) -> str | bytes:
-    """What the image door takes: a path or an address as it is, of `-` the bytes."""
+    """What `open_image` takes: a path or a URL as it is, for `-` the bytes of standard input."""
     if name == "-":
-        # One byte more than the limit is enough to be refused.
+        # One byte more than the limit is enough to be rejected.
         return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
     return name
 

@@ -18,6 +18,7 @@ from vitdemo.cli.common import (
     rounded,
     settings_of,
     specs_of,
+    writable,
 )
 from vitdemo.errors import OptionError
 from vitdemo.options.methods import METHODS
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
+    """Define the commands."""
     evaluate = add_command(commands, "evaluate", run_evaluate, "accuracy on labelled photos")
-    evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with a folder a class")
+    evaluate.add_argument("data", nargs="+", type=Path, metavar="DATA", help="tar or folder with one folder per class")
     evaluate.add_argument(
         "--card", action="store_true", help="write the figures into the models' cards, and their table into the README"
     )
@@ -57,12 +58,12 @@ def add_commands(commands: Any) -> None:
     bench = add_command(commands, "bench", run_bench, "time ratios, interleaved in one process")
     bench.add_argument("--pairs", type=positive, default=15, help="interleaved pairs (default: 15)")
     bench.add_argument("--resolution", type=positive, metavar="LONG_SIDE", help="pixels of the input's long side")
-    bench.add_argument("--batch", type=positive, default=1, help="pictures in a forward (default: 1)")
+    bench.add_argument("--batch", type=positive, default=1, help="images in a forward pass (default: 1)")
     bench.add_argument(
         "--random", metavar="NAME", help="an official ViT encoder with random weights, such as facebook/dino-vits8"
     )
     bench.add_argument(
-        "--no-memory", action="store_true", help="leave out peak memory, which takes a process a variant"
+        "--no-memory", action="store_true", help="leave out peak memory, which takes one process per variant"
     )
     bench.add_argument("--variant", help=argparse.SUPPRESS)
     add_inference(bench)
@@ -78,6 +79,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vitdemo.registry import embedded_models
 
     specs = specs_of(options, every=True) if options.model else [spec for spec in embedded_models() if spec.labels]
+    if options.card or options.calibrate:
+        specs = [writable(spec) for spec in specs]
     pipeline = _pipeline(options)
     results: list[dict[str, Any]] = []
     for spec in specs:
@@ -131,7 +134,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _arguments(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
-    """What makes another process measure the same."""
+    """Arguments with which another process measures the same."""
     name = spec.checkpoint if spec.source == "local" else spec.name
     found = ["--random", options.random] if options.random else ["--model", name]
     found += ["--dtype", options.dtype, "--batch", str(options.batch)]
@@ -165,7 +168,7 @@ def _print_bench(entry: dict[str, Any]) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """What is measured is run in the dtype that was asked for, everywhere."""
+    """Everything that is measured runs in the requested dtype."""
     settings = settings_of(options)
     return settings if options.dtype == "auto" else replace(settings, dtype=options.dtype)
 
@@ -199,7 +202,7 @@ def run_sanity(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
-    """Those that were asked for, as far as they apply; similarity explains no class, and is left out unless asked for."""
+    """The requested methods that apply; similarity explains no class, and is left out unless it is requested."""
     asked = [part for value in options.method or [] for part in value.split(",") if part]
     for name in asked:
         if name not in METHODS:
@@ -244,14 +247,20 @@ def run_faithfulness(options: argparse.Namespace) -> int:
 
 
 def run_segmentation(options: argparse.Namespace) -> int:
-    from vitdemo.evaluation.segmentation_benchmark import Overlap, centre_box, everything, mean_iou, reported
+    from vitdemo.evaluation.segmentation_benchmark import (
+        Overlap,
+        centre_box,
+        composites_to_report,
+        mean_iou,
+        whole_photo,
+    )
     from vitdemo.options.segment import SegmentRequest
 
     if len(options.data) > 1:
         raise OptionError("Composites are made of the photos of one archive.")
     pipeline = _pipeline(options)
-    pairs = reported(options.data[0])
-    found: list[tuple[Overlap, bool | None]] = [(everything(pairs), None), (centre_box(pairs), None)]
+    pairs = composites_to_report(options.data[0])
+    found: list[tuple[Overlap, bool | None]] = [(whole_photo(pairs), None), (centre_box(pairs), None)]
     for spec in specs_of(options, every=True):
         if not spec.readouts:
             continue  # it has no patches to tell apart

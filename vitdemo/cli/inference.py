@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Define the commands."""
-    classify = add_command(commands, "classify", run_classify, "name what is on pictures")
+    classify = add_command(commands, "classify", run_classify, "say what's in images")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
-    classify.add_argument("--top-k", type=positive, default=5, help="labels a model (default: 5)")
+    classify.add_argument("--top-k", type=positive, default=5, help="labels per model (default: 5)")
     add_inference(classify)
 
     explain = add_command(commands, "explain", run_explain, "show where one model looked")
@@ -56,13 +56,13 @@ def add_commands(commands: Any) -> None:
     reconstruct.add_argument("--ratio", type=float, default=0.75, help="share of hidden patches (default: 0.75)")
     reconstruct.add_argument("--seed", type=int, default=0, help="which patches are hidden")
     reconstruct.add_argument(
-        "--out", type=Path, metavar="PNG", help="write crop, what was seen, and what was made of it"
+        "--out", type=Path, metavar="PNG", help="write the crop, what the model saw, and the reconstruction"
     )
     add_inference(reconstruct)
 
     compare = add_command(commands, "compare", run_compare, "several models side by side")
     compare.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL, or - for standard input")
-    compare.add_argument("--csv", type=Path, metavar="FILE", help="write a line a picture and model to this file")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image and model to this file")
     add_display(compare)
     add_map(compare)
     add_inference(compare)
@@ -72,7 +72,7 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     """Options of an `ExplainRequest` beside those of the display."""
     parser.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
     parser.add_argument(
-        "--readout", help="whose attention: class, distillation, mean or patch (default: the model's own)"
+        "--readout", help="whose attention: class, distillation, mean or patch (default: the model's default)"
     )
     parser.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
     parser.add_argument(

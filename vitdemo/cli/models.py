@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, add_command, print_json
 from vitdemo.errors import EngineError, OptionError
-from vitdemo.registry import available_models, download, on_console, remove
+from vitdemo.registry import available_models, console_progress, download, remove
 
 if TYPE_CHECKING:
     from vitdemo.types import ModelSpec
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
+    """Define the commands."""
     models = add_command(commands, "models", run_models, "list the models")
     models.add_argument("--json", action="store_true", help="JSON on stdout")
 
@@ -57,7 +57,7 @@ def run_download(options: argparse.Namespace) -> int:
     entries: list[dict[str, Any]] = []
     for name in options.names:
         try:
-            with on_console(name) as report:
+            with console_progress(name) as report:
                 spec = download(name, report)
         except (EngineError, OptionError) as error:
             entries.append({"name": name, "error": str(error)})

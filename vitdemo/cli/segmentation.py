@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from vitdemo.types import ModelSpec, Photo, Segmentation
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Of the files of a folder that are taken for images."""
+"""Endings of the files in a folder that are taken for images."""
 
 HELD = 100_000_000
-"""Pixels of photos that are held while others are looked at; the rest is read from the disk once more."""
+"""Pixels of photos that are held in memory; the others are read from the disk again when they are needed."""
 
 
 def add_commands(commands: Any) -> None:
-    """Define it."""
+    """Define the command."""
     segment = add_command(commands, "segment", run_segment, "part pictures into objects, parts and likenesses")
     segment.add_argument("images", nargs="+", metavar="IMAGE", help="path, folder, URL, or - for standard input")
     segment.add_argument(
-        "--out-dir", type=Path, required=True, metavar="DIR", help="write a folder an image into this one"
+        "--out-dir", type=Path, required=True, metavar="DIR", help="write one folder per image into this one"
     )
     own = SegmentRequest()
     segment.add_argument("--method", default=own.method, help=f"one of {', '.join(METHODS)} (default: {own.method})")
@@ -52,7 +52,9 @@ def add_commands(commands: Any) -> None:
     segment.add_argument("--head", default=own.head, help="for attention: mean, max, min, all, or a number from 0")
     segment.add_argument("--point", metavar="X,Y", help="for similarity: pixels of the upright first photo")
     segment.add_argument("--objects", type=int, default=own.objects, metavar="N", help="for foreground (default: 1)")
-    segment.add_argument("--tau", type=float, help="for foreground and parts: cosine from which patches count as alike")
+    segment.add_argument(
+        "--tau", type=float, help="for foreground and parts: cosine from which patches count as similar"
+    )
     segment.add_argument("--matches", type=int, default=own.matches, metavar="N", help="for similarity (default: 5)")
     segment.add_argument("--parts", type=int, default=own.parts, metavar="N", help="for parts (default: 4)")
     segment.add_argument("--refine", action="store_true", help="let masks follow the edges of the photo")
@@ -110,7 +112,7 @@ def _request(options: argparse.Namespace) -> SegmentRequest:
 
 
 def _expanded(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each image and why it is none, "" where it may be one; of a folder its images in the order of their names."""
+    """Each image with "" or the reason why it is none; a folder is replaced by its images, in the order of their names."""
     for name in names:
         if not os.path.isdir(name):
             yield name, ""
@@ -127,12 +129,12 @@ def _expanded(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _readable(name: str) -> str:
-    """Names of files need not be text."""
+    """A file name, which need not be text, as text."""
     return os.fsencode(name).decode(errors="replace")
 
 
 class _Report:
-    """What became of each image, in their order: files, an entry for JSON or words, a bar."""
+    """The result of each image, in their order: files, an entry for JSON or text, a progress bar."""
 
     def __init__(self, options: argparse.Namespace, images: Sequence[tuple[str, str]]) -> None:
         from tqdm import tqdm
@@ -175,7 +177,7 @@ class _Report:
         def save() -> None:
             folder.mkdir(exist_ok=True)
             for old in folder.iterdir():
-                # Of an earlier run that found more masks.
+                # From an earlier run that found more masks.
                 if is_own_file(old.name) and old.name not in made:
                     old.unlink()
             for name, data in made.items():
@@ -210,7 +212,7 @@ def _one_by_one(pipeline: Pipeline, spec: ModelSpec, request: SegmentRequest, re
 
 
 def _together(pipeline: Pipeline, spec: ModelSpec, request: SegmentRequest, report: _Report) -> None:
-    """What is found is shared over all images: one that fails is left out, and the others do without it.
+    """All images together, with shared parts: one that fails is left out.
 
     Raises:
         OptionError: a patch of the first image is request for, and that one failed.
@@ -233,7 +235,7 @@ def _together(pipeline: Pipeline, spec: ModelSpec, request: SegmentRequest, repo
 
 
 class _Opened(Sequence["Photo"]):
-    """Photos that were let in. Those beyond what may be held are opened again whenever they are looked at."""
+    """Opened photos. Those beyond what may be held are opened again whenever they are needed."""
 
     def __init__(self, pipeline: Pipeline, report: _Report) -> None:
         self.pipeline, self.report = pipeline, report
@@ -243,14 +245,14 @@ class _Opened(Sequence["Photo"]):
         self.latest: tuple[int, Photo] | None = None
 
     def add(self, number: int) -> None:
-        """Let an image in.
+        """Open an image.
 
         Raises:
-            ImageError: the image door refuses it.
+            ImageError: it cannot be opened.
         """
         photo = self.report.open(self.pipeline, number)
         pixels = photo.size[0] * photo.size[1]
-        # What cannot be request for twice is held in any case.
+        # What cannot be read twice, such as standard input, is held in any case.
         if pixels <= self.room or not os.path.isfile(self.report.images[number][0]):
             self.held[number] = photo
             self.room -= pixels

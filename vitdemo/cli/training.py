@@ -1,4 +1,4 @@
-"""`train`, `probe` and `rebuild`."""
+"""The commands `train`, `probe` and `rebuild`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded
+from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded, writable
 from vitdemo.errors import OptionError
-
-RECIPES = ("supervised", "distill", "mim", "dino")
-OPTIMISERS = ("adam", "adamw", "muon")
-ARCHITECTURES = ("vit", "deit", "beit", "mae", "hybrid", "cnn", "scratch")
+from vitdemo.training.config import ARCHITECTURES, OPTIMISERS, RECIPES, SIZES, TrainConfig, TrainJob
 
 
 def add_commands(commands: Any) -> None:
-    """Define them."""
     train = add_command(commands, "train", run_train, "train a model on labelled photos")
-    train.add_argument("data", nargs="+", type=Path, metavar="DATA", help="folder, zip or tar with a folder a class")
+    train.add_argument(
+        "data", nargs="+", type=Path, metavar="DATA", help="folder, zip or tar with one folder per class"
+    )
     train.add_argument("--recipe", choices=RECIPES, default="supervised")
     train.add_argument("--arch", choices=ARCHITECTURES, default="vit")
-    train.add_argument("--size", choices=("mini", "tiny", "small", "base"), default="mini")
+    train.add_argument("--size", choices=tuple(SIZES), default="mini")
     train.add_argument(
         "--resolution", type=positive, default=224, metavar="PIXELS", help="side of the input (default: 224)"
     )
@@ -30,66 +28,68 @@ def add_commands(commands: Any) -> None:
     length.add_argument("--epochs", type=_number, help="passes over the photos (default: 30)")
     length.add_argument("--minutes", type=_number, help="train for about this long")
     train.add_argument(
-        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
+        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to evaluate on (default: a tenth)"
     )
+    train.add_argument("--teacher", metavar="NAME", help="a model with the same classes, or a folder with one")
     train.add_argument(
-        "--teacher", metavar="NAME", help="what teaches, with the same classes: a model, or a folder with one"
+        "--bank", type=Path, metavar="FOLDER", help="run the teacher once and cache its targets here (recipe distill)"
     )
+    train.add_argument("--views", type=positive, default=8, metavar="N", help="cached views of each photo (default: 8)")
     train.add_argument(
-        "--bank", type=Path, metavar="FOLDER", help="ask the teacher once, and keep its answers here (recipe distill)"
-    )
-    train.add_argument(
-        "--views", type=positive, default=8, metavar="N", help="views of each photo in the bank (default: 8)"
-    )
-    train.add_argument(
-        "--mix", type=_part, default=0.5, metavar="SHARE", help="of the banked views that get a piece of another one"
+        "--mix",
+        type=_part,
+        default=0.5,
+        metavar="SHARE",
+        help="share of the cached views that get a piece of another (CutMix)",
     )
     train.add_argument(
         "--keep",
         type=_part,
         default=1.0,
         metavar="SHARE",
-        help="of the patches that a bank's student sees (vit, deit, hybrid)",
+        help="share of the patches that the student sees with --bank (vit, deit, hybrid)",
     )
-    train.add_argument("--init", type=Path, metavar="FOLDER", help="begin with these weights, where they fit")
+    train.add_argument("--init", type=Path, metavar="FOLDER", help="start from these weights, where they fit")
     train.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="FOLDER", help="(default: runs/latest)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out, under the same settings")
+    train.add_argument("--resume", action="store_true", help="resume the run in --out, with the same settings")
     train.add_argument("--batch", type=positive, default=64)
     train.add_argument("--rate", type=_number, default=5e-4, help="peak learning rate (default: 5e-4)")
     train.add_argument("--optimiser", choices=OPTIMISERS, default="adamw")
-    train.add_argument(
-        "--average", type=_share, default=0.0, metavar="DECAY", help="running average of the weights, such as 0.999"
-    )
+    train.add_argument("--average", type=_share, default=0.0, metavar="DECAY", help="EMA of the weights, such as 0.999")
     train.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    train.add_argument("--judge-every", type=positive, metavar="STEPS", help="(default: each epoch)")
     train.add_argument(
-        "--patience", type=_count, default=0, metavar="N", help="stop after N judgements without a better score"
+        "--judge-every", type=positive, metavar="STEPS", help="steps between evaluations (default: one epoch)"
+    )
+    train.add_argument(
+        "--patience", type=_count, default=0, metavar="N", help="stop after N evaluations without a better score"
     )
     train.add_argument("--seed", type=_count, default=0)
     train.add_argument("--cpu", action="store_true", help="do not use a GPU")
     train.add_argument("--license", default="unknown", help="licence of the photos, for the card")
     train.add_argument("--json", action="store_true", help="JSON on stdout")
 
-    probe = add_command(commands, "probe", run_probe, "judge frozen features: linear probe and nearest neighbours")
+    probe = add_command(commands, "probe", run_probe, "evaluate frozen features: linear probe and nearest neighbours")
     probe.add_argument("data", nargs="+", type=Path, metavar="DATA", help="photos to fit on: folder, zip or tar")
     probe.add_argument("--model", required=True, metavar="NAME", help="a model, or a folder with one")
     probe.add_argument(
-        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
+        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to evaluate on (default: a tenth)"
     )
-    probe.add_argument("--save", action="store_true", help="keep the probe with a model that has no classifier")
+    probe.add_argument("--save", action="store_true", help="save the probe with a model that has no classifier")
     probe.add_argument("--json", action="store_true", help="JSON on stdout")
 
-    rebuild = add_command(commands, "rebuild", run_rebuild, "train an embedded model anew, by its own recipe")
+    rebuild = add_command(commands, "rebuild", run_rebuild, "train an embedded model from scratch, with its own recipe")
     rebuild.add_argument("name", metavar="NAME", help="such as vit-mini")
-    rebuild.add_argument("data", nargs="+", type=Path, metavar="DATA", help="folder, zip or tar with a folder a class")
     rebuild.add_argument(
-        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to judge on (default: a tenth)"
+        "data", nargs="+", type=Path, metavar="DATA", help="folder, zip or tar with one folder per class"
+    )
+    rebuild.add_argument(
+        "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to evaluate on (default: a tenth)"
     )
     rebuild.add_argument(
         "--out", type=Path, default=Path("runs/embedded"), metavar="FOLDER", help="(default: runs/embedded)"
     )
     rebuild.add_argument(
-        "--share", type=_number, default=1.0, help="of the epochs: 2 trains twice as long (default: 1)"
+        "--share", type=_number, default=1.0, help="share of the epochs; 2 trains twice as long (default: 1)"
     )
     rebuild.add_argument("--cpu", action="store_true", help="do not use a GPU")
     rebuild.add_argument("--json", action="store_true", help="JSON on stdout")
@@ -134,23 +134,21 @@ def _part(text: str) -> float:
 
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
-    from vitdemo.training.config import Job
-    from vitdemo.training.loop import Plan
     from vitdemo.training.run import train
 
-    plan = Plan(
+    config = TrainConfig(
         steps=0,
         batch=options.batch,
-        size=options.resolution,
+        resolution=options.resolution,
         optimiser=options.optimiser,
         learning_rate=options.rate,
-        average=options.average,
+        ema_decay=options.average,
         precision=options.precision,
         seed=options.seed,
-        judge_every=options.judge_every or 0,
+        evaluate_every=options.judge_every or 0,
         patience=options.patience,
     )
-    job = Job(
+    job = TrainJob(
         data=tuple(options.data),
         recipe=options.recipe,
         arch=options.arch,
@@ -158,10 +156,10 @@ def run_train(options: argparse.Namespace) -> int:
         size=options.size,
         test=tuple(options.test),
         teacher=options.teacher,
-        bank=options.bank,
+        teacher_cache=options.bank,
         views=options.views,
-        mix=options.mix,
-        keep=options.keep,
+        cutmix=options.mix,
+        keep_ratio=options.keep,
         init=options.init,
         epochs=options.epochs,
         minutes=options.minutes,
@@ -169,10 +167,10 @@ def run_train(options: argparse.Namespace) -> int:
         cpu=options.cpu,
         command=_command(),
         license=options.license,
-        plan=plan,
+        config=config,
     )
     print("reading photos ...", file=sys.stderr)
-    bar = _Bar()
+    bar = _ProgressBar()
     outcome = train(job, bar)
     bar.close()
     for line in outcome.skipped:
@@ -196,8 +194,8 @@ def run_train(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-class _Bar:
-    """A bar of a run's steps on stderr."""
+class _ProgressBar:
+    """Progress bar of a run's steps on stderr."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -234,18 +232,13 @@ class _Bar:
 
 def run_rebuild(options: argparse.Namespace) -> int:
     _need_accelerate()
-    from vitdemo.training.rebuild import rebuild
+    from vitdemo.engine.devices import LARGE, pick_device, pick_dtype, short
+    from vitdemo.training.rebuild import Rebuild, rebuild
 
-    bar = _Bar()
-    folder = rebuild(
-        options.name,
-        tuple(options.data),
-        options.out,
-        tuple(options.test),
-        options.share,
-        options.cpu,
-        lambda run, figures: bar(figures, run),
-    )
+    bar = _ProgressBar()
+    precision = short(pick_dtype("auto", pick_device("cpu" if options.cpu else "auto"), LARGE))
+    shared = Rebuild(tuple(options.data), options.out, tuple(options.test), options.share, options.cpu, precision)
+    folder = rebuild(options.name, shared, lambda run, figures: bar(figures, run))
     bar.close()
     if options.json:
         print_json({"model": str(folder)})
@@ -260,6 +253,8 @@ def run_probe(options: argparse.Namespace) -> int:
     from vitdemo.training.probe import probe
 
     spec = find_spec(options.model)
+    if options.save:
+        spec = writable(spec)
     figures = probe(spec, options.data, options.test, save=options.save, device=pick_device("auto"))
     shown = {key: rounded(value) for key, value in figures.items()}
     if options.json:
@@ -277,4 +272,4 @@ def _need_accelerate() -> None:
     try:
         import accelerate  # noqa: F401
     except ImportError:
-        raise OptionError("Training needs one more package: pip install -r requirements-train.txt") from None
+        raise OptionError("Training needs one more package: pip install accelerate") from None

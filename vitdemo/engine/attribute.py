@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, similarity, streamed_rollout
+from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, rollout, similarity
 from vitdemo.errors import OptionError
 from vitdemo.models.attention_tap import record_attention
 from vitdemo.models.layers import final_norm, head_of, norms, watching
@@ -34,7 +34,7 @@ def attribute(
         with torch.no_grad(), record_attention(Capture(queries=True)) as record:
             logits = model(pixels)
             start = read_out(model, patches)
-            maps = streamed_rollout(record.queries, start, request.fusion, request.discard, class_token=prefix > 0)
+            maps = rollout(record.queries, start, request.fusion, request.discard, class_token=prefix > 0)
         return logits, maps[:, prefix:], None
     if request.method == "similarity":
         if not 0 <= request.query < patches:

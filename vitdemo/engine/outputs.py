@@ -34,7 +34,6 @@ def split(
     if logits is not None:
         logits = finite(logits.float().cpu(), "scores", spec, pixels.dtype)
     rows = {name: torch.stack(layers, dim=1).cpu() for name, layers in record.rows.items()}
-    full = None if record.full is None else record.full.cpu()
     patches = [tokens[:, spec.num_prefix_tokens :].float() for tokens in seen]
     features = None
     if patches and record.key is not None:
@@ -49,7 +48,6 @@ def split(
             milliseconds=milliseconds,
             device=str(pixels.device),
             dtype=short(pixels.dtype),
-            full=None if full is None else full[index].clone(),
             queries=tuple(_one(layer, index) for layer in record.queries),
             features=None if features is None else PatchFeatures(*(part[index].clone() for part in features)),
         )

@@ -1,4 +1,4 @@
-"""Time as ratios, both sides of a pair in turn in one process, so that a busy machine slows both; memory in one process each."""
+"""Time ratios of interleaved pairs in one process, which a busy machine slows alike; peak memory in a process per variant."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Runs = Mapping[str, Callable[[], Any]]
 def bench(
     spec: ModelSpec, settings: Settings, pairs: int, dtype: str, resolution: int | None = None, batch: int = 1
 ) -> dict[str, Any]:
-    """Times of everything that the model can do, over its plain forward: median and quartiles of `pairs` interleaved pairs."""
+    """Time of everything that the model can do relative to its plain forward pass: quartiles of `pairs` interleaved pairs."""
     pipeline = Pipeline(settings)
     photo = _noise_photo(pipeline)
     measured = pipeline.classify([photo], spec, dtype=dtype)[0]
@@ -73,7 +73,7 @@ def bench(
 def peak_memory(
     spec: ModelSpec, settings: Settings, dtype: str, variant: str, resolution: int | None, batch: int
 ) -> int:
-    """Bytes that one variant takes beside the model and its input, at its highest. To be called in a process of its own."""
+    """Peak bytes that a variant takes beside the model and its input. To be called in a process of its own."""
     pipeline = Pipeline(settings)
     device = str(pipeline.backend.device) if hasattr(pipeline.backend, "device") else "cpu"
     precision = dtype if dtype != "auto" else "bf16" if device.startswith("cuda") else "fp32"
@@ -82,7 +82,7 @@ def peak_memory(
     if variant not in runs:
         raise OptionError(f"Unknown variant {variant!r}. Choose from: {', '.join(runs)}.")
     run = runs[variant]
-    # What the first forward of a process sets up once is not the variant's.
+    # Warm up: one-time allocations of a process are not the variant's.
     with torch.no_grad():
         model(pixels[:1, :, : 4 * spec.patch_size, : 4 * spec.patch_size].contiguous())
     if device.startswith("cuda"):
@@ -92,7 +92,7 @@ def peak_memory(
         return torch.cuda.max_memory_allocated() - before
     gc.collect()
     with contextlib.suppress(OSError):
-        # From here on: loading the model may have taken more than running it does.
+        # Reset the peak: loading the model may have taken more memory than running it does.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _memory("VmRSS")
     run()
@@ -100,7 +100,7 @@ def peak_memory(
 
 
 def memory_table(arguments: list[str], variants: list[str]) -> dict[str, float]:
-    """Peak memory of each variant in 10^6 bytes, from processes of their own; `arguments` are those of `bench`."""
+    """Peak memory of each variant in 10^6 bytes, one process each; `arguments` are those of `bench`."""
     found = {}
     for variant in variants:
         command = [sys.executable, "-m", "vitdemo", "bench", *arguments, "--variant", variant]
@@ -112,18 +112,18 @@ def memory_table(arguments: list[str], variants: list[str]) -> dict[str, float]:
 
 
 def compared(entry: dict[str, Any]) -> list[str]:
-    """Names of what a result compares with the plain forward of the same model."""
+    """Names of the variants that a result compares with the plain forward pass."""
     return [name for name in entry["ratios"] if not name.startswith("classify")]
 
 
 def variants_of(spec: ModelSpec) -> list[str]:
-    """Names of what is compared for a model."""
+    """Names of the variants of a model."""
     attention = [TAPPED, EAGER] if spec.readouts else []
     return [PLAIN, *attention, *(name for name in spec.methods if name != "attention")]
 
 
 def compare_dtypes(spec: ModelSpec, settings: Settings, pairs: int) -> dict[str, Any]:
-    """bf16 against fp32 on the example photos: time, how often the best class is the same, and how alike the maps are."""
+    """bf16 against fp32 on the example photos: time, agreement of the top-1 class, rank correlation of the maps."""
     pipeline = Pipeline(settings)
     photos = [pipeline.open(path) for path in sorted((ASSETS / "examples").glob("*.jpg"))]
     same, correlations = [], []
@@ -149,17 +149,17 @@ def compare_dtypes(spec: ModelSpec, settings: Settings, pairs: int) -> dict[str,
 
 
 def random_checkpoint(name: str, folder: Path) -> ModelSpec:
-    """The architecture of an official ViT encoder with random weights, for times and memory, which do not depend on them.
+    """An official ViT encoder with random weights: time and memory do not depend on them.
 
     Raises:
-        OptionError: it is not one of those.
+        OptionError: there is no such encoder.
     """
     known = OFFICIAL.get(name)
     if known is None or known.model_type != "vit" or known.num_classes:
         choices = ", ".join(
             spec.name for spec in OFFICIAL.values() if spec.model_type == "vit" and not spec.num_classes
         )
-        raise OptionError(f"Random weights are made for: {choices}.")
+        raise OptionError(f"Random weights are available for: {choices}.")
     config = transformers.ViTConfig(
         hidden_size=64 * known.num_heads,
         num_hidden_layers=known.num_layers,
@@ -218,7 +218,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
     if not model.spec.readouts:
         yield
         return
-    # Not `set_attn_implementation`: it asks the hybrid's convolutional part, too, which has no attention.
+    # `set_attn_implementation` would fail for the hybrid, whose convolutional part has no attention.
     config: Any = model.network.base_model.config
     try:
         config._attn_implementation = name
@@ -228,7 +228,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 
 
 def _stock_pipeline(spec: ModelSpec, device: str, dtype: torch.dtype) -> Callable[..., Any] | None:
-    """The reference; None for models that transformers cannot run as they are."""
+    """The reference; None for models that plain transformers cannot run."""
     if spec.model_type == "vit-hybrid" or spec.note or not spec.labels:
         return None
     processor = transformers.ViTImageProcessorPil.from_pretrained(spec.checkpoint)
@@ -243,7 +243,7 @@ def _noise_photo(pipeline: Pipeline) -> Photo:
 
 
 def _memory(field: str) -> int:
-    """Bytes of this process, as Linux counts them."""
+    """A field of this process's `/proc/self/status`, in bytes."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -266,7 +266,7 @@ def _ratio(first: Callable[[], Any], second: Callable[[], Any], device: str, pai
     loops = max(1, min(5, round(0.5 / max(seconds(second), 1e-3))))
     values = []
     for index in range(pairs):
-        # Who goes first changes, so that neither always finds the caches warm.
+        # The order alternates, so that neither always finds warm caches.
         if index % 2:
             below, above = seconds(second), seconds(first)
         else:

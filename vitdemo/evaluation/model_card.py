@@ -1,4 +1,4 @@
-"""Cards of the embedded models, and their table in the README: what was measured stands between two marks."""
+"""The measured figures in model cards, and the models table of the README: both stand between two marks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ TOP1, PER_CLASS, ECE = "top-1", "mean per-class top-1", "expected calibration er
 
 
 def write_card(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> None:
-    """Put the figures into `README.md` of the model's folder, in place of the ones that are there."""
+    """Write the figures into the model's `README.md`, replacing the previous ones."""
     path = Path(spec.checkpoint) / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else f"# {spec.name}\n\n"
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    if not end:  # no marks, or half of them: nothing that stands there is ours to replace
+    if not end:  # a mark is missing: append, replace nothing
         before, after = before + rest.removeprefix("\n"), "\n"
     path.write_text(before + BEGIN + "\n" + _table(spec, figures, data) + END + after, encoding="utf-8")
 
 
 def figure(spec: ModelSpec, name: str) -> str | None:
-    """What the model's card says of this figure, such as "59.5%"; None if it says nothing."""
+    """A figure from the model's card, such as "59.5%"; None if it is not there."""
     path = Path(spec.checkpoint) / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.search(rf"^\| {re.escape(name)}(?:, [^|]*)? \| ([^|]+) \|$", text, re.MULTILINE)
@@ -39,7 +39,7 @@ def figure(spec: ModelSpec, name: str) -> str | None:
 
 
 def models_table() -> str:
-    """The embedded models with the figures of their cards, in Markdown."""
+    """Markdown table of the embedded models with the figures of their cards."""
     rows = "".join(
         f"| [`{spec.name}`](assets/models/{spec.name}/README.md) | {_kind(spec)} | "
         f"{' | '.join(figure(spec, name) or 'none' for name in (TOP1, PER_CLASS, ECE))} | "
@@ -58,8 +58,12 @@ def _kind(spec: ModelSpec) -> str:
     return f"{spec.family}, distilled" if "distillation" in spec.readouts else spec.family
 
 
-def write_models_table(readme: Path = ROOT / "README.md") -> None:
-    """Put the table between its marks in the README; without both of them nothing is written."""
+def write_models_table(readme: Path | None = None) -> None:
+    """Write the table between its marks in the repository's README, if both are there."""
+    if readme is None:
+        if ROOT is None:
+            return
+        readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     before, begun, rest = text.partition(TABLE_BEGIN)
     _, ended, after = rest.partition(TABLE_END)

@@ -1,7 +1,7 @@
-"""How well masks fit: on composites, whose masks are known.
+"""Segmentation benchmark on composites with known masks.
 
-Objects of photos with a plain background are cut out, and each is pasted, at a random size and place, on a photo of a scene.
-`assets/composites.json` names the photos; the pictures themselves stay in the data set.
+Objects are cut out of photos with a plain background, and each is pasted, at a random size and place, onto a photo of a scene.
+`assets/composites.json` lists the photos, which are part of the data set.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from vitdemo.attribution import iou
 from vitdemo.errors import InputError, OptionError
 from vitdemo.images.class_folders import read_files
 from vitdemo.images.open import open_image
@@ -29,41 +30,41 @@ from vitdemo.types import ModelSpec, Photo
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
 Pair = tuple[Photo, Mask]
-"""A photo, and where its object is: `[H, W]`, of the photo's size."""
+"""A photo, and the mask of its object, `[H, W]`, of the photo's size."""
 
 LIST = ASSETS / "composites.json"
-"""Names of the objects' and the scenes' photos, chosen by eye: the cut-out is right, nothing much stands out of the scene."""
+"""Names of the object and scene photos, chosen by eye: clean cut-outs, and scenes without a salient object."""
 
 TOLERANCE = 24
-"""How far, of 255, a channel of the background may be from the border's median."""
+"""Largest difference, of 255, of a background channel from the border's median."""
 
 AREAS = (0.05, 0.6)
-"""Share of its photo that a cut-out may cover."""
+"""Range of the share of its photo that a cut-out covers."""
 
 SHARES = (0.3, 0.6)
-"""Share of the scene's side that a pasted object may span: square root of its box's area over that of the scene's."""
+"""Range of a pasted object's size: square root of its box's area over the scene's."""
 
-ROOM = 0.9
-"""Share of either side that it spans at most: a long object is made smaller."""
+MAX_SPAN = 0.9
+"""Largest share of either side that it spans: long objects are shrunk."""
 
 FEATHER = 2
-"""Pixels over which a pasted object's edge fades."""
+"""Width of a pasted object's soft edge in pixels."""
 
 PASTES = 3
-"""Composites of each object in a report."""
+"""Composites per object in a report."""
 
 RESAMPLES = 2000
-"""Of the bootstrap."""
+"""Bootstrap resamples."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Intersection over union with the known masks, a number a composite."""
+    """Intersection over union (IoU) with the known masks, one value per composite."""
 
     name: str
     values: tuple[float, ...]
     names: tuple[str, ...] = ()
-    """What was pasted, one a composite: the bootstrap draws objects, not composites, where these are given."""
+    """The pasted object of each composite: if given, the bootstrap resamples objects instead of composites."""
 
     @property
     def mean(self) -> float:
@@ -76,20 +77,11 @@ class Overlap:
 
     @property
     def hits(self) -> float:
-        """Share of the composites whose intersection over union is above one half."""
+        """Share of the composites with an IoU above one half."""
         return float(np.mean(np.array(self.values) > 0.5))
 
-    def above(self, other: Overlap) -> tuple[float, tuple[float, float]]:
-        """Mean difference to another on the same composites, and its 95% bootstrap interval.
-
-        >>> Overlap("a", (0.5, 0.75)).above(Overlap("b", (0.25, 0.5)))
-        (0.25, (0.25, 0.25))
-        """
-        differences = np.array(self.values) - np.array(other.values)
-        return float(differences.mean()), self._interval(differences)
-
     def _interval(self, values: NDArray[np.float64]) -> tuple[float, float]:
-        """Composites of one object are not independent: they are drawn together."""
+        """Composites of one object are not independent: they are resampled together."""
         _, group = np.unique(self.names or range(len(values)), return_inverse=True)
         totals, counts = np.bincount(group, values), np.bincount(group)
         chosen = np.random.default_rng(0).integers(0, len(counts), (RESAMPLES, len(counts)))
@@ -98,12 +90,12 @@ class Overlap:
 
 
 def listed() -> tuple[str, ...]:
-    """Names of the photos whose objects are pasted, in the order of the alphabet."""
+    """Names of the object photos, in alphabetical order."""
     return tuple(_listing()["objects"])
 
 
 def halves(ids: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those to choose settings on, and those to report: by the parity of the name's SHA-256, whatever else is in the list.
+    """Names for choosing settings, and names for reporting, split by the parity of their SHA-256.
 
     >>> [len(half) for half in halves(f"test/lamp/{number}.jpg" for number in range(100))]
     [47, 53]
@@ -115,9 +107,9 @@ def halves(ids: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def composites(tar: Path, ids: Sequence[str], seed: int = 0) -> list[Pair]:
-    """Paste the object of each photo on a scene.
+    """Paste the object of each photo onto a scene.
 
-    Scene, size and place follow from the seed and the name alone: a part of the list gives the same composites.
+    Scene, size and place depend only on the seed and the name: a subset of the list gives the same composites.
 
     Args:
         tar: folder, zip or tar that holds the photos of `ids` and all listed scenes.
@@ -141,15 +133,15 @@ def composites(tar: Path, ids: Sequence[str], seed: int = 0) -> list[Pair]:
         mask = cut_out(pictures[name])
         if mask is None:
             raise InputError(f"{name} has no plain background to cut its object out of.")
-        chance = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()])
-        scene = pictures[scenes[chance.integers(len(scenes))]]
-        picture, alpha = paste(pictures[name], mask, scene, chance)
+        rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()])
+        scene = pictures[scenes[rng.integers(len(scenes))]]
+        picture, alpha = paste(pictures[name], mask, scene, rng)
         pairs.append((replace(open_image(picture), name=name), alpha >= 0.5))
     return pairs
 
 
-def reported(tar: Path) -> list[Pair]:
-    """Composites to report figures on: of the half that no setting was chosen on, several of each object.
+def composites_to_report(tar: Path) -> list[Pair]:
+    """Composites for reporting, `PASTES` per object, from the half that no setting was chosen on.
 
     Raises:
         InputError: as `composites`.
@@ -159,7 +151,7 @@ def reported(tar: Path) -> list[Pair]:
 
 
 def cut_out(picture: Pixels, tolerance: int = TOLERANCE) -> Mask | None:
-    """The object on a plain background: what a flood from the border does not reach, holes filled, the largest piece.
+    """The object on a plain background: the largest region that a flood fill from the border does not reach, holes filled.
 
     Args:
         picture: `[H, W, 3]` RGB.
@@ -170,7 +162,7 @@ def cut_out(picture: Pixels, tolerance: int = TOLERANCE) -> Mask | None:
     edge = np.concatenate([picture[:2].reshape(-1, 3), picture[-2:].reshape(-1, 3)])
     edge = np.concatenate([edge, picture[:, :2].reshape(-1, 3), picture[:, -2:].reshape(-1, 3)])
     colour = np.median(edge, axis=0)
-    # A frame of that colour: the flood comes from all sides at once.
+    # Framed in the background colour, so that the flood starts from all sides.
     framed = cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=colour.tolist())
     flood = np.zeros((framed.shape[0] + 2, framed.shape[1] + 2), np.uint8)
     flags = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | 255 << 8
@@ -183,55 +175,45 @@ def cut_out(picture: Pixels, tolerance: int = TOLERANCE) -> Mask | None:
     return mask if AREAS[0] <= mask.mean() <= AREAS[1] else None
 
 
-def paste(
-    picture: Pixels, mask: Mask, scene: Pixels, chance: np.random.Generator
-) -> tuple[Pixels, NDArray[np.float32]]:
-    """An object on a scene, wholly inside of it.
+def paste(picture: Pixels, mask: Mask, scene: Pixels, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.float32]]:
+    """Paste an object fully inside a scene.
 
     Args:
         picture, mask: `[H, W, 3]` and `[H, W]` of the object's photo.
         scene: `[h, w, 3]`.
-        chance: draws size and place.
+        rng: draws size and place.
 
     Returns:
-        The composite `[h, w, 3]`, and how much of each pixel is the object, `[h, w]` in 0..1.
+        The composite `[h, w, 3]`, and its alpha mask `[h, w]` in 0..1.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     place = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = scene.shape[:2]
     tall, wide = mask[place].shape
     scale = min(
-        chance.uniform(*SHARES) * (height * width / (tall * wide)) ** 0.5, ROOM * height / tall, ROOM * width / wide
+        rng.uniform(*SHARES) * (height * width / (tall * wide)) ** 0.5,
+        MAX_SPAN * height / tall,
+        MAX_SPAN * width / wide,
     )
     size = tuple(max(1, round(scale * side)) for side in mask[place].shape[::-1])
     object_, solid = (
         cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         for part in (picture[place], mask[place].astype(np.float32))
     )
-    top, left = (int(chance.integers(room - side + 1)) for room, side in ((height, size[1]), (width, size[0])))
+    top, left = (int(rng.integers(room - side + 1)) for room, side in ((height, size[1]), (width, size[0])))
     there = np.s_[top : top + size[1], left : left + size[0]]
     alpha: NDArray[np.float32] = np.zeros((height, width), np.float32)
     layer = np.zeros(scene.shape, np.float32)
     alpha[there], layer[there] = solid >= 0.5, object_
-    # The outermost pixel has something of the old background.
+    # The outermost pixels still show the old background.
     inner = cv2.erode(alpha, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     alpha = np.asarray(cv2.blur(inner, (FEATHER + 1,) * 2) * (alpha > 0), np.float32)
     mixed = alpha[..., None] * layer + (1 - alpha[..., None]) * scene
     return np.rint(mixed).astype(np.uint8), alpha
 
 
-def overlap(first: Mask, second: Mask) -> float:
-    """Intersection over union; 0 where both are empty.
-
-    >>> overlap(np.array([True, True, False]), np.array([False, True, True]))
-    0.3333333333333333
-    """
-    union = np.count_nonzero(first | second)
-    return float(np.count_nonzero(first & second) / union) if union else 0.0
-
-
 def mean_iou(
-    pipeline: Pipeline, spec: ModelSpec, pairs: Sequence[Pair], parameters: SegmentRequest | None = None, name: str = ""
+    pipeline: Pipeline, spec: ModelSpec, pairs: Sequence[Pair], request: SegmentRequest | None = None
 ) -> Overlap:
     """Segment each composite, and compare the union of its masks with the known one. Nothing found counts as 0.
 
@@ -241,27 +223,27 @@ def mean_iou(
     _require(pairs)
     values = []
     for photo, truth in pairs:
-        (found,) = segment(pipeline, [photo], spec, parameters)
+        (found,) = segment(pipeline, [photo], spec, request)
         left, top, right, bottom = found.view.crop
         whole = np.zeros(truth.shape, np.bool_)
         whole[top:bottom, left:right] = found.masks.any(axis=0)
-        values.append(overlap(whole, truth))
-    return _overlaps(name or spec.name, pairs, values)
+        values.append(iou(whole, truth))
+    return _overlaps(spec.name, pairs, values)
 
 
 def centre_box(pairs: Sequence[Pair]) -> Overlap:
-    """A box in the middle that has the photo's shape and the mean area of the known masks: what knows sizes, but sees nothing.
+    """Baseline that knows the size but sees nothing: a centred box of the photo's shape with the known masks' mean area.
 
     Raises:
         OptionError: there are no pairs.
     """
     _require(pairs)
     area = float(np.mean([truth.mean() for _, truth in pairs]))
-    return _overlaps("centre box", pairs, [overlap(_box(truth.shape, area), truth) for _, truth in pairs])
+    return _overlaps("centre box", pairs, [iou(_box(truth.shape, area), truth) for _, truth in pairs])
 
 
-def everything(pairs: Sequence[Pair]) -> Overlap:
-    """The whole photo as a mask: the score that costs nothing."""
+def whole_photo(pairs: Sequence[Pair]) -> Overlap:
+    """Trivial baseline: the whole photo as the mask."""
     _require(pairs)
     return _overlaps("whole photo", pairs, [float(truth.mean()) for _, truth in pairs])
 

@@ -1,1 +1,1 @@
-"""Results as JSON, arrays, archives, and calls that reproduce them."""
+"""Results as JSON, arrays and archives, and code snippets that reproduce them."""

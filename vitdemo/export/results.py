@@ -1,4 +1,4 @@
-"""Results as JSON and files: one form for the command line, the HTTP API and downloads."""
+"""Results as JSON and NPZ: one format for the command line, the HTTP API and downloads."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def explanation_json(explanation: Explanation) -> dict[str, Any]:
-    """What `explain` says."""
+    """Output of `explain`."""
     prediction, attribution = explanation.prediction, explanation.map
     spec = prediction.spec
     result: dict[str, Any] = {
@@ -96,7 +96,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
 
 
 def faithfulness_json(found: Faithfulness) -> dict[str, Any]:
-    """Curves and areas of deletion, insertion and the random baseline."""
+    """Curves and areas under them: deletion, insertion and the random baseline."""
     return {
         "method": found.method,
         "target": found.target,
@@ -111,7 +111,7 @@ def faithfulness_json(found: Faithfulness) -> dict[str, Any]:
 
 
 def reconstruction_json(found: Reconstruction, ratio: float, seed: int) -> dict[str, Any]:
-    """What `reconstruct` says."""
+    """Output of `reconstruct`."""
     result: dict[str, Any] = {
         "model": found.spec.name,
         "grid": list(found.hidden.shape),
@@ -129,7 +129,7 @@ def reconstruction_json(found: Reconstruction, ratio: float, seed: int) -> dict[
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """What `compare` says."""
+    """Output of `compare`."""
     return {
         "results": [explanation_json(explanation) for explanation in comparison.explanations],
         "agreement": [_agreement_json(pair, comparison) for pair in comparison.agreement],
@@ -152,7 +152,7 @@ def _agreement_json(pair: Agreement, comparison: Comparison) -> dict[str, Any]:
 
 
 def segmentation_json(found: Segmentation) -> dict[str, Any]:
-    """What `segment` says. Areas are shares of the crop; boxes and points are in pixels of the upright photo."""
+    """Output of `segment`. Areas are shares of the crop; boxes and points are in pixels of the upright photo."""
     crop = found.view.crop
     result: dict[str, Any] = {
         "model": found.spec.name,
@@ -187,7 +187,7 @@ def segmentation_json(found: Segmentation) -> dict[str, Any]:
 
 
 def box_of(mask: NDArray[np.bool_], crop: Box) -> Box | None:
-    """The smallest box around a mask of a crop, in pixels of the photo; None around nothing.
+    """Bounding box of a mask of the crop, in pixels of the photo; None for an empty mask.
 
     >>> box_of(np.array([[False, True], [False, True]]), crop=(10, 20, 12, 22))
     (11, 20, 12, 22)
@@ -204,7 +204,7 @@ def _moved(box: Box, crop: Box) -> Box:
 
 
 def npz(explanation: Explanation, meta: dict[str, Any]) -> bytes:
-    """Raw numbers: `map` `[h, w]`, `rows` `[L, H, h, w]` of the class token, `crop` in pixels, `meta` as a JSON string."""
+    """NPZ file with `map` `[h, w]`, `rows` `[L, H, h, w]` of the class token, `crop` in pixels, and `meta` as a JSON string."""
     arrays: dict[str, Any] = {"crop": np.asarray(explanation.view.crop), "meta": np.asarray(json.dumps(meta))}
     if explanation.map is not None:
         arrays["map"] = explanation.map.values.astype(np.float32)
@@ -216,5 +216,5 @@ def npz(explanation: Explanation, meta: dict[str, Any]) -> bytes:
 
 
 def save_npz(path: Path, explanation: Explanation, meta: dict[str, Any]) -> None:
-    """Write what `npz` gives."""
+    """Write `npz` to a file."""
     path.write_bytes(npz(explanation, meta))

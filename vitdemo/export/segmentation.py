@@ -1,4 +1,4 @@
-"""What a user takes away of a segmentation: pictures, masks, COCO annotations and numbers, as files or as one zip."""
+"""A segmentation as files or a zip archive: images, masks, COCO annotations, JSON and arrays."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from PIL import Image
 from vitdemo.export.results import box_of, segmentation_json
 from vitdemo.rendering.masks import (
     COLOURS,
-    base_picture,
+    base_image,
     colours_of,
-    components_picture,
+    components_image,
     label_map,
-    pairs_picture,
+    pairs_image,
     segmentation_overlay,
 )
 from vitdemo.types import Photo, Segmentation
@@ -30,12 +30,12 @@ from vitdemo.types import Photo, Segmentation
 __all__ = [
     "COLOURS",
     "archive",
-    "base_picture",
+    "base_image",
     "coco",
     "files",
     "folder_names",
     "is_own_file",
-    "pairs_picture",
+    "pairs_image",
     "rle",
     "segmentation_overlay",
 ]
@@ -44,10 +44,10 @@ _OWN = re.compile(
     r"mask-\d+\.png|(cutout|labels|components|overlay|pairs)\.png|(coco|segmentation)\.json|similarity\.npy"
 )
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices."""
+"""Reserved device names of Windows."""
 
 _LONGEST = 60
-"""Letters of a folder's name: file systems stop at 255 bytes, and a letter may have four."""
+"""Characters of a folder name: file systems allow 255 bytes, and a character may take four."""
 
 
 def files(
@@ -55,19 +55,19 @@ def files(
 ) -> dict[str, bytes]:
     """File names and contents.
 
-    Always `overlay.png` and `segmentation.json`. Of `similarity` also `similarity.npy`, float32 `[h, w]`; of every other method:
+    Always `overlay.png` and `segmentation.json`; for `similarity` also `similarity.npy`, float32 `[h, w]`; for other methods:
 
-    - `mask-01.png` and so on: 255 inside, 0 outside. Parts keep their numbers over several photos.
-    - `labels.png`, 8 bits a pixel: 0 for none, else the number of the mask; of several masks the first.
-    - `cutout.png`: the crop, transparent where no mask is. Absent where nothing was found.
+    - `mask-01.png` and so on: 255 inside, 0 outside. Parts keep their numbers across photos.
+    - `labels.png`, 8 bits per pixel: 0, or the number of the first mask there.
+    - `cutout.png`: the crop, transparent outside the masks; absent if nothing was found.
     - `coco.json`: COCO annotations in pixels of the whole upright photo.
-    - `components.png`: of `pca`, its colours.
-    - `pairs.png`: of `similarity`, what is where in the first photo and in this one.
+    - `components.png`: for `pca`, its colours.
+    - `pairs.png`: for `similarity`, correspondences of the first photo and this one.
 
-    Pictures have the size of the crop.
+    Images have the size of the crop.
 
     Args:
-        first: the first photo of several, where this is another one.
+        first: the first of several photos, if this is another one.
     """
     made = {
         "overlay.png": _png(segmentation_overlay(photo, segmentation)),
@@ -77,10 +77,10 @@ def files(
         if segmentation.values is not None:
             made["similarity.npy"] = _npy(segmentation.values)
         if first is not None and segmentation.pairs:
-            made["pairs.png"] = _png(pairs_picture(first, (photo, segmentation)))
+            made["pairs.png"] = _png(pairs_image(first, (photo, segmentation)))
         return made
     if segmentation.colours is not None:
-        made["components.png"] = _png(components_picture(segmentation))
+        made["components.png"] = _png(components_image(segmentation))
     union = np.logical_or.reduce(segmentation.masks)
     if union.any():
         cutout = photo.image.crop(segmentation.view.crop).convert("RGB")
@@ -96,7 +96,7 @@ def files(
 
 
 def archive(photos: Sequence[Photo], segmentations: Sequence[Segmentation]) -> bytes:
-    """One zip of the files of each photo; of several photos each has a folder. The same input gives the same bytes."""
+    """A zip of the files of each photo, in one folder per photo if there are several. Deterministic."""
     folders = [""] if len(photos) == 1 else [f"{name}/" for name in folder_names(photo.name for photo in photos)]
     buffer, first = io.BytesIO(), None
     with zipfile.ZipFile(buffer, "w") as zipped:
@@ -104,14 +104,14 @@ def archive(photos: Sequence[Photo], segmentations: Sequence[Segmentation]) -> b
             made = files(photo, segmentation, first=first)
             first = first or (photo, segmentation)
             for name, data in made.items():
-                # Pictures are compressed already.
-                how = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
-                zipped.writestr(zipfile.ZipInfo(folder + name), data, how)
+                # PNG is already compressed.
+                compression = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
+                zipped.writestr(zipfile.ZipInfo(folder + name), data, compression)
     return buffer.getvalue()
 
 
 def coco(photo: Photo, segmentation: Segmentation) -> dict[str, Any]:
-    """Masks as COCO instances, in pixels of the whole upright photo; a mask without a pixel has a category only."""
+    """Masks as COCO annotations, in pixels of the whole upright photo; an empty mask has only a category."""
     (width, height), crop = photo.size, segmentation.view.crop
     annotations: list[dict[str, Any]] = []
     for number, mask in zip(segmentation.numbers, segmentation.masks, strict=True):
@@ -142,7 +142,7 @@ def coco(photo: Photo, segmentation: Segmentation) -> dict[str, Any]:
 
 
 def rle(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed run lengths of a mask `[H, W]`: down the columns, zeros first.
+    """Uncompressed COCO run-length encoding of a mask `[H, W]`: column-major, zeros first.
 
     >>> rle(np.array([[False, True], [True, True]]))
     [1, 3]
@@ -156,7 +156,7 @@ def rle(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def folder_names(names: Iterable[str]) -> list[str]:
-    """A folder's name for each photo, from its file name or address: harmless on every system, no two alike.
+    """A unique folder name per photo, from its file name or URL, that is valid on every file system.
 
     >>> folder_names(["a/cat.jpg", "b/cat.png", "../../etc/passwd", "https://example.com/x.png?y=1", ""])
     ['cat', 'cat-2', 'passwd', 'x', 'photo']
@@ -164,9 +164,9 @@ def folder_names(names: Iterable[str]) -> list[str]:
     found: list[str] = []
     taken: set[str] = set()
     for name in names:
-        plain = _harmless(name)
+        plain = _safe_name(name)
         chosen, number = plain, 1
-        # Some systems do not tell capitals from small letters.
+        # Some file systems are case-insensitive.
         while chosen.casefold() in taken:
             number += 1
             chosen = f"{plain}-{number}"
@@ -176,21 +176,21 @@ def folder_names(names: Iterable[str]) -> list[str]:
 
 
 def is_own_file(name: str) -> bool:
-    """Whether `files` gives files such a name."""
+    """Whether `files` uses this file name."""
     return _OWN.fullmatch(name) is not None
 
 
-def _harmless(name: str) -> str:
+def _safe_name(name: str) -> str:
     if re.match(r"https?://", name, re.IGNORECASE):
         name = urlsplit(name).path
     last = [part for part in re.split(r"[\\/]", unicodedata.normalize("NFC", name)) if part][-1:]
     stem = re.sub(r"(?<=.)\.[^.]*$", "", last[0]) if last else ""
-    plain = "".join(letter if _plain(letter) else "_" for letter in stem[:_LONGEST]).strip(". ") or "photo"
+    plain = "".join(letter if _is_safe(letter) else "_" for letter in stem[:_LONGEST]).strip(". ") or "photo"
     return f"_{plain}" if _RESERVED.fullmatch(plain) else plain
 
 
-def _plain(letter: str) -> bool:
-    # Vowels of many scripts are marks.
+def _is_safe(letter: str) -> bool:
+    # Combining marks: vowels of many scripts.
     return letter.isalnum() or letter in "_. -" or unicodedata.category(letter).startswith("M")
 
 
@@ -198,10 +198,10 @@ def _binary(mask: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    # A third of the time of Pillow's own level, for files that are a twentieth larger.
-    picture.save(buffer, "PNG", compress_level=4)
+    # A third of the time of Pillow's default level, for 5% larger files.
+    image.save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 

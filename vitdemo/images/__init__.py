@@ -1,1 +1,1 @@
-"""From a file, URL or array to an upright RGB photo within the limits."""
+"""Decoding of files, URLs and arrays to upright RGB photos within the limits."""

@@ -1,4 +1,4 @@
-"""Photos in class folders: a folder of folders, a zip or a tar archive, read where they are."""
+"""Photos in class folders, read from a folder, zip or tar archive without unpacking."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from vitdemo.errors import InputError
 
 BACKGROUND = "_background"
-"""Folder of photos that belong to no class."""
+"""Folder of photos without a class."""
 
 
 def label_of(name: str) -> str:
-    """The class of a file: its folder's name, underscores read as spaces.
+    """The class of a file: the name of its folder, with underscores as spaces.
 
     >>> label_of("train/sea_horse/image_0001.jpg")
     'sea horse'
@@ -26,10 +26,10 @@ def label_of(name: str) -> str:
 
 
 def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every file that lies in a class folder, in the order of the names, or of the archive.
+    """Name and bytes of every file in a class folder, sorted by name, or in the order of the archive.
 
     Raises:
-        InputError: the path is neither a folder nor a readable archive, is damaged, or wants a password.
+        InputError: the path is neither a folder nor a readable archive, or is damaged or encrypted.
     """
     try:
         if path.is_dir():
@@ -59,5 +59,5 @@ def _read_folder(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _in_class_folder(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    # What systems leave behind: `__MACOSX/`, `._photo.jpg`, `.DS_Store`.
+    # Left behind by file managers: `__MACOSX/`, `._photo.jpg`, `.DS_Store`.
     return len(parts) > 1 and not any(part.startswith((".", "__MACOSX")) for part in parts)

@@ -1,7 +1,7 @@
-"""Any Pillow mode, and any array that stands for a picture, as upright 8-bit RGB.
+"""Conversion of any Pillow mode, and of arrays, to upright 8-bit RGB.
 
-Pillow's own `convert("RGB")` clips 16-bit and float greys to white, drops transparency and refuses LAB; this does not.
-Sizes and formats are the business of `images.py`, which is the only caller.
+Pillow's `convert("RGB")` clips 16-bit and float greys to white, drops transparency and refuses LAB; this module handles
+them. Size limits and file formats are checked by the only caller, `open.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 from vitdemo.errors import ImageError
 
 _ROWS = 256
-"""Rows of a float image that are scaled at a time: a whole one would need eight bytes a pixel more than once."""
+"""Rows of a float image that are scaled at a time, to save memory: float64 takes eight bytes per pixel."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,33 +26,33 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to the turn that undoes it; 1 and anything invalid need none."""
+"""EXIF orientation to the transpose that undoes it; 1 and invalid values need none."""
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A new upright RGB image without metadata; `image`, whose pixels must be loaded, stays as it is.
 
-    Transparent pixels are laid over white. 16-bit greys are scaled to 8 bits; 32-bit and float greys as
-    `_grey_from_integers` and `_grey_from_floats` say. ICC profiles are not applied.
+    Transparency is composited over white. 16-bit greys are scaled to 8 bits; for 32-bit and float greys see
+    `_grey_from_integers` and `_grey_from_floats`. ICC profiles are not applied.
 
     Raises:
-        Exception: whatever Pillow raises on a broken palette or a mode without a way to RGB; the caller words it.
+        Exception: whatever Pillow raises on a broken palette or a mode that cannot be converted.
     """
     rgb = _to_rgb(image)
     turn = _turn(image)
     rgb = rgb.copy() if turn is None else rgb.transpose(turn)
-    rgb.info = {}  # what was applied above must not be found, and applied again, further down
+    rgb.info = {}  # so that orientation and transparency are not applied twice
     return rgb
 
 
 def image_from_array(array: NDArray[Any]) -> Image.Image:
-    """The RGB, RGBA or L image that `array` stands for.
+    """An array as an image of mode RGB, RGBA or L.
 
     Args:
         array: `[H, W]`, `[H, W, 3]` or `[H, W, 4]`; uint8, uint16, or floats in 0..1; channels are RGB or RGBA.
 
     Raises:
-        ImageError: another shape, another type, or floats outside 0..1.
+        ImageError: another dtype, or floats outside 0..1.
     """
     if array.dtype.kind == "f":
         array = _bytes_from_unit(array)
@@ -98,7 +98,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_16_bit(image: Image.Image) -> Image.Image:
-    """0..65535 to 0..255; a 12-bit TIFF's 0..4095 likewise; a transparent grey (PNG) becomes white."""
+    """0..65535 to 0..255, or 0..4095 of a 12-bit TIFF; the transparent grey of a PNG becomes white."""
     white = 0xFFFF
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
@@ -113,7 +113,7 @@ def _grey_from_16_bit(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_integers(values: NDArray[np.int32]) -> Image.Image:
-    """32-bit integers do not say where white is: 255 or 65535, whichever holds all of them, else their own range."""
+    """32-bit integers have no defined white: scale from 0..255 or 0..65535 if all values fit, else from their own range."""
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= 0xFF:
         return Image.fromarray(values.astype(np.uint8))
@@ -123,7 +123,7 @@ def _grey_from_integers(values: NDArray[np.int32]) -> Image.Image:
 
 
 def _grey_from_floats(values: NDArray[Any], *, inverted: bool = False) -> Image.Image:
-    """The lowest finite value at 0, the highest at 255; NaN and -inf at 0, +inf at 255. Flat images are clipped."""
+    """The smallest finite value to 0, the largest to 255; NaN and -inf to 0, +inf to 255. Flat images are clipped."""
     finite = np.isfinite(values)
     low = float(values.min(where=finite, initial=np.inf))
     high = float(values.max(where=finite, initial=-np.inf))
@@ -142,20 +142,20 @@ def _stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF says so; Pillow honours it for up to 8 bits only."""
+    """Whether a TIFF is WhiteIsZero, which Pillow inverts only up to 8 bits."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     return bool(tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
 
 
 def _table(white: int) -> NDArray[np.uint8]:
-    """`[65536]`: value to 8-bit grey, rounded, with `white` and all above it at 255."""
+    """Lookup table `[65536]` from value to 8-bit grey, rounded; `white` and above map to 255."""
     table: NDArray[np.uint8] = np.rint(np.arange(0x10000) * (255 / white)).clip(0, 255).astype(np.uint8)
     return table
 
 
 def _bytes_from_unit(values: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # written so that NaN, too, is refused
+    if not (low >= 0 and high <= 1):  # also rejects NaN
         raise ImageError(f"Floats from {low:g} to {high:g} are not an image. Scale them to 0..1, or give uint8.")
     scaled = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), _ROWS):

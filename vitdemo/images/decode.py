@@ -1,7 +1,7 @@
-"""Bytes of an image file to pixels, within limits, whatever the bytes are. `images.py` is the only caller.
+"""Decoding of untrusted image files within limits.
 
-Formats are recognised by their first bytes and by nothing else, and only six are known. Pillow's plugins for them are
-called directly, because `PIL.Image.open` warns, or refuses without saying the size, before a caller can apply a limit.
+Six formats are recognised, by their signatures only. Pillow's plugins are called directly, because `PIL.Image.open` warns,
+or raises without giving the size, before a caller can apply a limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vitdemo.errors import ImageError
 from vitdemo.settings import Settings
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names of the formats that are opened. MPO is what Pillow calls the JPEG of many phones."""
+"""Pillow's names of the accepted formats. MPO is Pillow's name for the multi-picture JPEG of many phones."""
 
 NOT_READABLE = "Not a readable image. Use JPEG, PNG, WebP, GIF, BMP or TIFF."
 CUT_OFF = "The image is cut off. Some of its data is missing or damaged: save or send it again."
@@ -35,19 +35,19 @@ FIRST_FRAME = "The first frame of an animation is used."
 FIRST_PAGE = "The first of several pages is used."
 
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-"""Lengths of the known kinds of BMP header: "BM" alone begins many a text."""
+"""Known BMP header lengths: "BM" alone could also begin a text."""
 
 
 def decode(data: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
-    """The first frame of the file, its pixels loaded, in the file's own mode; and notes for the user.
+    """The first frame with its pixels loaded, in the file's own mode, and notes for the user.
 
     Raises:
-        ImageError: not one of `FORMATS`, cut off or damaged, or beyond the limits on sides and megapixels.
+        ImageError: not one of `FORMATS`, truncated, damaged, or over the limits on sides and megapixels.
     """
     opener = _opener(data)
     file = _File(data, settings)
     try:
-        with worded_errors(NOT_READABLE):
+        with as_image_errors(NOT_READABLE):
             image = opener(file)
     except ImageError as error:
         if str(error) == NOT_READABLE and _ends_early(file, opener):
@@ -58,14 +58,14 @@ def decode(data: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...
         _check_tiles(image, settings)
     notes = frame_notes(image)
     file.decoding = True
-    with worded_errors(CUT_OFF):
+    with as_image_errors(CUT_OFF):
         image.load()
     return image, notes
 
 
 @contextmanager
-def worded_errors(message: str) -> Iterator[None]:
-    """Whatever goes wrong inside leaves as an `ImageError`: decoders raise some twenty kinds of exception."""
+def as_image_errors(message: str) -> Iterator[None]:
+    """Turn any exception into an `ImageError`: decoders raise some twenty kinds."""
     try:
         yield
     except ImageError:
@@ -77,10 +77,10 @@ def worded_errors(message: str) -> Iterator[None]:
 
 
 def check_size(size: tuple[int, int], settings: Settings) -> None:
-    """Refuse a `(width, height)` in pixels beyond the limits.
+    """Check `(width, height)` in pixels against the limits.
 
     Raises:
-        ImageError: too many pixels, or a side of none or of too many.
+        ImageError: too many pixels, an empty side, or one that is too long.
     """
     megapixels, limit = size[0] * size[1] / 1e6, settings.max_megapixels
     if megapixels > limit:
@@ -90,8 +90,13 @@ def check_size(size: tuple[int, int], settings: Settings) -> None:
         raise ImageError(f"{sides} Scale or crop the image first.")
 
 
+def max_bytes(settings: Settings) -> int:
+    """The largest allowed size of an image file."""
+    return int(settings.max_image_mb * 1e6)
+
+
 def rounded_up(value: float) -> str:
-    """To one decimal and upwards, so that what exceeds a limit is not shown as equal to it.
+    """Rounded up to one decimal, so that a value over a limit is not displayed as equal to it.
 
     >>> rounded_up(81.0), rounded_up(25.001)
     ('81', '25.1')
@@ -100,25 +105,25 @@ def rounded_up(value: float) -> str:
 
 
 def frame_notes(image: Image.Image) -> tuple[str, ...]:
-    """What to tell the user of the frames that are not used. To be called before the pixels are loaded."""
+    """A note if the file has unused frames or pages. Call it before the pixels are loaded."""
     try:
         several = getattr(image, "is_animated", False) and image.tell() == 0
     except Exception:
         several = False
-    if not several or image.format == "MPO":  # the further pictures of an MPO are previews and depth maps
+    if not several or image.format == "MPO":  # the other frames of an MPO are previews and depth maps
         return ()
     return (FIRST_PAGE if image.format == "TIFF" else FIRST_FRAME,)
 
 
 class _CutOffError(SyntaxError):
-    """The file ends inside its pixels. As a SyntaxError, Pillow forgives it after the pixels of a PNG."""
+    """The file ends before its pixels do. A SyntaxError, because Pillow tolerates that one after a PNG's pixels."""
 
 
 class _File(io.BytesIO):
-    """The bytes of an image file, which know whether a reader wanted more of them than there are.
+    """An in-memory image file that records whether a reader ran past its end.
 
-    While `decoding`, reading on at the end raises. Pillow would fill the missing part with grey, silently, once
-    anything in this process has set `ImageFile.LOAD_TRUNCATED_IMAGES`, and the door must not depend on that.
+    While `decoding`, reading past the end raises: Pillow would silently fill the missing part with grey if anything in the
+    process had set `ImageFile.LOAD_TRUNCATED_IMAGES`.
     """
 
     def __init__(self, data: bytes, settings: Settings) -> None:
@@ -131,20 +136,20 @@ class _File(io.BytesIO):
         data = super().read(size)
         if size is not None and len(data) < size:
             self.ran_out = True
-            # Decoders ask for large blocks and take what is left, but 8 bytes are a PNG's chunk header, needed whole.
+            # Decoders request large blocks and accept less, but 8 bytes are a PNG chunk header, which must be complete.
             if self.decoding and (size == 8 or (size > 8 and not data)):
                 raise _CutOffError
         return data
 
 
 class _Png(PngImagePlugin.PngImageFile):
-    """Checks the size before Pillow, on opening, allocates an animation's pixels; repairs the transparent colour."""
+    """Checks the size before Pillow allocates an animation's pixels on opening; scales the transparent colour."""
 
     def _open(self) -> None:
         super()._open()
         transparent = self.info.get("transparency")
         rawmode = self.tile[0].args if self.tile else None
-        # Pillow scales the pixels to 8 bits, but not the colour that they are compared with.
+        # Pillow scales the pixels to 8 bits, but not the colour they are compared with.
         if isinstance(transparent, int) and rawmode in ("L;2", "L;4"):
             self.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
         elif isinstance(transparent, tuple) and rawmode == "RGB;16B":
@@ -157,7 +162,7 @@ class _Png(PngImagePlugin.PngImageFile):
 
 
 class _Gif(GifImagePlugin.GifImageFile):
-    """Checks the sizes of screen and first frame before Pillow warns of large ones and allocates their pixels."""
+    """Checks the sizes of the screen and the first frame before Pillow allocates their pixels."""
 
     def _open(self) -> None:
         assert isinstance(self.fp, _File)
@@ -182,15 +187,15 @@ def _opener(data: bytes) -> type[ImageFile.ImageFile]:
 
 
 def _ends_early(file: _File, opener: type[ImageFile.ImageFile]) -> bool:
-    """Whether a file that has the signature of its format, and yet cannot be opened, lacks its end."""
-    if opener is WebPImagePlugin.WebPImageFile:  # read whole by its plugin; the length is in the RIFF header
+    """Whether a file with a known signature that cannot be opened is truncated."""
+    if opener is WebPImagePlugin.WebPImageFile:  # its plugin reads the whole file; the RIFF header has the length
         data = file.getbuffer()
         return 8 + int.from_bytes(data[4:8], "little") > len(data)
     return file.ran_out
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:
-    """`(width, height)` that hold both the screen and the first frame; the screen alone if no frame can be found."""
+    """`(width, height)` covering the screen and the first frame; of the screen alone if there is no frame."""
 
     def word(at: int) -> int:
         return data[at] | data[at + 1] << 8
@@ -199,7 +204,7 @@ def _gif_size(data: bytes) -> tuple[int, int]:
     try:
         at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
         while data[at] != ord(","):
-            if data[at] == ord("!"):  # an extension: a label, then blocks, each with its length, until an empty one
+            if data[at] == ord("!"):  # an extension: a label, then length-prefixed blocks until an empty one
                 at += 2
                 while data[at]:
                     at += 1 + data[at]
@@ -210,7 +215,7 @@ def _gif_size(data: bytes) -> tuple[int, int]:
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, settings: Settings) -> None:
-    """The tile of a TIFF is decoded whole, and may be declared far larger than the image."""
+    """A TIFF tile is decoded whole, and may be declared far larger than the image."""
     width, length = image.tag_v2.get(TiffImagePlugin.TILEWIDTH), image.tag_v2.get(TiffImagePlugin.TILELENGTH)
     if isinstance(width, int) and isinstance(length, int) and width * length / 1e6 > settings.max_megapixels:
         tiles = f"Tiles of {rounded_up(width * length / 1e6)} MP; the limit is {settings.max_megapixels:g} MP."

@@ -1,7 +1,7 @@
-"""Images from addresses that strangers type, fetched without becoming their way into this network.
+"""Fetching of images from untrusted URLs, safe against server-side request forgery.
 
-Every connection is made by `gate.Gate`, which refuses all but public addresses. Everything together, name server,
-connection, handshake, redirects, and each piece of a body that drips, ends at one deadline.
+Every connection is made by `PublicNetwork`, which refuses non-public IP addresses. One deadline covers name resolution,
+connection, TLS handshake, redirects and the body.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import httpcore
 import httpx
 
 from vitdemo.errors import UrlError
-from vitdemo.images.public_network import NO_ANSWER, Deadline, Gate, Resolver, system_resolver
+from vitdemo.images.decode import max_bytes
+from vitdemo.images.public_network import NO_ANSWER, Deadline, PublicNetwork, Resolver, system_resolver
 from vitdemo.settings import Settings
 
 MAX_REDIRECTS = 5
 
-NOT_AN_ADDRESS = "That is not a web address. Use one that begins with https:// or http://, or upload the image."
-BROKEN_OFF = "The address broke off its answer. Try again, or upload the image."
+NOT_A_URL = "That is not a web URL. Use one that begins with https:// or http://, or upload the image."
+BROKEN_OFF = "The server broke off its response. Try again, or upload the image."
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS: dict[str | bytes, str | bytes] = {
     "User-Agent": "vitdemo",
     "Accept": "image/*",
-    "Accept-Encoding": "identity",  # a compressed body would need a second limit
+    "Accept-Encoding": "identity",  # a compressed body would need a second size limit
     "Connection": "close",
 }
 
@@ -33,53 +34,53 @@ _HEADERS: dict[str | bytes, str | bytes] = {
 def fetch_url(
     url: str, settings: Settings, *, resolve: Resolver = system_resolver, ssl_context: ssl.SSLContext | None = None
 ) -> bytes:
-    """The body that `url` answers with, whatever it is; whether it is an image is the image door's question.
+    """The response body of `url`, not yet checked to be an image.
 
     Args:
         url: `http://` or `https://`, without user name and password.
-        settings: `url_timeout` seconds for everything, `max_image_mb` for the body, `url_allow_hosts` for exceptions.
-        resolve: asked once for each connection.
-        ssl_context: other certificates than the usual ones, for an intranet.
+        settings: `url_timeout` in seconds overall, `max_image_mb` for the body, `url_allow_hosts` for exceptions.
+        resolve: called once per connection.
+        ssl_context: with other certificates than the default ones, for an intranet.
 
     Raises:
-        UrlError: refused, not found, too slow, too large, redirected too often, or not answered with 200.
+        UrlError: refused, not found, too slow, too large, redirected too often, or a status other than 200.
     """
     deadline = Deadline(settings.url_timeout)
-    gate = Gate(settings.url_allow_hosts, resolve, deadline)
+    network = PublicNetwork(settings.url_allow_hosts, resolve, deadline)
     try:
-        with httpcore.ConnectionPool(ssl_context or _default_ssl_context(), network_backend=gate) as pool:
-            return _follow(pool, _parse(url), int(settings.max_image_mb * 1e6), deadline)
+        with httpcore.ConnectionPool(ssl_context or _default_ssl_context(), network_backend=network) as pool:
+            return _follow(pool, _parse(url), max_bytes(settings), deadline)
     except UrlError:
         raise
     except httpcore.TimeoutException as error:
         raise deadline.error() from error
     except httpcore.ConnectError as error:
         raise UrlError(NO_ANSWER) from error
-    except Exception as error:  # a broken answer, in any of the ways of httpcore, h11 and the socket
+    except Exception as error:  # a broken response: httpcore, h11 and the socket raise many kinds
         raise UrlError(BROKEN_OFF) from error
 
 
 def _follow(pool: httpcore.ConnectionPool, url: httpx.URL, limit: int, deadline: Deadline) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
-        answer = _get(pool, url, limit, deadline)
-        if isinstance(answer, bytes):
-            return answer
-        url = _parse(answer, base=url)
-    raise UrlError(f"The address redirects more than {MAX_REDIRECTS} times. Use the address of the image itself.")
+        response = _get(pool, url, limit, deadline)
+        if isinstance(response, bytes):
+            return response
+        url = _parse(response, base=url)
+    raise UrlError(f"The URL redirects more than {MAX_REDIRECTS} times. Use the URL of the image itself.")
 
 
 def _get(pool: httpcore.ConnectionPool, url: httpx.URL, limit: int, deadline: Deadline) -> bytes | str:
-    """The body, or the address that the answer redirects to."""
+    """The body, or the URL that the response redirects to."""
     target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     with pool.stream("GET", target, headers={"Host": url.netloc.decode("ascii"), **_HEADERS}) as response:
         headers = {name.lower(): value.decode("utf-8", "replace") for name, value in response.headers}
         if response.status in _REDIRECTS and b"location" in headers:
             return headers[b"location"]
         if response.status != 200:
-            raise UrlError(f"The address answered {response.status}. Check it, or upload the image.")
+            raise UrlError(f"The server answered {response.status}. Check the URL, or upload the image.")
         if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
-            raise UrlError("The address compresses its answer, which is not unpacked. Upload the image instead.")
-        too_large = UrlError(f"The address sends more than {limit / 1e6:g} MB, the limit. Use a smaller image.")
+            raise UrlError("The server compresses its response, which is not supported. Upload the image instead.")
+        too_large = UrlError(f"The server sends more than {limit / 1e6:g} MB, the limit. Use a smaller image.")
         length = headers.get(b"content-length", "")
         if length.isdecimal() and int(length[:20]) > limit:
             raise too_large
@@ -96,11 +97,11 @@ def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
         url = httpx.URL(text) if base is None else base.join(text)
     except (httpx.InvalidURL, ValueError):
-        raise UrlError(NOT_AN_ADDRESS) from None
-    if url.scheme not in ("http", "https") or not url.raw_host or url.port == 0:  # httpcore reads 0 as the usual port
-        raise UrlError(NOT_AN_ADDRESS)
+        raise UrlError(NOT_A_URL) from None
+    if url.scheme not in ("http", "https") or not url.raw_host or url.port == 0:  # httpcore takes 0 as the default port
+        raise UrlError(NOT_A_URL)
     if url.userinfo:
-        raise UrlError("Addresses with a user name or a password are not fetched. Leave them out, or upload the image.")
+        raise UrlError("URLs with a user name or a password are not fetched. Leave them out, or upload the image.")
     return url
 
 

@@ -1,9 +1,9 @@
-"""The only door for images: every upload, paste, snapshot, frame, address, path and array enters through `open_image`.
+"""`open_image`, the only entry for images: uploads, pastes, snapshots, camera frames, URLs, paths and arrays.
 
-    bytes, path, address, data URL -> bytes within the limit -> decode.decode -> rgb.upright_rgb -> Photo
-    Pillow image, array            -> size within the limit -----------------> rgb.upright_rgb -> Photo
+    bytes, path, URL, data URL -> bytes within the limit -> decode.decode -> convert.upright_rgb -> Photo
+    Pillow image, array        -> size within the limit -----------------> convert.upright_rgb -> Photo
 
-A path is only ever opened as a regular file, and no message names more of it than its last part.
+Only regular files are opened, and messages give only the last part of a path.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from vitdemo.images.decode import (
     CUT_OFF,
     FORMATS,
     NOT_READABLE,
+    as_image_errors,
     check_size,
     decode,
     frame_notes,
+    max_bytes,
     rounded_up,
-    worded_errors,
 )
 from vitdemo.images.fetch import fetch_url
 from vitdemo.settings import Settings, get_settings
@@ -41,33 +42,32 @@ from vitdemo.types import Photo
 Source = str | Path | bytes | PIL.Image.Image | NDArray[Any]
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_WAY_IN = "Give a file, its bytes, an address, a Pillow image or an array."
+_ACCEPTED = "Give a file, its bytes, a URL, a Pillow image or an array."
 
 
 def open_image(source: Source, settings: Settings | None = None) -> Photo:
     """Validate and decode one image, within the limits of `settings`.
 
     Args:
-        source: the bytes of a file; a path; an `http://` or `https://` address; a `data:` URL in base64; a Pillow
-            image, whose current frame is used; or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8, uint16 or
-            floats in 0..1.
-            A string that is no address is read as a path, so a string from a stranger must not get here unseen.
-        settings: the limits; those of the environment if None.
+        source: the bytes of a file; a path; an `http://` or `https://` URL; a `data:` URL in base64; a Pillow image, whose
+            current frame is used; or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8, uint16 or floats in 0..1.
+            A string that is not a URL is read as a path: never pass an untrusted string unchecked.
+        settings: the limits; from the environment if None.
 
     Returns:
-        The photo: RGB, EXIF orientation applied, transparency over white, the first frame of an animation. Equal pixels
-        have equal digests, and the photo shares no memory with `source`.
+        RGB, EXIF orientation applied, transparency over white, the first frame of an animation. The photo shares no memory
+        with `source`.
 
     Raises:
-        ImageError: it is not an image of a known format, is cut off, or is beyond a limit.
-        UrlError: an address was refused, or did not deliver.
-        SettingsError: `settings` is None and the environment cannot be read.
+        ImageError: not an image of a known format, truncated, or over a limit.
+        UrlError: the URL was refused, or did not return a file.
+        SettingsError: `settings` is None and an environment variable is invalid.
 
     >>> open_image(np.zeros((2, 3), np.uint8)).size
     (3, 2)
     """
     settings = get_settings() if settings is None else settings
-    with worded_errors(NOT_READABLE):
+    with as_image_errors(NOT_READABLE):
         image, notes = _pixels(source, settings)
         rgb = upright_rgb(image)
         digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
@@ -80,7 +80,7 @@ def _pixels(source: Source, settings: Settings) -> tuple[PIL.Image.Image, tuple[
     if isinstance(source, PIL.Image.Image):
         return _from_pillow(source, settings)
     data = _read(source, settings)
-    if len(data) > _max_bytes(settings):
+    if len(data) > max_bytes(settings):
         _refuse_bytes(len(data), settings)
     return decode(data, settings)
 
@@ -94,30 +94,30 @@ def _from_array(array: NDArray[Any], settings: Settings) -> PIL.Image.Image:
 
 
 def _from_pillow(image: PIL.Image.Image, settings: Settings) -> tuple[PIL.Image.Image, tuple[str, ...]]:
-    # An image that is opened but not decoded would still run its decoder here, and for EPS that is Ghostscript.
+    # An image that is opened but not yet decoded would run its decoder here; for EPS that is Ghostscript.
     if getattr(image, "tile", None) and image.format not in FORMATS:
         raise ImageError(NOT_READABLE)
     check_size(image.size, settings)
     notes = frame_notes(image) if image.format in FORMATS else ()
-    with worded_errors(CUT_OFF):
+    with as_image_errors(CUT_OFF):
         image.load()
     return image, notes
 
 
 def _read(source: object, settings: Settings) -> bytes:
-    """The bytes of the file that `source` is or names."""
+    """The bytes of a file, path, URL or data URL."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, Path):
         return _read_file(source, settings)
     if not isinstance(source, str):
-        raise ImageError(f"A value of type {type(source).__name__} is not an image. {_WAY_IN}")
+        raise ImageError(f"A value of type {type(source).__name__} is not an image. {_ACCEPTED}")
     text = source.strip()
     if not text:
-        raise ImageError(f"There is no image. {_WAY_IN}")
-    if _SCHEME.match(text):  # other schemes too: fetch_url says which are taken
+        raise ImageError(f"There is no image. {_ACCEPTED}")
+    if _SCHEME.match(text):  # fetch_url rejects other schemes than http and https
         if not settings.url_input:
-            raise UrlError("Addresses are not fetched here. Upload the image instead.")
+            raise UrlError("URLs are not fetched here. Upload the image instead.")
         return fetch_url(text, settings)
     if text[:5].lower() == "data:":
         return _read_data_url(text, settings)
@@ -125,17 +125,17 @@ def _read(source: object, settings: Settings) -> bytes:
 
 
 def _read_file(path: Path, settings: Settings) -> bytes:
-    name = _shown(path)
+    name = _display_name(path)
     no_file = f'"{name}" is not a file. Choose an image file.'
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        # Without O_NONBLOCK, opening a named pipe would block until it has a writer.
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(no_file)
-            if status.st_size > _max_bytes(settings):
+            if status.st_size > max_bytes(settings):
                 _refuse_bytes(status.st_size, settings)
-            return file.read(_max_bytes(settings) + 1)
+            return file.read(max_bytes(settings) + 1)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
         raise ImageError(f'There is no file "{name}". Check its name.') from None
     except IsADirectoryError:
@@ -146,26 +146,22 @@ def _read_file(path: Path, settings: Settings) -> bytes:
         raise ImageError(f'"{name}" cannot be read. Choose another file.') from None
 
 
-def _shown(path: Path) -> str:
-    """The last part of a name that a user gave, fit for a message: the folders of a server are nobody's business."""
+def _display_name(path: Path) -> str:
+    """The last part of a path, for messages, which must not reveal folders of the server."""
     name = re.split(r"[\\/]", str(path))[-1]
     return "".join(letter if letter.isprintable() else "?" for letter in name[:80])
 
 
 def _read_data_url(url: str, settings: Settings) -> bytes:
     head, _, text = url.partition(",")
-    if len(text) > 4 * _max_bytes(settings):  # too long even if percent-encoded throughout
+    if len(text) > 4 * max_bytes(settings):  # too long even if fully percent-encoded
         _refuse_bytes(len(text) // 4, settings)
     if not head.lower().endswith(";base64"):
         raise ImageError(NOT_READABLE)
     try:
         return base64.b64decode(b"".join(unquote_to_bytes(text).split()), validate=True)
-    except binascii.Error:  # a number of letters that no whole file has
+    except binascii.Error:  # a length that no complete file has
         raise ImageError(CUT_OFF) from None
-
-
-def _max_bytes(settings: Settings) -> int:
-    return int(settings.max_image_mb * 1e6)
 
 
 def _refuse_bytes(size: int, settings: Settings) -> NoReturn:

@@ -1,8 +1,8 @@
-"""The gate in front of every connection that is made for a stranger: public addresses only, pinned, under one deadline.
+"""Connections to untrusted hosts: public IP addresses only, pinned, under one deadline.
 
-`Gate` makes the sockets of httpcore. It resolves a host once, refuses it unless all of its addresses are public, and
-connects to one of those very addresses, so that a second answer of the name server changes nothing. The URL keeps its
-host name, which therefore stays the name in the Host header, in TLS, and in the check of the certificate.
+`PublicNetwork` opens the sockets of httpcore. It resolves a host once, refuses it unless all of its IP addresses are public,
+and connects to one of these, which defeats DNS rebinding. The URL keeps its host name, so the Host header, TLS and
+certificate checks use it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import httpcore
 from vitdemo.errors import UrlError
 
 Resolver = Callable[[str, int], Sequence[str]]
-"""Host and port to IP addresses in text; raises OSError or ValueError for a name that is not found."""
+"""Host and port to IP addresses as text; raises OSError or ValueError for an unknown name."""
 
 PORTS = (80, 443, 8000, 8080, 8443)
-"""Ports of public hosts that are connected to: a mail or database server is no place for images."""
+"""Allowed ports of public hosts: those of web servers, not of mail or databases."""
 
-BLOCKED = "That address is not public, so it is not fetched. Upload the image instead."
-NO_ANSWER = "The address does not answer. Check it, or upload the image."
+BLOCKED = "That host is not public, so the URL is not fetched. Upload the image instead."
+NO_ANSWER = "The server does not respond. Check the URL, or upload the image."
 
 _NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)\.?", re.IGNORECASE)
 
@@ -39,7 +39,7 @@ _DENIED = tuple(
         "10.0.0.0/8",  # private
         "100.64.0.0/10",  # carrier-grade NAT; metadata of one cloud
         "127.0.0.0/8",  # loopback
-        "168.63.129.16/32",  # a cloud's own services, seen from inside it
+        "168.63.129.16/32",  # internal services of one cloud
         "169.254.0.0/16",  # link-local; metadata of most clouds
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # protocol assignments; metadata of one cloud
@@ -68,17 +68,17 @@ _DENIED = tuple(
     )
 )
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All IPv6 that is handed out for public use; what else may be defined one day is denied as well."""
+"""All IPv6 allocated for public use; everything else, including future ranges, is denied."""
 
 
 def system_resolver(host: str, port: int) -> Sequence[str]:
-    """All addresses that the system knows for `host`. Raises OSError, or UnicodeError for a malformed name."""
+    """All IP addresses of `host`. Raises OSError, or UnicodeError for a malformed name."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address in text belongs to the public Internet; False for what is no IP address.
+    """Whether a text is an IP address of the public Internet.
 
     >>> is_public("93.184.215.14"), is_public("169.254.169.254"), is_public("::ffff:10.0.0.1")
     (True, False, False)
@@ -96,28 +96,28 @@ def is_public(address: str) -> bool:
 
 
 class Deadline:
-    """One moment that all waits end at."""
+    """A point in time at which all waiting ends."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds until then, above 0. Raises UrlError afterwards."""
+        """Seconds until then, above 0; afterwards it raises UrlError."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise self.error()
         return left
 
     def error(self) -> UrlError:
-        return UrlError(f"The address took longer than {self._seconds:g} s. Try again later, or upload the image.")
+        return UrlError(f"The URL took longer than {self._seconds:g} s. Try again later, or upload the image.")
 
 
-class Gate(httpcore.NetworkBackend):
-    """Makes connections to public addresses, and to the hosts that are allowed by name, until the deadline."""
+class PublicNetwork(httpcore.NetworkBackend):
+    """Connects to public IP addresses, and to hosts allowed by name, until the deadline."""
 
     def __init__(self, allow_hosts: Iterable[str], resolve: Resolver, deadline: Deadline) -> None:
-        """`allow_hosts`: `host` or `host:port` entries that are connected to whatever their address and port."""
+        """`allow_hosts`: `host` or `host:port` entries that are exempt from the checks of IP address and port."""
         self._allowed = {entry.lower() for entry in allow_hosts}
         self._resolve = resolve
         self._deadline = deadline
@@ -143,10 +143,10 @@ class Gate(httpcore.NetworkBackend):
         raise UrlError(NO_ANSWER)
 
     def _checked(self, host: str, port: int) -> Sequence[str]:
-        """The addresses of `host`, none of which is one that strangers may not reach through this server."""
+        """The IP addresses of `host`, all allowed."""
         exempt = not self._allowed.isdisjoint((host, f"{host}:{port}", f"[{host}]", f"[{host}]:{port}"))
         if not exempt and _NUMERIC_HOST.fullmatch(host) and not _is_ip_address(host):
-            raise UrlError(BLOCKED)  # 127.1, 0x7f.1, 2130706433: read as an IPv4 address by some, written to deceive
+            raise UrlError(BLOCKED)  # 127.1, 0x7f.1, 2130706433: disguised IPv4 addresses
         addresses = self._resolved(host, port)
         if not exempt:
             if not all(is_public(address) for address in addresses):
@@ -159,20 +159,20 @@ class Gate(httpcore.NetworkBackend):
     def _resolved(self, host: str, port: int) -> Sequence[str]:
         answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
 
-        def ask() -> None:
+        def resolve() -> None:
             try:
                 answers.put(self._resolve(host, port))
             except Exception as error:
                 answers.put(error)
 
-        # The system waits for name servers without a limit of ours: a thread does, and is left behind if it takes long.
-        threading.Thread(target=ask, name="vitdemo-resolve", daemon=True).start()
+        # getaddrinfo has no timeout: it runs in a thread, which is abandoned at the deadline.
+        threading.Thread(target=resolve, name="vitdemo-resolve", daemon=True).start()
         try:
             answer = answers.get(timeout=self._deadline.left())
         except queue.Empty:
             raise self._deadline.error() from None
         if isinstance(answer, Exception) or not answer:
-            raise UrlError("The address was not found. Check it, or upload the image.")
+            raise UrlError("The host was not found. Check the URL, or upload the image.")
         return answer
 
 
@@ -185,7 +185,7 @@ def _is_ip_address(text: str) -> bool:
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection on which no wait outlasts the deadline."""
+    """A connection on which no operation outlasts the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
@@ -206,7 +206,7 @@ class _TimedStream(httpcore.NetworkStream):
         try:
             stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
         except httpcore.ConnectError as error:
-            raise UrlError("The address has no certificate that can be trusted. Upload the image instead.") from error
+            raise UrlError("The server has no trusted certificate. Upload the image instead.") from error
         return _TimedStream(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:

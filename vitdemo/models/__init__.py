@@ -1,1 +1,1 @@
-"""Networks, and what runs around them: weights, pixels in, attention out."""
+"""Networks, weight loading, preprocessing, and recording of attention."""

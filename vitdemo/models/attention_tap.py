@@ -1,8 +1,8 @@
-"""One attention tap for every family.
+"""One attention tap for all families.
 
-Transformers routes the attention of its ViT-like models through a table of functions. The function that is added here
-computes the output with SDPA, as always, and beside it records what the open request names, in this thread alone. No hook is
-set on any module, and outside a request nothing is recorded.
+transformers dispatches the attention of its ViT-like models through a registry of functions. The one registered here computes
+the output with SDPA, as usual, and records what the active request of this thread names. There are no hooks on modules, and
+without a request nothing is recorded.
 """
 
 from __future__ import annotations
@@ -23,38 +23,32 @@ from vitdemo.attribution import attention_rows, mean_row
 from vitdemo.types import Capture, LayerQueries
 
 TAP = "vitdemo_tap"
-"""The name to give to `set_attn_implementation`."""
+"""The registered name, for `set_attn_implementation`."""
 
-LARGE = 600
-"""Tokens above which a position bias is used at once."""
+MAX_DEFERRED_TOKENS = 600
+"""Tokens above which a position bias is not kept for a deferred computation."""
 
 TOKEN_NAMES = ("class", "distillation")
-"""Read-outs by the position of their token."""
+"""Read-outs in the order of their tokens."""
 
 
 @dataclass
 class AttentionRecord:
-    """What one request recorded, a tensor a layer, first layer first."""
+    """What one request recorded: lists with one entry per layer, first layer first."""
 
     request: Capture
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By read-out: `[B, H, N]` a layer, float32; each row sums to 1."""
-    full: Tensor | None = None
-    """`[B, H, N, N]` of the one layer that was asked for, float32."""
+    """By read-out: `[B, H, N]` per layer, float32; each row sums to 1."""
     queries: list[LayerQueries] = field(default_factory=list)
-    """What attention follows from, a layer, where that was asked for."""
+    """If requested."""
     attentions: list[Tensor] = field(default_factory=list)
-    """`[B, H, N, N]` a layer, float32, part of the graph, where gradients were asked for."""
+    """If gradients are requested: `[B, H, N, N]` per layer, float32, part of the autograd graph."""
     key: Tensor | None = None
-    """`[B, H, N, D]` of the last layer, where features were asked for."""
-    _layers: int = 0
+    """If features are requested: `[B, H, N, D]` of the last layer."""
     _deferred: list[Callable[[], Tensor]] = field(default_factory=list)
 
     def observe(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
-        """Record one layer. `query` and `key` are `[B, H, N, D]`, `mask` is additive and broadcasts to `[B, H, N, N]`."""
-        if self.request.layer == self._layers:
-            self.full = attention_rows(query, key, mask, scaling, 0, query.shape[2])
-        self._layers += 1
+        """Record one layer: `query` and `key` are `[B, H, N, D]`; `mask` is additive and broadcasts to `[B, H, N, N]`."""
         if self.request.features:
             self.key = key
         if self.request.queries:
@@ -64,15 +58,15 @@ class AttentionRecord:
             rows = attention_rows(query, key, mask, scaling, 0, count)
             for token in self.request.tokens:
                 self.rows.setdefault(TOKEN_NAMES[token], []).append(rows[:, :, token])
-        if self.request.mean and mask is not None and mask.shape[-2] > LARGE:
-            # A bias of all pairs is too large to be kept for later, one of each layer.
+        if self.request.mean and mask is not None and mask.shape[-2] > MAX_DEFERRED_TOKENS:
+            # Position biases of all layers would take too much memory.
             self.rows.setdefault("mean", []).append(mean_row(query, key, mask, scaling))
         elif self.request.mean:
-            # q and k are kept, the N x N product is made after the timed forward, a block of rows at a time.
+            # The N x N product is computed from q and k after the timed forward pass.
             self._deferred.append(lambda: mean_row(query, key, mask, scaling))
 
     def finish(self) -> None:
-        """Compute what was put off, and let go of what it needed."""
+        """Run deferred computations and release their tensors."""
         deferred, self._deferred = self._deferred, []
         if deferred:
             self.rows["mean"] = [compute() for compute in deferred]
@@ -104,7 +98,7 @@ def _tapped_attention(
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         record.observe(query, key, attention_mask, scaling)
         if record.request.gradients:
-            # The matrix itself, since SDPA has none that a gradient could be taken of.
+            # SDPA never materialises the matrix, which gradients are taken with respect to.
             attention = attention_rows(query, key, attention_mask, scaling, 0, query.shape[2])
             record.attentions.append(attention)
             return torch.matmul(attention.to(value.dtype), value).transpose(1, 2).contiguous(), None
@@ -113,5 +107,5 @@ def _tapped_attention(
 
 
 AttentionInterface.register(TAP, _tapped_attention)
-# Without its own entry, transformers would warn and leave out padding masks.
+# Without an entry, transformers would warn and drop padding masks.
 AttentionMaskInterface.register(TAP, sdpa_mask)

@@ -1,4 +1,4 @@
-"""What a network's own head says of tokens of any of its layers, and where those tokens are found."""
+"""Blocks, LayerNorms and classifier of a network of any family, and hooks that collect their tensors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Head = Callable[[Tensor], Tensor]
 
 
 def blocks(network: PreTrainedModel) -> list[nn.Module]:
-    """The transformer blocks of the encoder, first one first."""
+    """The transformer blocks of the encoder, in order."""
     return [module for module in network.base_model.modules() if _norm(module) is not None]
 
 
 def norms(network: PreTrainedModel) -> list[nn.Module]:
-    """The normalisation at the entrance of each block, first one first."""
+    """The first LayerNorm of each block, in order."""
     return [norm for module in blocks(network) if (norm := _norm(module)) is not None]
 
 
 def _norm(module: Any) -> nn.Module | None:
-    # BiT's convolutional blocks have a `norm1`, too, but no attention.
+    # BiT's convolutional blocks also have a `norm1`, but no attention.
     found = getattr(module, "layernorm_before", None)
     if found is None and hasattr(module, "attention"):
         found = getattr(module, "norm1", None)
@@ -32,19 +32,19 @@ def _norm(module: Any) -> nn.Module | None:
 
 
 def final_norm(network: Any) -> nn.Module:
-    """The encoder's last normalisation."""
-    # DINOv3's base model is its stack of blocks alone: the normalisation is the network's.
+    """The LayerNorm after the last block."""
+    # DINOv3's base model is only its stack of blocks: the LayerNorm belongs to the network.
     found = [getattr(part, name, None) for part in (network.base_model, network) for name in ("norm", "layernorm")]
     return next(module for module in found if isinstance(module, nn.Module))
 
 
 def head_of(network: Any, probe: nn.Module | None, prefix: int, mean: bool) -> Head:
-    """Tokens `[B, N, D]` as a block gives them, before the last normalisation, to logits `[B, K]`: the network's own way.
+    """The network's own classifier, from a block's output tokens `[B, N, D]`, before the final LayerNorm, to logits `[B, K]`.
 
     Args:
-        probe: stands in for a missing classifier.
-        prefix: number of tokens before the patches.
-        mean: whether a probe reads the mean of the patches.
+        probe: replaces a missing classifier.
+        prefix: number of prefix tokens.
+        mean: whether the probe reads the mean patch token.
     """
     norm = final_norm(network)
     name = type(network).__name__
@@ -71,21 +71,21 @@ def head_of(network: Any, probe: nn.Module | None, prefix: int, mean: bool) -> H
 
 @contextmanager
 def watching(modules: Sequence[nn.Module], inputs: bool = True) -> Iterator[list[Tensor]]:
-    """What goes into, or comes out of, these modules during the block, in the order in which they run; nothing stays on them."""
-    seen: list[Tensor] = []
+    """Collect the inputs or outputs of these modules during the block, in order of execution; the hooks are removed after it."""
+    tensors: list[Tensor] = []
 
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        seen.append(arguments[0])
+        tensors.append(arguments[0])
 
     def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        seen.append(output if isinstance(output, Tensor) else output[0])
+        tensors.append(output if isinstance(output, Tensor) else output[0])
 
     handles = [
         module.register_forward_pre_hook(before) if inputs else module.register_forward_hook(after)
         for module in modules
     ]
     try:
-        yield seen
+        yield tensors
     finally:
         for handle in handles:
             handle.remove()

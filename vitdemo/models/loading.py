@@ -1,4 +1,4 @@
-"""ModelSpec to a model that is ready to run."""
+"""Loading of the model of a `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from torch import Tensor, nn
 from vitdemo.errors import CheckpointError
 from vitdemo.models.attention_tap import TAP
 from vitdemo.models.nn.hybrid import ViTHybridForImageClassification
-from vitdemo.models.nn.mae import reconstruct, take_masks
-from vitdemo.models.position_embeddings import take_any_grid
+from vitdemo.models.nn.mae import accept_masks, reconstruct
+from vitdemo.models.position_embeddings import accept_any_grid
 from vitdemo.registry import ARCHITECTURES, PROBE_FILE, read_json, remove_damaged
 from vitdemo.types import ModelSpec
 
 _LOAD_LOCK = threading.Lock()
-"""`from_pretrained` patches module globals while it runs, so that two of them must never overlap."""
+"""`from_pretrained` is not thread-safe: it patches module globals while it runs."""
 
 _CLASSES: dict[str, type[transformers.PreTrainedModel]] = {
-    # transformers 5 no longer has the hybrid.
+    # transformers 5 has dropped the hybrid.
     name: ViTHybridForImageClassification if name.startswith("ViTHybrid") else getattr(transformers, name)
     for name in ARCHITECTURES
 }
 
 _WITH_POOLER = ("ViTModel", "DeiTModel", "BeitModel", "IJepaModel")
-"""Encoders that come with a pooler, which checkpoints need not have, and which nothing here reads."""
+"""Encoders with an optional pooler, which checkpoints may lack and which is not used."""
 
 _ANY_SIZE = ("beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "resnet")
-"""Types that fit their positions to any input by themselves; the others must be asked to."""
+"""Types that always interpolate their position embeddings; the others need `interpolate_pos_encoding`."""
 
 
 class Classifier(nn.Module):
-    """A network and, where it has no classifier of its own, the linear probe that stands in."""
+    """A network and, if it has no classifier, a linear probe."""
 
     def __init__(self, network: transformers.PreTrainedModel, spec: ModelSpec, probe: nn.Linear | None = None) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class Classifier(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """What answers a picture: the network, or the encoder alone of one that also has a decoder."""
+        """The network, or only the encoder of a masked autoencoder."""
         decoder = isinstance(self.network, transformers.ViTMAEForPreTraining)
         return self.network.base_model if decoder else self.network
 
     def forward(self, pixel_values: Tensor) -> Tensor | None:
-        """`[B, 3, H, W]` to logits `[B, K]`, or None without classifier and probe."""
+        """`[B, 3, H, W]` to logits `[B, K]`, or None without a classifier or probe."""
         outputs = self.body(pixel_values, **self._options(pixel_values))
         if self.probe is not None:
             logits: Tensor = self.probe(self._pooled(outputs))
@@ -60,13 +60,13 @@ class Classifier(nn.Module):
         return getattr(outputs, "logits", None)
 
     def reconstruct(self, pixel_values: Tensor, hidden: Tensor) -> Tensor:
-        """See `vitdemo.models.nn.mae.reconstruct`; only for a model that reconstructs."""
+        """See `vitdemo.models.nn.mae.reconstruct`; for masked autoencoders only."""
         assert isinstance(self.network, transformers.ViTMAEForPreTraining)
         return reconstruct(self.network, pixel_values, hidden)
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        """`[B, D]`: one vector a picture, of the kind that the family's classifier reads."""
-        # transformers' `base_model` of a bare DINOv3 is its encoder, without the embeddings.
+        """`[B, D]`: one vector per image, as read by a linear probe."""
+        # transformers' `base_model` of a bare DINOv3 is its encoder without the embeddings.
         bare = type(self.network).__name__.endswith("Model")
         encoder = self.network if bare else self.network.base_model
         return self._pooled(encoder(pixel_values, **self._options(pixel_values)))
@@ -89,10 +89,10 @@ class Classifier(nn.Module):
 
 
 def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Classifier:
-    """Load weights, in evaluation mode, with the attention tap in place.
+    """Load a model in evaluation mode, with the attention tap set.
 
     Raises:
-        CheckpointError: files are damaged, or lack weights that the model needs.
+        CheckpointError: files are missing or damaged, or lack some of the weights.
     """
     if not spec.ready:
         raise CheckpointError(f"{spec.name} is not on this machine.")
@@ -109,9 +109,9 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
         raise
     if spec.readouts:
         network.set_attn_implementation(TAP)
-    take_any_grid(network)
+    accept_any_grid(network)
     if isinstance(network, transformers.ViTMAEForPreTraining):
-        take_masks(network)
+        accept_masks(network)
     model = Classifier(network, spec, probe)
     _cast(model, dtype)
     return model.to(device).eval()
@@ -125,14 +125,14 @@ def _load_network(spec: ModelSpec, folder: Path) -> transformers.PreTrainedModel
             f"Architectures that can: {', '.join(_CLASSES)}."
         )
     options: dict[str, Any] = {"add_pooling_layer": False} if architecture in _WITH_POOLER else {}
-    # Not a bar a model on every console, and no table of the weights that this family does not need.
+    # No progress bar per model, and no report of unused weights.
     transformers.logging.disable_progress_bar()
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
-    # With `output_loading_info` it returns a pair, which its annotation does not say.
+    # With `output_loading_info` it returns a pair, contrary to its annotation.
     load: Callable[..., Any] = _CLASSES[architecture].from_pretrained
     try:
-        # In float32: any other dtype would be that of the whole process while it loads, forwards in other threads included.
+        # In float32: loading sets the default dtype of the process, which would affect forward passes in other threads.
         network, info = load(
             folder,
             dtype=torch.float32,
@@ -144,22 +144,22 @@ def _load_network(spec: ModelSpec, folder: Path) -> transformers.PreTrainedModel
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise  # the file is fine
-    except Exception as error:  # files and configs can be wrong in some ten kinds of exception
+    except Exception as error:  # damaged files raise some ten kinds of exception
         raise CheckpointError(f"The checkpoint of {spec.name} is damaged.") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lacking:
-        # transformers would go on with random numbers in their place.
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        # transformers initialises them at random.
         raise CheckpointError(
-            f"The checkpoint of {spec.name} lacks {len(lacking)} of its weights, such as {lacking[0]}."
+            f"The checkpoint of {spec.name} lacks {len(missing)} of its weights, such as {missing[0]}."
         )
     assert isinstance(network, transformers.PreTrainedModel)
     return network
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """What a checkpoint holds changes its type; what is only computed, such as DINOv3's frequencies, keeps its precision."""
+    """Cast the weights, but not computed buffers such as DINOv3's RoPE frequencies."""
     for tensor in model.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)

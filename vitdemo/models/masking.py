@@ -1,4 +1,4 @@
-"""Hidden patches: which ones, and how they look."""
+"""Hidden patches of a masked autoencoder: their choice and display."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GREY = 128
 
 
 def hidden_patches(grid: tuple[int, int], ratio: float, seed: int) -> Tensor:
-    """`[h, w]` bool, True where hidden: the given share of the patches, drawn at random.
+    """A random mask `[h, w]`, bool, True where hidden.
 
     Raises:
-        OptionError: the share leaves nothing to hide, or nothing to see.
+        OptionError: at this ratio no patch, or every patch, is hidden.
     """
     cells = grid[0] * grid[1]
     count = round(cells * ratio) if 0 < ratio < 1 else 0
@@ -30,15 +30,15 @@ def hidden_patches(grid: tuple[int, int], ratio: float, seed: int) -> Tensor:
     return mask.view(grid)
 
 
-def picture_of(pixels: Tensor, processor: Processor) -> Image.Image:
-    """Normalised pixels `[3, H, W]` as a picture again."""
+def to_image(pixels: Tensor, processor: Processor) -> Image.Image:
+    """Normalised pixels `[3, H, W]` back to an image."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.mean, processor.std))
     values = (pixels.float() * std + mean) / processor.rescale
     return Image.fromarray(values.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-def with_grey(image: Image.Image, hidden: Tensor) -> Image.Image:
-    """A picture whose hidden patches `[h, w]` are grey."""
+def grey_out(image: Image.Image, hidden: Tensor) -> Image.Image:
+    """The image with its hidden patches `[h, w]` in grey."""
     pixels = np.asarray(image).copy()
     rows, columns = hidden.shape
     side = (pixels.shape[0] // rows, pixels.shape[1] // columns)

@@ -1,9 +1,9 @@
-"""Position embeddings for any grid of patches.
+"""Interpolation of position embeddings to any patch grid.
 
-transformers takes the square root of the number of positions, so that a checkpoint that was trained on oblong pictures fails, and
-its BEiT swaps rows and columns of such a bias. Here the trained grid is read from the configuration. On square grids the numbers
-are those of transformers: bicubic for embeddings (Touvron et al. 2021, arXiv:2012.12877, section 4.1 of DINO's code alike),
-with antialiasing for DINOv2 with registers alone, bilinear for BEiT's table of relative positions; all in float32.
+transformers assumes a square grid, so that checkpoints trained on oblong images fail, and its BEiT swaps rows and columns of the
+relative position bias. Here the trained grid is read from the configuration. On square grids the results equal transformers':
+bicubic for embeddings (Touvron et al. 2021, arXiv:2012.12877), antialiased for DINOv2 with registers only, bilinear for BEiT's
+relative position bias; all in float32.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 
-Grid = tuple[int, int]
+from vitdemo.types import Grid
 
 
 def resize_positions(table: Tensor, trained: Grid, grid: Grid, antialias: bool = False) -> Tensor:
-    """Embeddings `[1, P + h * w, D]` of a trained grid as those of another; the P prefix tokens' stay as they are."""
+    """Position embeddings `[1, P + h * w, D]` interpolated to another grid; those of the P prefix tokens are kept."""
     if trained == grid:
         return table
     prefix = table.shape[1] - trained[0] * trained[1]
@@ -30,7 +30,7 @@ def resize_positions(table: Tensor, trained: Grid, grid: Grid, antialias: bool =
 
 
 def resize_bias(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
-    """BEiT's table `[(2h - 1)(2w - 1) + 3, H]` of a trained grid as that of another; the last three, the class token's, stay."""
+    """BEiT's table `[(2h - 1)(2w - 1) + 3, H]` interpolated to another grid; the last three, the class token's, are kept."""
     if trained == grid:
         return table
     cells = table[:-3].unflatten(0, (2 * trained[0] - 1, 2 * trained[1] - 1)).permute(2, 0, 1)[None]
@@ -38,19 +38,19 @@ def resize_bias(table: Tensor, trained: Grid, grid: Grid) -> Tensor:
     return torch.cat([resized.to(table.dtype)[0].permute(1, 2, 0).flatten(0, 1), table[-3:]])
 
 
-def take_any_grid(network: PreTrainedModel) -> None:
-    """Give a network these computations instead of transformers' own; its weights stay as they are."""
+def accept_any_grid(network: PreTrainedModel) -> None:
+    """Replace transformers' interpolation in a network; the weights are not changed."""
     for module in network.modules():
         if isinstance(module, BeitRelativePositionBias):
-            become(module, _AnyBias)
+            override_class(module, _AnyBias)
         elif isinstance(getattr(module, "position_embeddings", None), nn.Parameter):
-            become(module, _AnyPositions)
+            override_class(module, _AnyPositions)
 
 
-def become(module: Any, overriding: type) -> None:
-    """Put a class before that of a module.
+def override_class(module: Any, overriding: type) -> None:
+    """Make a module an instance of its class mixed with `overriding`, whose methods take precedence.
 
-    Methods that are bound to the module would be a ring, which keeps weights in memory after the last user has let go of them.
+    Bound methods set on the module would be a reference cycle, which delays the release of its weights.
     """
     if isinstance(module, overriding):
         return

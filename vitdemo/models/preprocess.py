@@ -1,8 +1,8 @@
 """RGB photo to pixel tensor, and the exact part of the photo that the tensor shows.
 
-The numbers are those of transformers' Pillow processors. Of a very long photo only the surroundings of the crop are
-resized, so that one of 1 x 5000 pixels does not become one of 224 x 1,120,000 on the way; there single pixels may differ
-by one grey level, or, with the nearest-neighbour filter, be those of the neighbour at a tie.
+The results equal those of transformers' Pillow processors. Of a very elongated photo only the surroundings of the crop are
+resized, so that 1 x 5000 pixels do not become 224 x 1,120,000; there single pixels may differ by one grey level, or, with the
+nearest-neighbour filter, by one position at a tie.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vitdemo.errors import OptionError
 from vitdemo.types import ModelSpec, Photo, PixelBatch, Processor, View
 
 _SUPPORT = {0: 1.0, 1: 3.0, 2: 1.0, 3: 2.0, 4: 1.0, 5: 1.0}
-"""Radius of Pillow's filters in source pixels, or in output pixels where the picture shrinks."""
+"""Radius of Pillow's filters in source pixels, or in output pixels when downscaling."""
 
 LONG = 8
-"""A resized photo of more than this many times the area of its crop is not made in full."""
+"""A photo is resized in full only up to this many times the area of its crop."""
 
 
 def preprocess(photos: Sequence[Photo], processor: Processor) -> PixelBatch:
@@ -34,7 +34,7 @@ def preprocess(photos: Sequence[Photo], processor: Processor) -> PixelBatch:
     """
     arrays, views = [], []
     for photo in photos:
-        pixels, view = look(photo.image, processor)
+        pixels, view = resize_and_crop(photo.image, processor)
         arrays.append(_normalise(pixels, processor))
         views.append(view)
     return PixelBatch(pixel_values=torch.from_numpy(np.stack(arrays)), views=tuple(views))
@@ -43,15 +43,15 @@ def preprocess(photos: Sequence[Photo], processor: Processor) -> PixelBatch:
 def at_resolution(
     spec: ModelSpec, size: tuple[int, int], long_side: int | None, max_tokens: int
 ) -> tuple[Processor, tuple[str, ...]]:
-    """The model's processor, or one that shows the whole photo in its own shape, with a long side of about `long_side`.
+    """The model's processor, or one for the whole photo in its own aspect ratio, with a long side of about `long_side`.
 
     Args:
         size: `(width, height)` of the photo.
-        long_side: pixels; rounded to whole patches.
-        max_tokens: a long side that gives more patches is lowered to that.
+        long_side: pixels, rounded to whole patches; None for the model's own processor.
+        max_tokens: the largest number of patches; a long side that gives more is lowered.
 
     Returns:
-        The processor, and what a user should know.
+        The processor, and notes for the user.
 
     Raises:
         OptionError: the long side is shorter than a patch.
@@ -77,13 +77,13 @@ def at_resolution(
 
 
 def input_size(spec: ModelSpec, processor: Processor) -> tuple[int, int]:
-    """`(height, width)` in pixels of what a processor makes for a model."""
-    made = processor.crop or processor.resize
-    return made if isinstance(made, tuple) else spec.image_size
+    """`(height, width)` in pixels of a processor's output for a model."""
+    size = processor.crop or processor.resize
+    return size if isinstance(size, tuple) else spec.image_size
 
 
 def view_of(size: tuple[int, int], processor: Processor) -> View:
-    """What a model is going to see of a photo of `(width, height)`, without making it."""
+    """The part of a photo of `(width, height)` that the processor's output shows."""
     width, height = size
     new_width, new_height = _resized(width, height, processor)
     if processor.crop is None:
@@ -97,12 +97,12 @@ def view_of(size: tuple[int, int], processor: Processor) -> View:
         min(width, round((left + crop_width) * x_scale)),
         min(height, round((top + crop_height) * y_scale)),
     )
-    # A photo thinner than one patch still shows at least one of its pixels.
+    # At least one pixel of a photo that is thinner than one output pixel.
     return View(crop=(box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
 
 
-def look(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
-    """The picture that the model sees, before it is normalised, and where that lies in the photo."""
+def resize_and_crop(image: Image.Image, processor: Processor) -> tuple[Image.Image, View]:
+    """The model's input before normalisation, and its view of the photo."""
     width, height = image.size
     new_width, new_height = _resized(width, height, processor)
     view = view_of(image.size, processor)
@@ -121,7 +121,7 @@ def _resized(width: int, height: int, processor: Processor) -> tuple[int, int]:
         return width, height
     if isinstance(processor.resize, tuple):
         return processor.resize[1], processor.resize[0]
-    # As transformers: the long side is rounded down.
+    # The long side is rounded down, as in transformers.
     short = processor.resize
     if width <= height:
         return short, max(1, int(short * height / width))
@@ -129,7 +129,7 @@ def _resized(width: int, height: int, processor: Processor) -> tuple[int, int]:
 
 
 def _offset(size: int, crop: int) -> int:
-    """Where a centred crop begins; negative where the picture is smaller and is padded with black."""
+    """Start of a centre crop; negative if the image is smaller and padded with black."""
     return (size - crop) // 2 if size >= crop else -math.ceil((crop - size) / 2)
 
 
@@ -143,14 +143,14 @@ def _resize_window(
     """`image` resized to `size`, then cut to `window`."""
     if size[0] * size[1] <= LONG * (window[2] - window[0]) * (window[3] - window[1]):
         return _resize(image, size, processor).crop(window)
-    # Only the window and what its filter reaches are computed.
+    # Only the window and the filter's support around it are computed.
     boxes = []
     for axis in (0, 1):
         scale = image.size[axis] / size[axis]
         reach = math.ceil(_SUPPORT[processor.resample] * max(1.0, 1 / scale)) + 1
         boxes.append((max(0, window[axis] - reach), min(size[axis], window[axis + 2] + reach), scale))
     (left, right, x_scale), (top, bottom, y_scale) = boxes
-    # First along, then down, as for a whole picture; of a part, Pillow may choose the other order, which clips elsewhere.
+    # Horizontally first, as for a whole image; for a part, Pillow may choose the other order, which clips differently.
     resample = Image.Resampling(processor.resample)
     columns = (left * x_scale, 0, min(right * x_scale, image.width), image.height)
     image = image.resize((right - left, image.height), resample, box=columns)
@@ -160,7 +160,7 @@ def _resize_window(
 
 
 def _normalise(image: Image.Image, processor: Processor) -> NDArray[np.float32]:
-    """`[H, W, 3]` bytes to `[3, H, W]` floats: one multiply and one add a channel."""
+    """`[H, W, 3]` uint8 to `[3, H, W]` float32: one multiply and one add per channel."""
     mean, std = np.asarray(processor.mean), np.asarray(processor.std)
     scale = (processor.rescale / std).astype(np.float32)
     shift = (-mean / std).astype(np.float32)

@@ -15,7 +15,7 @@ from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
 from vitdemo.models.attention_tap import TOKEN_NAMES
-from vitdemo.models.masking import hidden_patches, picture_of, with_grey
+from vitdemo.models.masking import grey_out, hidden_patches, to_image
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest, missing_target, readouts_of, reason_against
 from vitdemo.options.methods import METHODS
@@ -160,8 +160,8 @@ class Pipeline:
         assert output.filled is not None
         return Reconstruction(
             spec=spec,
-            seen=with_grey(picture_of(batch.pixel_values[0], spec.processor), hidden),
-            filled=picture_of(output.filled, spec.processor),
+            seen=grey_out(to_image(batch.pixel_values[0], spec.processor), hidden),
+            filled=to_image(output.filled, spec.processor),
             hidden=hidden.numpy(),
             view=batch.views[0],
             milliseconds=output.milliseconds,

@@ -17,11 +17,11 @@ from vitdemo.options.segment import SegmentRequest, default_tau
 from vitdemo.pipeline.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
-from vitdemo.segmentation.methods import Draft, Seen, drafts
+from vitdemo.segmentation.methods import PatchMasks, PhotoFeatures, segment_patches
 from vitdemo.types import Box, Capture, Explanation, ModelSpec, Pair, Photo, Segmentation
 
-GROUPED = 500_000_000
-"""Bytes of features that are grouped at once, 400 photos of 784 patches of the embedded models: it takes eight times as much."""
+MAX_GROUPED = 500_000_000
+"""Bytes of features that are grouped at once: 400 photos of 784 patches of an embedded model. It needs eight times as much."""
 
 
 def segment(
@@ -68,7 +68,7 @@ def segment_each(
         # Refused before any forward pass.
         query = prepare(photos[0], spec, replace(map_request, point=request.point)).patch
     found: list[Explanation] = []
-    seen: list[Seen] = []
+    seen: list[PhotoFeatures] = []
     outliers: list[NDArray[np.bool_]] = []
     for photo in photos:
         explanation = pipeline.explain(photo, spec, map_request, dtype=dtype, capture=Capture(features=True))
@@ -81,9 +81,9 @@ def segment_each(
             heads = clip_outliers(heads.reshape(len(heads), -1).T, huge).T.reshape(heads.shape)
         # The rows of all layers are not needed any more.
         found.append(replace(explanation, rows={}, features=None))
-        seen.append(Seen(heads, features, keys))
+        seen.append(PhotoFeatures(heads, features, keys))
         outliers.append(huge)
-        most = GROUPED // (features.nbytes + keys.nbytes)
+        most = MAX_GROUPED // (features.nbytes + keys.nbytes)
         if request.method in ("parts", "pca", "similarity") and len(photos) > most:
             raise OptionError(
                 f"{request.method} looks at all photos at once. At this resolution {spec.name} can take about {most}, "
@@ -91,34 +91,37 @@ def segment_each(
             )
     if not found:
         return
-    for index, draft in enumerate(drafts(seen, request, query)):
-        yield _finish(photos[index], found[index], request, draft, outliers[index], found[0])
+    for index, patches in enumerate(segment_patches(seen, request, query)):
+        yield _finish(photos[index], found[index], request, patches, outliers[index], found[0])
 
 
 def _finish(
     photo: Photo,
     explanation: Explanation,
     request: SegmentRequest,
-    draft: Draft,
+    patches: PatchMasks,
     outliers: NDArray[np.bool_],
     first: Explanation,
 ) -> Segmentation:
     """From patches to pixels of the crop."""
     width, height = _size(explanation)
     crop = np.asarray(photo.image.crop(explanation.view.crop))
-    masks, said = [], [*explanation.notes, *_told(outliers, request.clip), *([draft.note] if draft.note else [])]
-    # How its labels come about is of no matter here.
-    said = [note for note in said if note != explanation.prediction.spec.note]
-    if request.method in ("attention", "foreground") and (not draft.masks.any() or draft.masks.all()):
-        # Not drawn as if it were one.
-        draft = replace(draft, masks=draft.masks[:0], names=())
-        said.append("No foreground found.")
-    for mask, name in zip(draft.masks, draft.names, strict=True):
+    masks, notes = (
+        [],
+        [*explanation.notes, *_outlier_note(outliers, request.clip), *([patches.note] if patches.note else [])],
+    )
+    # Where its labels come from does not matter here.
+    notes = [note for note in notes if note != explanation.prediction.spec.note]
+    if request.method in ("attention", "foreground") and (not patches.masks.any() or patches.masks.all()):
+        # Not drawn as if it were a mask.
+        patches = replace(patches, masks=patches.masks[:0], names=())
+        notes.append("No foreground found.")
+    for mask, name in zip(patches.masks, patches.names, strict=True):
         if request.refine and request.method != "similarity":
             refined = refine(crop, mask)
             masks.append(refined.mask)
             if refined.note:
-                said.append(f"{name}: {refined.note}")
+                notes.append(f"{name}: {refined.note}")
         else:
             masks.append(enlarge(mask, width, height))
     prediction = explanation.prediction
@@ -126,31 +129,31 @@ def _finish(
         spec=prediction.spec,
         method=request.method,
         masks=np.array(masks, np.bool_).reshape(len(masks), height, width),
-        names=draft.names,
-        patches=draft.masks,
-        values=draft.values,
-        colours=draft.colours,
-        boxes=tuple(_box(match, explanation) for match in draft.matches),
+        names=patches.names,
+        patches=patches.masks,
+        values=patches.values,
+        colours=patches.colours,
+        boxes=tuple(_box(match, explanation) for match in patches.matches),
         view=explanation.view,
         parameters=request.relevant,
         milliseconds=prediction.milliseconds,
         device=prediction.device,
         dtype=prediction.dtype,
-        notes=tuple(dict.fromkeys(said)),
-        scores=tuple(match.score for match in draft.matches),
+        notes=tuple(dict.fromkeys(notes)),
+        scores=tuple(match.score for match in patches.matches),
         pairs=tuple(
             Pair(_middle(one, first), _middle(other, explanation), score)
             for one, other, score in zip(
-                draft.pairs.first.tolist(), draft.pairs.second.tolist(), draft.pairs.scores.tolist(), strict=True
+                patches.pairs.first.tolist(), patches.pairs.second.tolist(), patches.pairs.scores.tolist(), strict=True
             )
         )
-        if draft.pairs
+        if patches.pairs
         else (),
         outliers=outliers,
     )
 
 
-def _told(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
+def _outlier_note(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
     count = int(outliers.sum())
     if not count:
         return ()

@@ -1,4 +1,4 @@
-"""What models there are: embedded ones, the official ones of the Hub, and any other that is here. Never imports torch."""
+"""The known models: embedded, official on the Hub, and any other on disk. Never imports torch."""
 
 from vitdemo.registry.checkpoints import PROBE_FILE, count_parameters, read_json, spec_from_folder, write_json
 from vitdemo.registry.configs import ARCHITECTURES, FAMILIES, processor_from_config
@@ -17,7 +17,7 @@ from vitdemo.registry.lookup import (
     segmenting_model,
 )
 from vitdemo.registry.official import OFFICIAL
-from vitdemo.registry.progress_bar import on_console
+from vitdemo.registry.progress_bar import console_progress
 
 __all__ = [
     "ARCHITECTURES",
@@ -27,6 +27,7 @@ __all__ = [
     "Progress",
     "add_folder",
     "available_models",
+    "console_progress",
     "count_parameters",
     "default_models",
     "download",
@@ -36,7 +37,6 @@ __all__ = [
     "get_spec",
     "is_hub_name",
     "obtain",
-    "on_console",
     "processor_from_config",
     "read_json",
     "ready_models",

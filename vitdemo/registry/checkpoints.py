@@ -1,4 +1,4 @@
-"""A folder with a checkpoint, described. Reads configuration files and safetensors headers; never loads weights."""
+"""Checkpoint folder to `ModelSpec`, from configuration files and safetensors headers; never loads weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from vitdemo.options.methods import applicable
 from vitdemo.registry import configs
 from vitdemo.types import ModelSpec, Processor
 
-_PART = re.compile(r"\w[\w.-]*\.safetensors")
+_SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 PROBE_FILE = "linear_probe.safetensors"
+LARGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, as in the safetensors library."""
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 
@@ -31,11 +33,11 @@ def spec_from_folder(
     """Describe a checkpoint folder: `config.json`, `preprocessor_config.json`, and the weights.
 
     Args:
-        name: what it is called; the folder's name if not given.
-        known: what the table of official checkpoints says of it; only those may have pickled weights.
+        name: the folder's name if None.
+        known: its entry in the table of official checkpoints; only these may have pickled weights.
 
     Raises:
-        CheckpointError: a file is missing, is damaged, or tells of a kind of model that cannot be loaded.
+        CheckpointError: a file is missing or damaged, or the type of model is not supported.
     """
     name = name or folder.name
     spec = spec_from_configs(folder, source, name)
@@ -53,7 +55,7 @@ def spec_from_folder(
 
 
 def spec_from_configs(folder: Path, source: Literal["embedded", "hub", "local"], name: str) -> ModelSpec:
-    """What a checkpoint's configuration files tell: all but its size.
+    """The model's description without its size, from the configuration files alone.
 
     Raises:
         CheckpointError: as `spec_from_folder`.
@@ -61,27 +63,27 @@ def spec_from_configs(folder: Path, source: Literal["embedded", "hub", "local"],
     config = read_json(folder / "config.json")
     configs.check_type(name, config)
     if source == "hub":
-        with _wording(folder / "config.json"):
+        with _as_checkpoint_errors(folder / "config.json"):
             configs.check_architecture(name, config)
-    with _wording(folder / "preprocessor_config.json"):
+    with _as_checkpoint_errors(folder / "preprocessor_config.json"):
         processor = configs.processor_from_config(read_json(folder / "preprocessor_config.json"))
-    with _wording(folder / "config.json"):
+    with _as_checkpoint_errors(folder / "config.json"):
         return replace(_spec(folder, source, config, processor), name=name)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or several that an index names.
+    """The safetensors files of a checkpoint: one, or the shards that the index lists.
 
     Raises:
-        CheckpointError: there are none, or one of them is missing.
+        CheckpointError: there are none, or one is missing.
     """
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        names = parts(folder)
-        lacking = [file for file in names if not (folder / file).exists()]
-        if lacking:
-            raise CheckpointError(f"The weights of {folder.name} are missing: {', '.join(lacking)}.")
+        names = shard_names(folder)
+        missing = [file for file in names if not (folder / file).exists()]
+        if missing:
+            raise CheckpointError(f"The weights of {folder.name} are missing: {', '.join(missing)}.")
         return [folder / file for file in names]
     if (folder / PICKLE).exists():
         raise CheckpointError(
@@ -90,23 +92,23 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"The weights of {folder.name} are missing or damaged.")
 
 
-def parts(folder: Path) -> list[str]:
-    """Names of the files that the index of the weights lists.
+def shard_names(folder: Path) -> list[str]:
+    """Names of the shards that the index of the weights lists.
 
     Raises:
-        CheckpointError: it is damaged, or lists what is no safetensors file beside it.
+        CheckpointError: the index is damaged, or lists anything but safetensors files of the same folder.
     """
     index = read_json(folder / INDEX)
-    with _wording(folder / INDEX):
+    with _as_checkpoint_errors(folder / INDEX):
         names = sorted(set(index["weight_map"].values()))
-        # An index must not reach out of its folder.
-        if not names or not all(_PART.fullmatch(name) for name in names):
-            raise ValueError("no name of a part")
+        # An index must not reach outside its folder.
+        if not names or not all(_SHARD.fullmatch(name) for name in names):
+            raise ValueError("not the name of a shard")
     return names
 
 
 def has_safetensors(folder: Path) -> bool:
-    """Whether there are weights of the safe kind."""
+    """Whether there are safetensors weights."""
     return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
 
 
@@ -117,13 +119,13 @@ def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processo
     probe = folder / PROBE_FILE
     size = configs.image_size(config, processor)
     if processor.crop is None and not isinstance(processor.resize, tuple):
-        # One shape for all photos: what is left of the longer side is cut off.
+        # One shape for all photos: the longer side is cropped.
         processor = replace(processor, crop=size)
     labels = configs.labels(config)
     if probe.exists():
         names = config["id2label"]
         labels = tuple(names[str(index)] for index in range(len(names)))
-    shown = configs.readouts(config)
+    readouts = configs.readouts(config)
     family = ours.get("family", configs.FAMILY_OF[model_type])
     return ModelSpec(
         name=folder.name,
@@ -137,16 +139,16 @@ def _spec(folder: Path, source: Any, config: dict[str, Any], processor: Processo
         num_prefix_tokens=configs.prefix_tokens(config),
         num_layers=0 if cnn else int(configs.value(config, "num_hidden_layers")),
         num_heads=0 if cnn else int(configs.value(config, "num_attention_heads")),
-        readouts=shown,
+        readouts=readouts,
         labels=labels,
         processor=processor,
         parameters=0,
         bytes=0,
         license=str(ours.get("license", "unknown")),
-        methods=applicable(bool(shown), bool(labels)),
+        methods=applicable(bool(readouts), bool(labels)),
         temperature=_temperature(ours),
         threshold=float(ours.get("threshold", 0.0)),
-        pooling="mean" if ours.get("pooling") == "mean" or configs.reads_patches(config) else "class",
+        pooling="mean" if ours.get("pooling") == "mean" or configs.pools_patches(config) else "class",
         note=f"{family} has no classifier: the labels are a linear probe's on its features." if probe.exists() else "",
         reconstructs="ViTMAEForPreTraining" in (config.get("architectures") or []),
     )
@@ -160,7 +162,7 @@ def _temperature(ours: Mapping[str, Any]) -> float:
 
 
 def count_parameters(weights: Path) -> int:
-    """Numbers that were learned, in a safetensors file, from its header alone.
+    """Number of learned parameters in a safetensors file, from its header alone.
 
     Raises:
         CheckpointError: the file is missing or is not a safetensors file.
@@ -168,7 +170,7 @@ def count_parameters(weights: Path) -> int:
     try:
         with weights.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
+            if length > LARGEST_HEADER:
                 raise ValueError("header too long")
             header = json.loads(file.read(length))
         return sum(math.prod(entry["shape"]) for name, entry in header.items() if _is_learned(name, entry))
@@ -177,14 +179,14 @@ def count_parameters(weights: Path) -> int:
 
 
 def _is_learned(name: str, entry: dict[str, Any]) -> bool:
-    """Neither statistics of a BatchNorm nor an index such as old files of BEiT have."""
+    """Neither BatchNorm statistics nor an integer index, as in old BEiT files."""
     if name == "__metadata__" or name.endswith((".running_mean", ".running_var")):
         return False
     return str(entry["dtype"]).startswith(("F", "BF"))
 
 
 def _card_license(folder: Path) -> str:
-    """The licence that a Hub repository's README names in its front matter."""
+    """The licence in the front matter of a Hub repository's README."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")[:10_000]
     except (OSError, ValueError):
@@ -194,8 +196,8 @@ def _card_license(folder: Path) -> str:
 
 
 @contextmanager
-def _wording(path: Path) -> Iterator[None]:
-    """Whatever a file lacks, or holds in the wrong form, is one error."""
+def _as_checkpoint_errors(path: Path) -> Iterator[None]:
+    """Turn exceptions about missing or malformed entries of a file into one `CheckpointError`."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
@@ -206,7 +208,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        CheckpointError: the file is missing or is not one.
+        CheckpointError: the file is missing, or holds no JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -218,5 +220,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """As `read_json` reads it."""
+    """Write an object as `read_json` reads it."""
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

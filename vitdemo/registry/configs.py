@@ -1,4 +1,4 @@
-"""What `config.json` and `preprocessor_config.json` of a checkpoint tell, without torch or transformers."""
+"""Reading of `config.json` and `preprocessor_config.json` without torch or transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitdemo.types import Processor, Readout
 Config = Mapping[str, Any]
 
 FAMILIES = ("ViT", "DeiT", "BEiT", "DINO", "hybrid", "MAE", "CNN", "MSN", "I-JEPA")
-"""In the order in which they are shown."""
+"""In display order."""
 
 FAMILY_OF = {
     "vit": "ViT",
@@ -26,7 +26,7 @@ FAMILY_OF = {
     "vit_msn": "MSN",
     "ijepa": "I-JEPA",
 }
-"""By transformers' `model_type`: the types that can be loaded."""
+"""By transformers' `model_type`: the supported types."""
 
 ARCHITECTURES = (
     "BeitForImageClassification",
@@ -50,7 +50,7 @@ ARCHITECTURES = (
     "ViTMSNModel",
     "ViTModel",
 )
-"""transformers' classes that `vitdemo.models.loading` takes."""
+"""The supported classes of transformers."""
 
 _WHY_NOT = {
     "levit": "its attention does not pass through transformers' attention interface",
@@ -59,10 +59,10 @@ _WHY_NOT = {
     "mobilevitv2": "its attention does not pass through transformers' attention interface",
     "data2vec-vision": "its attention does not pass through transformers' attention interface",
     "poolformer": "it has no attention",
-    "swin": "it attends within windows, so that no token looks at the whole picture",
-    "swinv2": "it attends within windows, so that no token looks at the whole picture",
-    "clip": "it matches pictures with texts, and names no classes by itself",
-    "siglip": "it matches pictures with texts, and names no classes by itself",
+    "swin": "it attends within windows, so that no token attends to the whole image",
+    "swinv2": "it attends within windows, so that no token attends to the whole image",
+    "clip": "it matches images with texts, and has no classes of its own",
+    "siglip": "it matches images with texts, and has no classes of its own",
 }
 
 _DEFAULTS: dict[str, Any] = {
@@ -73,7 +73,7 @@ _DEFAULTS: dict[str, Any] = {
     "patch_size": 16,
     "use_mean_pooling": True,
 }
-"""What transformers takes for keys that a file leaves out, where its types agree."""
+"""transformers' defaults for missing keys, where all types agree."""
 
 _OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     "dinov2": {"patch_size": 14},
@@ -84,11 +84,11 @@ _OWN_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_type(name: str, config: Config) -> str:
-    """The `model_type`, if it can be loaded.
+def check_type(name: str, config: Config) -> None:
+    """Check that the `model_type` is supported.
 
     Raises:
-        CheckpointError: it cannot; the message says why, and what can.
+        CheckpointError: it is not; the message gives the reason and the supported types.
     """
     model_type = str(config.get("model_type"))
     if model_type not in FAMILY_OF:
@@ -97,15 +97,14 @@ def check_type(name: str, config: Config) -> str:
             f"{name} is of type {model_type!r}, which cannot be loaded: {reason}. Types that can: {', '.join(FAMILY_OF)}."
         )
     if config.get("num_channels", 3) != 3:
-        raise CheckpointError(f"{name} cannot be loaded: it does not read colour pictures, which have 3 channels.")
-    return model_type
+        raise CheckpointError(f"{name} cannot be loaded: it does not read colour images, which have 3 channels.")
 
 
 def check_architecture(name: str, config: Config) -> None:
-    """Refuse networks of a type that can be loaded, but for another task, before their weights are fetched.
+    """Check that the architecture is supported, before its weights are fetched: the type may be, but not the task.
 
     Raises:
-        CheckpointError: it is one; the message names what can be loaded.
+        CheckpointError: it is not; the message lists the supported ones.
     """
     architecture = str((config.get("architectures") or ["model without an architecture"])[0])
     if architecture not in ARCHITECTURES:
@@ -115,7 +114,7 @@ def check_architecture(name: str, config: Config) -> None:
 
 
 def value(config: Config, key: str) -> Any:
-    """An entry of the configuration, or what transformers takes where it is left out."""
+    """An entry of the configuration, or transformers' default."""
     if config.get(key) is not None:
         return config[key]
     own = _OWN_DEFAULTS.get(config["model_type"], {})
@@ -123,7 +122,7 @@ def value(config: Config, key: str) -> Any:
 
 
 def prefix_tokens(config: Config) -> int:
-    """Tokens before the patch tokens."""
+    """Number of tokens before the patch tokens."""
     model_type = config["model_type"]
     if model_type in ("resnet", "ijepa"):
         return 0
@@ -137,7 +136,7 @@ def prefix_tokens(config: Config) -> int:
 
 
 def readouts(config: Config) -> tuple[Readout, ...]:
-    """Whose attention can be shown, the default first."""
+    """The read-outs of a model, the default first."""
     model_type = config["model_type"]
     if model_type == "resnet":
         return ()
@@ -150,14 +149,14 @@ def readouts(config: Config) -> tuple[Readout, ...]:
     return ("class",)
 
 
-def reads_patches(config: Config) -> bool:
-    """Whether the class token was never taught to gather anything."""
+def pools_patches(config: Config) -> bool:
+    """Whether a probe should read the mean patch token, because the class token was not trained."""
     kind = config["model_type"]
     return kind in ("vit_mae", "ijepa") or (kind == "beit" and bool(value(config, "use_mean_pooling")))
 
 
 def labels(config: Config) -> tuple[str, ...]:
-    """Names of the classes of a model that has a classifier; none of one that has not, whatever the file lists."""
+    """Class names; empty for a model without a classifier, whatever the file lists."""
     architecture = (config.get("architectures") or [""])[0]
     if "ForImageClassification" not in architecture:
         return ()
@@ -166,7 +165,7 @@ def labels(config: Config) -> tuple[str, ...]:
 
 
 def image_size(config: Config, processor: Processor) -> tuple[int, int]:
-    """`(height, width)` that the processor makes, which need not be what the position embeddings were trained at."""
+    """`(height, width)` of the processor's output, which may differ from the size of the position embeddings."""
     trained = None if config["model_type"] == "resnet" else pair(value(config, "image_size"))
     size = processor.crop or processor.resize or trained
     if size is None:
@@ -175,15 +174,15 @@ def image_size(config: Config, processor: Processor) -> tuple[int, int]:
 
 
 def patch_side(config: Config) -> int:
-    """Side, in input pixels, of the square that one patch token, or one cell of a CNN's last map, stands for."""
+    """Side, in input pixels, of the square covered by a patch token, or by a cell of a CNN's last feature map."""
     if config["model_type"] == "resnet":
-        # The stem shrinks by 4, each stage but the first by 2.
+        # The stem downsamples by 4, each stage but the first by 2.
         return int(4 * 2 ** (len(value(config, "depths")) - 1))
     height, side = pair(value(config, "patch_size"))
     if height != side:
         raise ValueError("patches that are not square")
     if config["model_type"] == "vit-hybrid":
-        # As `ViTHybridConfig.feature_stride`, which would need torch; so are the values of what is left out.
+        # As `ViTHybridConfig.feature_stride`, including its defaults, but without torch.
         backbone = config.get("backbone_config") or {"out_features": ["stage3"]}
         last = backbone["out_features"][-1]
         stage = 1 if last == "stem" else int(last.removeprefix("stage"))
@@ -191,25 +190,25 @@ def patch_side(config: Config) -> int:
     return side
 
 
-_OF_THE_SHORTER_SIDE = ("Bit", "CLIP", "ViTHybrid")
-"""Processors that take a size of one number as that of the shorter side, others as that of a square."""
+_SHORTEST_EDGE = ("Bit", "CLIP", "ViTHybrid")
+"""Processors for which a size of one number is the shorter side; for the others it is a square."""
 
 
 def processor_from_config(config: Config) -> Processor:
-    """Read transformers' `preprocessor_config.json`, old and new spellings of the sizes included."""
+    """Read transformers' `preprocessor_config.json`, in its old and new forms."""
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     resize: tuple[int, int] | int | None = None
     if config.get("do_resize", True):
         size = config.get("size", 224)
         if isinstance(size, dict):
             resize = int(size["shortest_edge"]) if "shortest_edge" in size else (size["height"], size["width"])
-        elif isinstance(size, int) and kind.startswith(_OF_THE_SHORTER_SIDE):
+        elif isinstance(size, int) and kind.startswith(_SHORTEST_EDGE):
             resize = size
         else:
             resize = pair(size)
     crop = None
     if kind.startswith("ConvNext") and resize is not None:
-        # One number is the side after the crop: below 384 the shorter side is made larger first.
+        # The size is that of the crop: below 384 the shorter side is resized to size / crop_pct first.
         side = resize if isinstance(resize, int) else resize[0]
         crop = (side, side) if side < 384 else None
         resize = int(side / config.get("crop_pct", 224 / 256)) if side < 384 else (side, side)
@@ -233,8 +232,8 @@ def _colours(values: Any) -> tuple[float, ...]:
 
 
 def pair(size: Any) -> tuple[int, int]:
-    """`(height, width)` of one number, or of two."""
+    """`(height, width)` from one number or two."""
     found = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
     if min(found) < 1:
-        raise ValueError("a side is at least one pixel")
+        raise ValueError("a side must be at least one pixel")
     return found

@@ -1,4 +1,4 @@
-"""The Hub's cache on this machine's disk, in the layout that every Hugging Face library shares."""
+"""The Hub cache on disk, in the layout shared by the Hugging Face libraries."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vitdemo.registry.checkpoints import PICKLE, has_safetensors, weight_files
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]{0,95}/\w[\w.-]{0,95})(@(?P<revision>\w[\w./-]{0,95}))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-"""A commit or git's name of a file, or a SHA-256."""
+"""A git SHA-1 or a SHA-256."""
 
 
 def split(name: str) -> tuple[str, str]:
-    """`org/model@revision` to repository and revision, which is `main` if not given.
+    """`org/model@revision` to repository and revision, which defaults to `main`.
 
     Raises:
-        OptionError: that is no name of the Hub.
+        OptionError: not a valid Hub name.
     """
     found = _HUB_NAME.fullmatch(name)
     if found is None or ".." in name or "--" in found["repo"]:
@@ -33,7 +33,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name has the form of one on the Hub."""
+    """Whether this is a valid Hub name."""
     try:
         split(name)
     except OptionError:
@@ -42,7 +42,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def root() -> Path:
-    """The cache: `HF_HUB_CACHE`, else `HF_HOME/hub`, else where Hugging Face keeps it."""
+    """The cache folder: `HF_HUB_CACHE`, else `HF_HOME/hub`, else Hugging Face's default."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if named:
         return Path(named).expanduser()
@@ -51,15 +51,15 @@ def root() -> Path:
 
 
 def folder(repo: str) -> Path:
-    """Everything of one repository."""
+    """The folder of one repository."""
     return root() / f"models--{repo.replace('/', '--')}"
 
 
 def snapshot(name: str, pickle: bool = False) -> Path | None:
-    """The folder with the files of a model, if all that it needs are there.
+    """The snapshot folder of a model, if complete.
 
     Args:
-        pickle: whether pickled weights will do where there are no others.
+        pickle: whether pickled weights are accepted if there are no others.
     """
     repo, revision = split(name)
     commit = revision
@@ -85,7 +85,7 @@ def is_complete(found: Path, pickle: bool) -> bool:
 
 
 def repositories() -> Iterator[str]:
-    """Names of all models of which the cache holds anything."""
+    """Names of all repositories in the cache, complete or not."""
     for path in sorted(root().glob("models--*--*")):
         repo = "/".join(path.name.split("--")[1:])
         if is_hub_name(repo):
@@ -93,7 +93,7 @@ def repositories() -> Iterator[str]:
 
 
 def remove(name: str) -> int:
-    """Delete everything of a model; returns the bytes that became free."""
+    """Delete all files of a model; returns the freed bytes."""
     repo, _ = split(name)
     target = folder(repo)
     freed = sum(file.stat().st_size for file in target.rglob("*") if file.is_file() and not file.is_symlink())
@@ -102,12 +102,12 @@ def remove(name: str) -> int:
 
 
 def remove_damaged(found: Path) -> list[str]:
-    """Delete the files of a snapshot whose contents are not what their names in the cache promise; returns their names."""
+    """Delete the files of a snapshot whose checksum is wrong; returns their names."""
     damaged = []
     for pointer in sorted(found.iterdir()):
         if not pointer.is_symlink():
             continue
-        # Not all links to its end: what lies there need not be named by its contents.
+        # Only one level of links is resolved: a blob may itself be a link to a file of another name.
         blob = pointer.parent / pointer.readlink()
         if DIGEST.fullmatch(blob.name) and blob.exists() and checksum(blob, blob.name) != blob.name:
             blob.unlink()
@@ -117,7 +117,7 @@ def remove_damaged(found: Path) -> list[str]:
 
 
 def checksum(path: Path, like: str) -> str:
-    """SHA-256 of a file, or, where `like` is as short as one, its git object's SHA-1."""
+    """SHA-256 of a file, or its git SHA-1 if `like` has that length."""
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

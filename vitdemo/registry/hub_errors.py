@@ -1,4 +1,4 @@
-"""What the Hub and the network answer, in words."""
+"""Errors of the Hub and the network as messages for the user."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vitdemo.types import ModelSpec
 
 
 @contextmanager
-def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
-    """Whatever goes wrong in a download of that model becomes a `DownloadError`.
+def as_download_errors(name: str, known: ModelSpec | None) -> Iterator[None]:
+    """Turn exceptions of a download into a `DownloadError`.
 
     Args:
-        known: what the table of official checkpoints says of it, such as how to get access.
+        known: the model's entry in the table of official checkpoints, which says how to get access.
     """
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -27,7 +27,7 @@ def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    how = known.gated if known is not None and known.gated else _access(name)
+    how = known.gated if known is not None and known.gated else _access_hint(name)
     try:
         yield
     except GatedRepoError:
@@ -40,13 +40,13 @@ def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
         raise DownloadError(f"{name}: the model is on the Hub, but not this revision of it.") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise DownloadError(
-            f"There is no model {name} on the Hub, or it is private. Check the spelling; for a private one set HF_TOKEN."
+            f"There is no model {name} on the Hub, or it is private. Check the spelling; for a private model set HF_TOKEN."
         ) from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "nothing")
         if status == 401:
             raise DownloadError(
-                "The Hub refuses the token of HF_TOKEN or of `hf auth login`. Replace it, or go without."
+                "The Hub rejects the token of HF_TOKEN or of `hf auth login`. Replace or remove it."
             ) from None
         raise DownloadError(f"The Hub answered {status}. Try again later, or use an embedded model.") from None
     except Exception as error:
@@ -57,12 +57,12 @@ def worded(name: str, known: ModelSpec | None) -> Iterator[None]:
             ) from None
         if isinstance(error, OSError):
             raise DownloadError(
-                f"The files of {name} cannot be kept: {error.strerror or type(error).__name__}. "
-                "Set HF_HOME to a folder that can be written to."
+                f"The files of {name} cannot be stored: {error.strerror or type(error).__name__}. "
+                "Set HF_HOME to a writable folder."
             ) from None
         raise
 
 
-def _access(name: str) -> str:
+def _access_hint(name: str) -> str:
     page = f"https://huggingface.co/{hub_cache.split(name)[0]}"
     return f"Ask for access at {page} with your account, then give its token as HF_TOKEN."

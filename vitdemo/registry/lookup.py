@@ -1,4 +1,4 @@
-"""Every model that can be named."""
+"""Models by name: embedded, added from a folder, or from the Hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import ModelSpec
 
 _added: dict[str, ModelSpec] = {}
-"""Local folders that were added while this process runs."""
+"""Models of local folders, added while the process runs."""
 
 
 def available_models() -> tuple[ModelSpec, ...]:
-    """Every model that can be named: embedded ones first, then those of the Hub, those that are on the disk before the others."""
+    """All known models: embedded, then local, then Hub models, those on disk first."""
     sources = ("embedded", "local", "hub")
     known = (*_embedded().values(), *_added.values(), *_hub())
     return tuple(
@@ -30,16 +30,16 @@ def available_models() -> tuple[ModelSpec, ...]:
 
 
 def ready_models() -> tuple[ModelSpec, ...]:
-    """Those that can run at once."""
+    """The models whose weights are on disk."""
     return tuple(spec for spec in available_models() if spec.ready)
 
 
 def get_spec(name: str) -> ModelSpec:
-    """The model of that name, ready to run. Never looks at a folder or at the network.
+    """The model of this name, ready to run. Safe for untrusted names: no folder is opened and no request is made.
 
     Raises:
         UnknownModelError: there is none; the message lists the choices.
-        NotDownloadedError: it is on the Hub, and its weights are not here.
+        NotDownloadedError: the weights of a Hub model are not on disk.
     """
     spec = _embedded().get(name) or _added.get(name)
     if spec is None and hub_cache.is_hub_name(name):
@@ -47,7 +47,7 @@ def get_spec(name: str) -> ModelSpec:
     if spec is None:
         choices = ", ".join(spec.name for spec in ready_models())
         raise UnknownModelError(
-            f"Unknown model {name!r}. Choose from: {choices}; or a model of the Hub, as organisation/model."
+            f"Unknown model {name!r}. Choose from: {choices}; or a model on the Hub, as organisation/model."
         )
     if not spec.ready:
         size = f" ({spec.bytes / 1e6:.0f} MB)" if spec.bytes else ""
@@ -58,23 +58,23 @@ def get_spec(name: str) -> ModelSpec:
 
 
 def find_spec(name: str) -> ModelSpec:
-    """The model of that name, or the one in that folder. Not for names that strangers give: it looks at the disk.
+    """The model of this name or folder. Never pass untrusted names: folders are opened.
 
     Raises:
-        UnknownModelError: neither.
-        CheckpointError: the folder holds no model that can be loaded.
-        NotDownloadedError: it is on the Hub, and its weights are not here.
+        UnknownModelError: there is none.
+        CheckpointError: the folder holds no supported model.
+        NotDownloadedError: the weights of a Hub model are not on disk.
     """
     folder = _folder_of(name)
     return get_spec(name) if folder is None else spec_from_folder(folder)
 
 
 def add_folder(path: str) -> ModelSpec:
-    """Put the model of a folder among the others until the process ends. Not for names that strangers give.
+    """Add the model of a folder until the process ends. Never pass untrusted paths.
 
     Raises:
-        OptionError: there is no such folder with a model, or its name is taken.
-        CheckpointError: the model cannot be loaded.
+        OptionError: no such folder with a model, or its name is taken.
+        CheckpointError: the model is not supported.
     """
     folder = _folder_of(path)
     if folder is None:
@@ -88,44 +88,44 @@ def add_folder(path: str) -> ModelSpec:
 
 
 def _folder_of(path: str) -> Path | None:
-    """The folder, if there is one with a model in it."""
+    """The folder, if it exists and holds a model."""
     try:
         folder = Path(path).expanduser()
         return folder if (folder / "config.json").is_file() else None
-    except (OSError, RuntimeError, ValueError):  # too long, of no such user, with a zero byte
+    except (OSError, RuntimeError, ValueError):  # name too long, unknown user, NUL byte
         return None
 
 
 def forget_folder(name: str) -> None:
-    """Take a folder that was added out again; its files stay."""
+    """Undo `add_folder`; the files are kept."""
     _added.pop(name, None)
 
 
 def embedded_models() -> tuple[ModelSpec, ...]:
-    """Those that ship with the project, in the order of the families."""
+    """The models that ship with the project, ordered by family."""
     return tuple(_embedded().values())
 
 
 def default_models(settings: Settings) -> tuple[ModelSpec, ...]:
-    """The models that a comparison opens with: those of the settings, else every embedded one with labels and attention."""
+    """The initial models of a comparison: those of the settings, else all embedded ones with labels and attention."""
     if settings.models:
         return tuple(get_spec(name) for name in settings.models)
     return tuple(spec for spec in embedded_models() if spec.labels and spec.readouts)
 
 
 def segmenting_model() -> ModelSpec:
-    """The model that segments where none is named: a DINO, in whose features objects stand out, else the first with attention."""
+    """The default model for segmentation: a DINO, whose features separate objects, else the first with attention."""
     ready = [spec for spec in ready_models() if spec.readouts]
     return next((spec for spec in ready if spec.family == "DINO"), ready[0])
 
 
 def reconstructing_model() -> ModelSpec:
-    """The model that fills in hidden patches where none is named: the first masked autoencoder."""
+    """The default model for reconstruction: the first masked autoencoder."""
     return next(spec for spec in ready_models() if spec.reconstructs)
 
 
 def hub_spec(name: str) -> ModelSpec | None:
-    """What is known of a model of the Hub: from its files if they are here, else from the table; None if from neither."""
+    """A Hub model's description: from its files if on disk, else from the table of official checkpoints, else None."""
     repo, _ = hub_cache.split(name)
     known = OFFICIAL.get(repo)
     found = hub_cache.snapshot(name, pickle=known is not None)
@@ -133,31 +133,31 @@ def hub_spec(name: str) -> ModelSpec | None:
         try:
             return spec_from_snapshot(found, name)
         except CheckpointError:
-            pass  # a damaged file: fetched again by the next download
+            pass  # a damaged file is fetched again by the next download
     return replace(known, name=name) if known is not None else None
 
 
 @lru_cache(maxsize=256)
 def spec_from_snapshot(found: Path, name: str) -> ModelSpec:
-    """The files of a commit never change."""
-    with named(found, name):
+    """Cached, because the files of a commit never change."""
+    with errors_name_model(found, name):
         spec = spec_from_folder(found, "hub", name, OFFICIAL.get(hub_cache.split(name)[0]))
     return replace(spec, revision=found.name)
 
 
 def check_snapshot(found: Path, name: str) -> None:
-    """Whether it can be loaded, as far as the configuration files tell.
+    """Check a snapshot's configuration files.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: the model is not supported.
     """
-    with named(found, name):
+    with errors_name_model(found, name):
         spec_from_configs(found, "hub", name)
 
 
 @contextmanager
-def named(found: Path, name: str) -> Iterator[None]:
-    """A snapshot's folder has the name of a commit, which tells nobody anything."""
+def errors_name_model(found: Path, name: str) -> Iterator[None]:
+    """Replace the commit hash, the name of a snapshot's folder, by the model's name in error messages."""
     try:
         yield
     except CheckpointError as error:

@@ -1,7 +1,6 @@
-"""The official checkpoints on the Hugging Face Hub, as data.
+"""Table of the official checkpoints on the Hugging Face Hub.
 
-What a model's own files say, once they are here, goes before what is said here. Numbers of parameters follow from the
-architectures; a test builds each one and counts.
+Once a model is downloaded, its own files take precedence.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vitdemo.options.methods import applicable
-from vitdemo.registry.configs import prefix_tokens, readouts, reads_patches
+from vitdemo.registry.configs import pools_patches, prefix_tokens, readouts
 from vitdemo.types import ModelSpec, Processor
 
 _BILINEAR, _BICUBIC = 2, 3
@@ -17,10 +16,10 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _TINY, _SMALL, _BASE, _LARGE = (12, 3), (12, 6), (12, 12), (24, 16)
-"""Layers and heads. A head is 64 wide in each of them."""
+"""Numbers of layers and heads; each head is 64 wide."""
 
-_APACHE = "apache-2.0"
-_META = "dinov3-license"
+_REGISTERS = 4
+"""Of every official checkpoint that has any."""
 
 
 def _square(side: int, resample: int = _BILINEAR, norm: tuple[tuple[float, ...], ...] = _HALF) -> Processor:
@@ -40,14 +39,12 @@ def _entry(
     processor: Processor,
     patch: int = 16,
     classes: int = 0,
-    registers: int = 0,
-    license: str = _APACHE,
 ) -> ModelSpec:
     layers, heads = size
-    config = {"model_type": model_type, "num_register_tokens": registers}
+    config = {"model_type": model_type, "num_register_tokens": _REGISTERS}
     shape = processor.crop or processor.resize
     assert isinstance(shape, tuple)
-    shown = readouts(config)
+    own_readouts = readouts(config)
     return ModelSpec(
         name=name,
         family=family,
@@ -60,14 +57,14 @@ def _entry(
         num_prefix_tokens=prefix_tokens(config),
         num_layers=layers,
         num_heads=heads,
-        readouts=shown,
+        readouts=own_readouts,
         labels=(),
         processor=processor,
         parameters=round(millions * 1e6),
         bytes=round(millions * 4e6),
-        license=license,
-        methods=applicable(bool(shown), classes > 0),
-        pooling="mean" if reads_patches(config) else "class",
+        license="apache-2.0",
+        methods=applicable(bool(own_readouts), classes > 0),
+        pooling="mean" if pools_patches(config) else "class",
         ready=False,
         reconstructs=model_type == "vit_mae",
         expected_classes=classes,
@@ -76,7 +73,7 @@ def _entry(
 
 def _gated(spec: ModelSpec) -> ModelSpec:
     how = f"Accept the licence at {spec.link} with a free account, then give its token as HF_TOKEN, or run `hf auth login`."
-    return replace(spec, gated=how)
+    return replace(spec, license="dinov3-license", gated=how)
 
 
 _DEIT = _cropped((256, 256), 224)
@@ -111,34 +108,10 @@ _TABLE = (
     _entry("facebook/dinov2-base", "DINO", "dinov2", _BASE, 86.580480, _DINOV2, patch=14),
     _entry("facebook/dinov2-small-imagenet1k-1-layer", "DINO", "dinov2", _SMALL, 22.825576, _DINOV2, 14, classes=1000),
     _entry("facebook/dinov2-base-imagenet1k-1-layer", "DINO", "dinov2", _BASE, 88.117480, _DINOV2, 14, classes=1000),
-    _entry(
-        "facebook/dinov2-with-registers-small", "DINO", "dinov2_with_registers", _SMALL, 22.058112, _DINOV2, 14, 0, 4
-    ),
-    _entry("facebook/dinov2-with-registers-base", "DINO", "dinov2_with_registers", _BASE, 86.583552, _DINOV2, 14, 0, 4),
-    _gated(
-        _entry(
-            "facebook/dinov3-vits16-pretrain-lvd1689m",
-            "DINO",
-            "dinov3_vit",
-            _SMALL,
-            21.596544,
-            _DINO,
-            registers=4,
-            license=_META,
-        )
-    ),
-    _gated(
-        _entry(
-            "facebook/dinov3-vitb16-pretrain-lvd1689m",
-            "DINO",
-            "dinov3_vit",
-            _BASE,
-            85.660416,
-            _DINO,
-            registers=4,
-            license=_META,
-        )
-    ),
+    _entry("facebook/dinov2-with-registers-small", "DINO", "dinov2_with_registers", _SMALL, 22.058112, _DINOV2, 14),
+    _entry("facebook/dinov2-with-registers-base", "DINO", "dinov2_with_registers", _BASE, 86.583552, _DINOV2, 14),
+    _gated(_entry("facebook/dinov3-vits16-pretrain-lvd1689m", "DINO", "dinov3_vit", _SMALL, 21.596544, _DINO)),
+    _gated(_entry("facebook/dinov3-vitb16-pretrain-lvd1689m", "DINO", "dinov3_vit", _BASE, 85.660416, _DINO)),
     _entry(
         "google/vit-hybrid-base-bit-384",
         "hybrid",
@@ -153,4 +126,4 @@ _TABLE = (
 )
 
 OFFICIAL = {spec.name: spec for spec in _TABLE}
-"""By Hub id, in the order in which they are shown."""
+"""By Hub id, in display order."""

@@ -1,4 +1,4 @@
-"""The progress of a download on a terminal."""
+"""Progress bar of a download in a terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from vitdemo.registry.download import Progress
 
 
 @contextmanager
-def on_console(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr, from the first report on; nothing where stderr is not a terminal."""
+def console_progress(name: str) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr, from the first report on; none if stderr is not a terminal."""
     from tqdm import tqdm
 
     bar: tqdm[None] | None = None

@@ -1,7 +1,6 @@
-"""One file from the Hub to the disk: resumed where it broke off, watched, and stopped when asked.
+"""Resumable, cancellable download of one file.
 
-`huggingface_hub` 2 throws a half-written file away when a download fails, and reports only every 10 MB; this keeps what is
-there for the next attempt.
+`huggingface_hub` 2 deletes a partial file when a download fails, and reports progress only every 10 MB.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import httpx
 from vitdemo.errors import DownloadError
 
 RETRIES = 4
-"""Attempts in a row that may bring nothing."""
+"""Consecutive attempts without progress."""
 PAUSE = 1.0
 """Seconds between attempts."""
 TIMEOUT = httpx.Timeout(10, read=20)
 SLOWEST, PATIENCE = 1000, 60.0
-"""Fewer bytes a second than this, over so many seconds, is given up."""
+"""Minimum rate in bytes per second, measured over this many seconds."""
 
 
 class HubAnswerError(Exception):
-    """The Hub answered with an error that another attempt would not change."""
+    """An error status that retrying would not change."""
 
     def __init__(self, status: int, code: str) -> None:
         super().__init__(f"{status} {code}")
@@ -33,15 +32,15 @@ class HubAnswerError(Exception):
 
 
 def transfer(url: str, target: Path, size: int, headers: Mapping[str, str], tick: Callable[[int], None]) -> None:
-    """Write what is missing of a file of `size` bytes.
+    """Download a file of `size` bytes, resuming a partial one.
 
     Args:
-        target: what is there already is kept, and only the rest is asked for.
-        tick: called with the number of new bytes, negative where bytes had to be thrown away; what it raises ends the transfer.
+        target: only the bytes that it lacks are requested.
+        tick: called with the number of new bytes, negative if bytes were discarded; an exception from it ends the transfer.
 
     Raises:
         HubAnswerError: the Hub refused.
-        DownloadError: no connection, or one too slow; the disk is full.
+        DownloadError: no connection, or too slow a one; the disk is full.
     """
     failures = 0
     pace = _Pace()
@@ -60,18 +59,18 @@ def transfer(url: str, target: Path, size: int, headers: Mapping[str, str], tick
             except _BusyError as error:
                 last = str(error)
             except OSError as error:
-                raise _disk(error) from None
+                raise _disk_error(error) from None
             else:
                 last = "the connection was closed early"
             after = _length(target)
             if after == size:
                 return
             if after > size:
-                last = "more came than was announced"
+                last = "it sent more bytes than announced"
             failures = 0 if before < after < size else failures + 1
             if failures > RETRIES:
                 raise DownloadError(
-                    f"The Hub cannot be reached, or breaks off ({last}). What has come is kept; try again later."
+                    f"The Hub cannot be reached, or breaks off ({last}). Try again later: the download resumes where it left off."
                 )
             time.sleep(PAUSE)
 
@@ -86,17 +85,17 @@ def _attempt(
     pace: _Pace,
 ) -> None:
     start = _length(target)
-    asked = {**headers, "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
-    with client.stream("GET", url, headers=asked) as response:
+    headers = {**headers, "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    with client.stream("GET", url, headers=headers) as response:
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise _BusyError(f"it answered {response.status_code}")
         if response.status_code >= 400:
             raise HubAnswerError(response.status_code, response.headers.get("X-Error-Code", ""))
         if start and response.status_code != 206:
-            # It does not resume: from the start.
+            # The server ignored the range: start over.
             _discard(target, tick)
         with target.open("ab") as file:
-            # Not in pieces of a set size: of those, what has come of the last one is lost where the connection breaks off.
+            # Not in chunks of a fixed size: a partial last chunk would be lost if the connection breaks off.
             for chunk in response.iter_raw():
                 file.write(chunk)
                 tick(len(chunk))
@@ -106,11 +105,11 @@ def _attempt(
 
 
 class _BusyError(Exception):
-    """An answer that another attempt may change."""
+    """An error status worth retrying."""
 
 
 class _Pace:
-    """Notices a connection that stays open and brings almost nothing."""
+    """Detects a connection that stays open and delivers almost nothing."""
 
     def __init__(self) -> None:
         self._since, self._bytes = time.monotonic(), 0
@@ -123,7 +122,7 @@ class _Pace:
         if self._bytes < SLOWEST * seconds:
             raise DownloadError(
                 f"The connection is too slow: {self._bytes} bytes in {seconds:.0f} seconds. "
-                "What has come is kept; try again later."
+                "Try again later: the download resumes where it left off."
             )
         self._since, self._bytes = time.monotonic(), 0
 
@@ -136,14 +135,14 @@ def _length(path: Path) -> int:
 
 
 def _discard(target: Path, tick: Callable[[int], None]) -> int:
-    """Throw away what is there; returns the length that is left."""
-    gone = _length(target)
+    """Delete a partial file; returns its new length."""
+    length = _length(target)
     target.unlink()
-    tick(-gone)
+    tick(-length)
     return 0
 
 
-def _disk(error: OSError) -> DownloadError:
+def _disk_error(error: OSError) -> DownloadError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DownloadError("The disk is full. What has come is kept; make room and try again.")
+        return DownloadError("The disk is full. Free some space and try again: the download resumes where it left off.")
     return DownloadError(f"The file cannot be written: {error.strerror or error}.")

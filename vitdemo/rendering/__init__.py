@@ -1,1 +1,1 @@
-"""Maps and masks drawn over photos."""
+"""Maps and masks rendered over photos."""

@@ -1,4 +1,4 @@
-"""Masks, principal components and matches, drawn over the crop that the model saw."""
+"""Masks, principal components and matches rendered over the crop."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vitdemo.rendering.overlay import overlay, upsample
 from vitdemo.types import AttributionMap, Photo, Segmentation
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
-"""Of the masks, in their order, then from the start again: those of Okabe & Ito 2008, which colour-blind eyes tell apart."""
+"""Mask colours, repeated as needed: the palette of Okabe & Ito 2008, distinguishable with colour blindness."""
 
 DEFAULT_MASK_OPACITY = 0.6
 
 DIMMED = 0.45
-"""Of the light of what is outside of a foreground: masks are seen on objects of their own colour, too."""
+"""Brightness outside the foreground, so that masks also show on objects of their own colour."""
 
 
 def colours_of(numbers: Sequence[int]) -> NDArray[np.uint8]:
-    """The colours of the masks of these numbers, `[n, 3]` RGB.
+    """RGB colours `[n, 3]` of the masks of these numbers.
 
     >>> colours_of([1, 9]).tolist()
     [[230, 159, 0], [230, 159, 0]]
@@ -33,7 +33,7 @@ def colours_of(numbers: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def label_map(masks: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.uint8]:
-    """`[n, H, W]` to `[H, W]`: 0 where there is none, else the number of the mask; of several, the first.
+    """Masks `[n, H, W]` to a label map `[H, W]`: 0, or the number of the first mask there.
 
     >>> label_map(np.array([[[True, False, False]], [[True, True, False]]]), numbers=[1, 3]).tolist()
     [[1, 3, 0]]
@@ -47,9 +47,9 @@ def label_map(masks: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.ui
 def segmentation_overlay(
     photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY
 ) -> Image.Image:
-    """The crop with what was found over it: masks filled and outlined, and numbered where there are several.
+    """The crop with masks filled and outlined, and numbered if there are several.
 
-    Of `pca` the components are the fill; of `similarity` it is the heat map, with the best matches boxed and numbered.
+    For `pca` the fill is the components; for `similarity` a heat map, with the best matches boxed and numbered.
     """
     if segmentation.method == "similarity" and segmentation.values is not None:
         heat = AttributionMap(segmentation.values, segmentation.method, None, None, None)
@@ -59,24 +59,24 @@ def segmentation_overlay(
         return _with_boxes(pixels, segmentation)
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.colours is not None:
-        fill, where = np.asarray(components_picture(segmentation)), _coloured(segmentation).astype(np.uint8)
+        fill, where = np.asarray(components_image(segmentation)), _coloured(segmentation).astype(np.uint8)
     else:
         where = label_map(segmentation.masks, segmentation.numbers)
         fill = cv2.LUT(cv2.merge([where] * 3), colours_of(range(256))[:, None])
     cv2.copyTo(cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where, pixels)
     _cross(pixels, segmentation)
     _outline(pixels, segmentation, white=segmentation.colours is not None)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if len(segmentation.masks) > 1:
         for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
             if mask.any():
-                # "head 0", "part 3": as the list of masks says it.
-                _number(picture, _inmost(mask), name.split()[-1])
-    return picture
+                # The number in the name, as in the list of masks: "head 0", "part 3".
+                _number(image, _innermost_point(mask), name.split()[-1])
+    return image
 
 
-def base_picture(photo: Photo, segmentation: Segmentation) -> Image.Image:
-    """The crop for masks to be laid on: outlined in white, outlier patches crossed out, and dimmed outside of a foreground."""
+def base_image(photo: Photo, segmentation: Segmentation) -> Image.Image:
+    """The crop under interactive masks: white outlines, outlier patches crossed out, dimmed outside the foreground."""
     pixels = np.array(photo.image.crop(segmentation.view.crop))
     if segmentation.method == "foreground" and len(segmentation.masks):
         outside = ~np.logical_or.reduce(segmentation.masks)
@@ -86,8 +86,8 @@ def base_picture(photo: Photo, segmentation: Segmentation) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
-    """Two crops side by side, and lines between what is where in both. The second one's size follows the first's height."""
+def pairs_image(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
+    """Two crops side by side, scaled to one height, with lines between corresponding patches."""
     crops = [photo.image.crop(found.view.crop) for photo, found in (first, second)]
     height = max(crop.height for crop in crops)
     scales = [height / crop.height for crop in crops]
@@ -95,10 +95,10 @@ def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmen
         crop.resize((max(1, round(crop.width * scale)), height)) for crop, scale in zip(crops, scales, strict=True)
     ]
     gap = max(4, height // 50)
-    picture = Image.new("RGB", (crops[0].width + gap + crops[1].width, height), "white")
-    picture.paste(crops[0], (0, 0))
-    picture.paste(crops[1], (crops[0].width + gap, 0))
-    draw, stroke = ImageDraw.Draw(picture), max(2, round(height / 200))
+    image = Image.new("RGB", (crops[0].width + gap + crops[1].width, height), "white")
+    image.paste(crops[0], (0, 0))
+    image.paste(crops[1], (crops[0].width + gap, 0))
+    draw, stroke = ImageDraw.Draw(image), max(2, round(height / 200))
     lines = []
     for pair in second[1].pairs:
         ends = []
@@ -113,17 +113,17 @@ def pairs_picture(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmen
         draw.line(line, COLOURS[number % (len(COLOURS) - 1)], stroke)
     for number, line in enumerate(lines, start=1):
         for end in line:
-            _number(picture, end, str(number))
-    return picture
+            _number(image, end, str(number))
+    return image
 
 
-def components_picture(segmentation: Segmentation) -> Image.Image:
-    """The principal components as colours, of the size of the crop; black outside of the mask."""
+def components_image(segmentation: Segmentation) -> Image.Image:
+    """The principal components as colours, at the size of the crop; black outside the mask."""
     colours = segmentation.colours
     if colours is None:
         raise ValueError(f"{segmentation.method} has no components.")
     if len(segmentation.patches):
-        # Colours go on beyond the patches that have one, so that none fades to black at the edge of the mask.
+        # Colours are extended beyond the mask, so that they do not fade to black at its edge.
         inside = np.logical_or.reduce(segmentation.patches)
         rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
         colours = colours[rows, columns] if inside.any() else colours
@@ -135,7 +135,7 @@ def components_picture(segmentation: Segmentation) -> Image.Image:
 
 
 def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
-    """Where components are shown: in the mask, or everywhere where there is none."""
+    """Where components are shown: in the mask, or everywhere without one."""
     if not len(segmentation.masks):
         return np.ones(segmentation.masks.shape[1:], np.bool_)
     inside: NDArray[np.bool_] = np.logical_or.reduce(segmentation.masks)
@@ -143,7 +143,7 @@ def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
 
 
 def _cross(pixels: NDArray[np.uint8], segmentation: Segmentation) -> None:
-    """Draw a cross on every outlier patch."""
+    """Draw a cross over every outlier patch."""
     if segmentation.outliers is None:
         return
     stroke, (height, width) = _stroke(pixels), pixels.shape[:2]
@@ -162,7 +162,7 @@ def _stroke(pixels: NDArray[np.uint8]) -> int:
 
 
 def _outline(pixels: NDArray[np.uint8], segmentation: Segmentation, white: bool) -> None:
-    """Draw a line of the mask's colour, or a white one, between black ones: it is seen on every photo."""
+    """Outline masks in their colour or in white, edged in black, so that the line shows on every photo."""
     stroke = _stroke(pixels)
     colours = colours_of(segmentation.numbers).tolist()
     for mask, colour in zip(segmentation.masks, colours, strict=True):
@@ -177,25 +177,25 @@ def _with_boxes(pixels: NDArray[np.uint8], segmentation: Segmentation) -> Image.
     for colour, width in (((0, 0, 0), 3 * stroke), ((255, 255, 255), stroke)):
         for left, top, right, bottom in segmentation.boxes:
             cv2.rectangle(pixels, (left, top), (max(left, right - 1), max(top, bottom - 1)), colour, width)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     for number, (left, top, right, bottom) in enumerate(segmentation.boxes, start=1):
-        _number(picture, ((left + right) // 2, (top + bottom) // 2), str(number))
-    return picture
+        _number(image, ((left + right) // 2, (top + bottom) // 2), str(number))
+    return image
 
 
-def _number(picture: Image.Image, centre: tuple[int, int], text: str) -> None:
-    """White on a black disc."""
-    size = max(9, round(min(picture.size) / 28))
+def _number(image: Image.Image, centre: tuple[int, int], text: str) -> None:
+    """Draw a number in white on a black disc."""
+    size = max(9, round(min(image.size) / 28))
     x, y = centre
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     radius = round(0.8 * size)
     disc = (x - radius, y - radius, x + radius, y + radius)
     draw.ellipse(disc, fill="black", outline="white", width=max(1, size // 10))
     draw.text((x, y), text, fill="white", font=ImageFont.load_default(size), anchor="mm")
 
 
-def _inmost(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """x and y of the place of a mask that is farthest from its edge."""
+def _innermost_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """x and y of the point of a mask that is farthest from its edge."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(np.argmax(depth)), depth.shape)
     return int(x), int(y)

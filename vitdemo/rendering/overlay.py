@@ -1,4 +1,4 @@
-"""Maps and photos to pictures. The browser draws with the same colour tables and the same upsampling."""
+"""Overlays of maps on photos, and figures. The browser uses the same colour tables and the same upsampling."""
 
 from __future__ import annotations
 
@@ -9,72 +9,58 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vitdemo.errors import OptionError
 from vitdemo.types import AttributionMap, Explanation, Photo, Reconstruction, View
 
 COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
-"""Perceptual ones only: lightness rises steadily, so that they read in grey and for colour-blind eyes."""
+"""Perceptually uniform ones only, readable in grey and with colour blindness."""
 
 DEFAULT_COLOUR_MAP = "inferno"
 DEFAULT_OPACITY = 0.8
 FAINTEST = 0.25
-"""Opacity of the lowest value, as a share of the chosen one: where there is little attention, more of the photo is left."""
+"""Opacity of the lowest value, as a share of the chosen opacity, so that the photo shows where attention is low."""
 
 
 @lru_cache(maxsize=16)
 def colour_table(name: str) -> NDArray[np.uint8]:
-    """256 colours, `[256, 3]` RGB.
-
-    Raises:
-        OptionError: unknown colour map.
-    """
-    if name not in COLOUR_MAPS:
-        raise OptionError(f"Unknown colour map {name!r}. Choose from: {', '.join(COLOUR_MAPS)}.")
+    """256 RGB colours, `[256, 3]`, of one of `COLOUR_MAPS`."""
     ramp = np.arange(256, dtype=np.uint8).reshape(-1, 1)
     bgr = cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{name.upper()}"))
     return np.ascontiguousarray(bgr[:, 0, ::-1])
 
 
-def upsample(values: NDArray[np.float32], width: int, height: int, smooth: bool = True) -> NDArray[np.float32]:
-    """`[h, w]` to `[height, width]`: bilinear between patch centres, or each patch flat.
+def upsample(values: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """`[h, w]` to `[height, width]`, bilinear between patch centres.
 
     >>> upsample(np.array([[0, 1]], np.float32), width=4, height=1).tolist()
     [[0.0, 0.25, 0.75, 1.0]]
     """
-    interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
-    return np.asarray(cv2.resize(values.astype(np.float32), (width, height), interpolation=interpolation), np.float32)
+    resized = cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32)
 
 
-def overlay(
-    photo: Photo,
-    view: View,
-    attribution: AttributionMap,
-    colour_map: str = DEFAULT_COLOUR_MAP,
-    opacity: float = DEFAULT_OPACITY,
-    smooth: bool = True,
-) -> Image.Image:
-    """The part of the photo that the model saw, at the photo's own resolution, with the map in colour over it."""
+def overlay(photo: Photo, view: View, attribution: AttributionMap, opacity: float = DEFAULT_OPACITY) -> Image.Image:
+    """The view of the photo, at the photo's resolution, with the map in colour over it."""
     crop = photo.image.crop(view.crop)
-    values = upsample(attribution.scaled(), crop.width, crop.height, smooth)
+    values = upsample(attribution.scaled(), crop.width, crop.height)
     indices = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     weights = opacity * (FAINTEST + (1 - FAINTEST) * np.arange(256, dtype=np.float32) / 255)
     weight = weights[indices][:, :, None]
-    blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(colour_map)[indices] * weight
+    blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(DEFAULT_COLOUR_MAP)[indices] * weight
     return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 
 def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
-    """The crop, what a masked autoencoder saw of it, and what it made of that, in a row."""
+    """The crop, the masked input and the reconstruction in a row."""
     width, height = found.seen.size
     crop = photo.image.crop(found.view.crop).resize((width, height), Image.Resampling.LANCZOS)
     figure = Image.new("RGB", (3 * width + 16, height), "white")
-    for index, picture in enumerate((crop, found.seen, found.filled)):
-        figure.paste(picture, (index * (width + 8), 0))
+    for index, image in enumerate((crop, found.seen, found.filled)):
+        figure.paste(image, (index * (width + 8), 0))
     return figure
 
 
 def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side: int = 320) -> Image.Image:
-    """One column a model: overlay, name, best labels. Captions are black on white."""
+    """One column per model: overlay, name, best labels. Captions are black on white."""
     margin, line = 16, 22
     columns = max(1, len(explanations))
     figure = Image.new("RGB", (columns * (side + margin) + margin, side + 6 * line + 2 * margin), "white")
@@ -82,12 +68,12 @@ def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side:
     bold, plain = ImageFont.load_default(17), ImageFont.load_default(15)
     for index, explanation in enumerate(explanations):
         left = margin + index * (side + margin)
-        picture = photo.image.crop(explanation.view.crop)
+        image = photo.image.crop(explanation.view.crop)
         if explanation.map is not None:
-            picture = overlay(photo, explanation.view, explanation.map)
-        scale = side / max(picture.size)
-        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-        figure.paste(picture, (left + (side - picture.width) // 2, margin + (side - picture.height) // 2))
+            image = overlay(photo, explanation.view, explanation.map)
+        scale = side / max(image.size)
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        figure.paste(image, (left + (side - image.width) // 2, margin + (side - image.height) // 2))
         prediction = explanation.prediction
         top = margin + side + line // 3
         draw.text((left, top), f"{prediction.spec.name}  {prediction.milliseconds:.0f} ms", fill="black", font=bold)

@@ -1,7 +1,7 @@
-"""Objects and their parts: features and attention of patches in, masks out. Nothing here runs a network."""
+"""Unsupervised segmentation: pure functions from patch features and attention to masks."""
 
 from vitdemo.segmentation.arrays import unit
-from vitdemo.segmentation.cut import LOOSE, TAU, Foreground, Side, affinity, foreground, second_eigenvector
+from vitdemo.segmentation.cut import MAX_EIGENVALUE, TAU, Foreground, Side, foreground, second_eigenvector
 from vitdemo.segmentation.edges import Refined, enlarge, refine
 from vitdemo.segmentation.mass import keep_mass
 from vitdemo.segmentation.outliers import clip_outliers, find_outliers
@@ -17,7 +17,7 @@ from vitdemo.segmentation.similarity import (
 )
 
 __all__ = [
-    "LOOSE",
+    "MAX_EIGENVALUE",
     "TAU",
     "Components",
     "Correspondence",
@@ -26,7 +26,6 @@ __all__ = [
     "Parts",
     "Refined",
     "Side",
-    "affinity",
     "best_matches",
     "clip_outliers",
     "component_colours",

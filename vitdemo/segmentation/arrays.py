@@ -1,4 +1,4 @@
-"""What the modules of this folder share: types, and checks of shapes."""
+"""Shared types and shape checks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitdemo.types import Grid
+
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
-Grid = tuple[int, int]
-"""`(rows, columns)` of patches."""
 
 
 def patch_features(features: ArrayLike, grid: Grid | None = None) -> Floats:
     """`[N, D]` float32.
 
     Raises:
-        ValueError: it has another shape, another number of patches than the grid, or numbers that are not finite.
+        ValueError: wrong shape, wrong number of patches for the grid, or values that are not finite.
     """
     found = np.asarray(features, np.float32)
     if found.ndim != 2:
@@ -30,18 +30,18 @@ def patch_features(features: ArrayLike, grid: Grid | None = None) -> Floats:
 
 
 def unit(features: ArrayLike) -> Floats:
-    """Rows `[N, D]` scaled to length 1; a row of zeros stays one."""
+    """Rows `[N, D]` scaled to unit norm; zero rows stay zero."""
     found = patch_features(features)
     norms = np.linalg.norm(found, axis=1, keepdims=True)
     result: Floats = (found / np.where(norms > 0, norms, 1)).astype(np.float32, copy=False)
     return result
 
 
-def chosen(masks: Sequence[Mask | None] | None, features: Sequence[Floats]) -> list[Mask]:
-    """One flat mask `[N_i]` a photo; all of it where none is given.
+def flat_masks(masks: Sequence[Mask | None] | None, features: Sequence[Floats]) -> list[Mask]:
+    """One flat mask `[N_i]` per photo; None means all patches.
 
     Raises:
-        ValueError: a mask is missing, or has another number of patches than its photo.
+        ValueError: the numbers of masks and photos, or of patches in a mask and its photo, differ.
     """
     given = [None] * len(features) if masks is None else list(masks)
     if len(given) != len(features):
@@ -57,5 +57,5 @@ def chosen(masks: Sequence[Mask | None] | None, features: Sequence[Floats]) -> l
 
 
 def border_patches(mask: Mask) -> int:
-    """How many patches of a mask `[h, w]` lie at the border of the grid."""
+    """Number of patches of a mask `[h, w]` at the border of the grid."""
     return int(mask.sum()) - int(mask[1:-1, 1:-1].sum())

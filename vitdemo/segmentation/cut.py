@@ -1,4 +1,4 @@
-"""What stands out of a photo, by a normalised cut of the graph of its patches.
+"""Foreground objects by normalised cut of the patch graph.
 
 One object as in TokenCut, Wang et al. 2022, arXiv:2202.11539; several as in MaskCut, Wang et al. 2023, arXiv:2301.11320.
 """
@@ -16,49 +16,50 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation.arrays import Floats, Grid, Mask, patch_features, unit
+from vitdemo.segmentation.arrays import Floats, Mask, patch_features, unit
+from vitdemo.types import Grid
 
 TAU = 0.2
-"""Cosine above which two patches are alike, in the paper."""
+"""Cosine above which two patches are similar, from TokenCut."""
 
 EPSILON = 1e-5
-"""Weight between patches that are not alike: the graph stays in one piece."""
+"""Edge weight between dissimilar patches, which keeps the graph connected."""
 
 SMALLEST = 0.01
-"""Share of the photo that a second or later object must exceed, in MaskCut."""
+"""Share of the photo that a second or later object must exceed, from MaskCut."""
 
-LOOSE = 0.7
-"""Eigenvalue above which a cut is arbitrary: plain pictures have more with the embedded ViT and DINO, examples less than 0.6."""
+MAX_EIGENVALUE = 0.7
+"""Above this eigenvalue a cut is arbitrary: with the embedded ViT and DINO, uniform images exceed it; examples stay below 0.6."""
 
 BASIS = 24
-"""Vectors between two restarts of Lanczos."""
+"""Lanczos vectors between restarts."""
 
 FEW_RESTARTS = 12
-"""After which the inverse is quicker."""
+"""Restarts after which inverse iteration is faster."""
 
 SHIFT = 1e-11
-"""Far below any eigenvalue that matters, above the rounding of those that are 0."""
+"""Far below any relevant eigenvalue, above the rounding of those that are 0."""
 
 
 Side = Literal["seed", "corners", "attention"]
-"""Which side of a cut is the foreground: the one with the patch farthest out, as in TokenCut; that one, unless it holds three
-or four corners of the photo, as in MaskCut; or, which is neither's, the one whose patches have more attention on average."""
+"""Which side of a cut is the foreground: the one with the most extreme patch, as in TokenCut; that one unless it contains three
+or four corners of the photo, as in MaskCut; or the one with the higher mean attention, as in neither paper."""
 
 
 @dataclass(frozen=True)
 class Foreground:
-    """What was cut out of a photo, first object first. Masks do not overlap."""
+    """The objects found in a photo, in order. Masks do not overlap."""
 
     masks: Mask
-    """`[n, h, w]`; n is 0 where nothing stands out."""
+    """`[n, h, w]`; n is 0 if nothing stands out."""
     eigenvectors: Floats
-    """`[n, h, w]`: what each object was cut by, -1 to 1, higher in the object; 0 where an earlier object lies."""
+    """`[n, h, w]`: eigenvector of each cut, -1 to 1, higher in the object; 0 in earlier objects."""
     eigenvalues: tuple[float, ...]
-    """Of each cut, from 0, a clean one, to about 1, an arbitrary one."""
+    """Of each cut, from 0 (clean) to about 1 (arbitrary)."""
     seeds: tuple[tuple[int, int], ...]
-    """Row and column of the patch that each object grew from."""
+    """Row and column of each object's seed patch."""
     reason: str = ""
-    """Why there are fewer objects than asked for; empty if there are not."""
+    """Why there are fewer objects than requested, or empty."""
 
     @property
     def found(self) -> bool:
@@ -71,24 +72,23 @@ def foreground(
     *,
     objects: int = 1,
     tau: float = TAU,
-    epsilon: float = EPSILON,
     side: Side = "corners",
     attention: ArrayLike | None = None,
-    loosest: float = 1.0,
+    max_eigenvalue: float = 1.0,
 ) -> Foreground:
-    """The objects that stand out of a photo.
+    """The foreground objects of a photo.
 
-    The patches are parted at the mean of the eigenvector. One side is the foreground; its seed is the patch whose value is
-    farthest out, and the object is what hangs together with the seed. Patches of an object leave the graph before the next
-    one is cut; the paper keeps them there with features of 0, joined to all others by `epsilon`.
+    The eigenvector is split at its mean. One side is the foreground; its seed is the patch with the most extreme value, and the
+    object is the connected component of the seed. The patches of an object are removed before the next cut; MaskCut keeps them
+    with features of 0, joined to all others by `EPSILON`.
 
     Args:
-        features: `[N, D]`, patches row by row.
-        objects: at most so many are looked for.
+        features: `[N, D]`, patches in row-major order.
+        objects: maximum number of objects.
         tau: -1 to 1.
-        side: how the foreground is told from the rest.
+        side: how the foreground side is chosen.
         attention: `[h, w]`, for the side "attention".
-        loosest: cuts of a larger eigenvalue find nothing; the paper takes all.
+        max_eigenvalue: cuts with a larger eigenvalue are rejected; the papers accept all.
 
     Raises:
         OptionError: tau or the number of objects is out of range.
@@ -99,8 +99,8 @@ def foreground(
     if objects < 1:
         raise OptionError(f"The number of objects must be at least 1, not {objects}.")
     rows = unit(patch_features(features, grid))
-    looked = None if attention is None else np.asarray(attention, np.float64)
-    if (side == "attention") != (looked is not None) or (looked is not None and looked.shape != grid):
+    weight = None if attention is None else np.asarray(attention, np.float64)
+    if (side == "attention") != (weight is not None) or (weight is not None and weight.shape != grid):
         raise ValueError(f'Attention must be given as {list(grid)} for the side "attention", and for no other.')
     free = np.ones(len(rows), np.bool_)
     masks: list[Mask] = []
@@ -109,15 +109,15 @@ def foreground(
     seeds: list[tuple[int, int]] = []
     reason = ""
     while len(masks) < objects:
-        alike = rows[free] @ rows[free].T > tau
-        reason = _uniform(alike)
+        similar = rows[free] @ rows[free].T > tau
+        reason = _why_uniform(similar)
         if reason:
             break
-        value, vector = second_eigenvector(_weights(alike, epsilon))
-        if value > loosest:
+        value, vector = second_eigenvector(_weights(similar))
+        if value > max_eigenvalue:
             reason = "Nothing else stands out." if masks else "No part of the photo stands out from the rest."
             break
-        mask, seed, oriented = _object(vector, free, grid, side, looked)
+        mask, seed, oriented = _object(vector, free, grid, side, weight)
         if masks and mask.mean() <= SMALLEST:
             reason = f"Nothing else of more than {SMALLEST:.0%} of the photo stands out."
             break
@@ -136,24 +136,18 @@ def foreground(
     )
 
 
-def affinity(features: ArrayLike, tau: float = TAU, epsilon: float = EPSILON) -> NDArray[np.float64]:
-    """`[N, N]`: 1 between patches of a cosine above tau, and epsilon between all others."""
-    rows = unit(features)
-    return _weights(rows @ rows.T > tau, epsilon)
-
-
 def second_eigenvector(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """The solution of `(D - W) y = lambda D y` with the second smallest lambda, D being the diagonal of the row sums of W.
+    """The solution of `(D - W) y = lambda D y` with the second smallest lambda, where D is the diagonal of W's row sums.
 
-    With `y = D^-1/2 v` it is the second largest eigenvector of `D^-1/2 W D^-1/2`, whose largest is known: that one is moved to
-    the far end, and Lanczos iterations find the rest, from the same start every time.
+    With `y = D^-1/2 v`, v is the second largest eigenvector of `D^-1/2 W D^-1/2`, whose largest is known: that one is deflated,
+    and Lanczos iterations from a fixed start find the next.
 
     Args:
-        weights: `[N, N]`, symmetric, above 0, at least 2 patches.
+        weights: `[N, N]`, symmetric, positive, N at least 2.
 
     Returns:
-        lambda, and y `[N]` with `y^T D y = 1` and its largest absolute value, the first of equal ones, above 0. Where the second
-        and third eigenvalue are the same, y is one of their many eigenvectors.
+        lambda, and y `[N]` with `y^T D y = 1` and its first largest absolute value positive. If the second and third eigenvalues
+        are equal, y is one of many eigenvectors.
     """
     count = len(weights)
     root = np.sqrt(weights.sum(axis=1))
@@ -170,20 +164,20 @@ def second_eigenvector(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.
     except ArpackNoConvergence:
         value, vector = _by_inverse(weights, root, trivial)
     solution = vector / root
-    top = np.argmax(_settled(np.abs(solution)))
+    top = np.argmax(_rounded(np.abs(solution)))
     return max(0.0, value), solution * np.sign(solution[top])
 
 
 def _by_inverse(
     weights: NDArray[np.float64], root: NDArray[np.float64], trivial: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
-    """For a photo of many separate things: its small eigenvalues lie close together, but are far apart in the inverse."""
+    """For photos of many separate objects: their small eigenvalues are close together, but far apart in the inverse."""
     matrix = weights / root[:, None]
     matrix /= -root
     matrix += np.multiply.outer(3 * trivial, trivial)
     matrix[np.diag_indices(len(matrix))] += 1 + SHIFT
     try:
-        # The transpose is the same matrix, in the order that LAPACK wants, without a copy.
+        # The transpose is the same matrix in Fortran order, without a copy.
         factor = cho_factor(matrix.T, check_finite=False)
         value, vector = _lanczos(lambda v: cho_solve(factor, v, check_finite=False), len(matrix), "LM", 40, 1e-8)
         value = 1 / value
@@ -200,10 +194,10 @@ def _lanczos(
     restarts: int,
     tolerance: float,
 ) -> tuple[float, NDArray[np.float64]]:
-    """The eigenvalue at one end, and its unit eigenvector `[N]`.
+    """The eigenvalue at one end of the spectrum, and its unit eigenvector `[N]`.
 
     Raises:
-        ArpackNoConvergence: it takes more restarts.
+        ArpackNoConvergence: `restarts` are not enough.
     """
     start = np.random.default_rng(0).standard_normal(count)
     operator = LinearOperator((count, count), matvec=times, dtype=np.float64)
@@ -213,18 +207,16 @@ def _lanczos(
     return float(values[0]), vectors[:, 0]
 
 
-def _weights(alike: Mask, epsilon: float) -> NDArray[np.float64]:
-    if epsilon <= 0:
-        raise ValueError(f"Patches that are not alike need a weight above 0, not {epsilon}.")
-    weights = alike.astype(np.float64)
-    np.maximum(weights, epsilon, out=weights)
+def _weights(similar: Mask) -> NDArray[np.float64]:
+    weights = similar.astype(np.float64)
+    np.maximum(weights, EPSILON, out=weights)
     return weights
 
 
-def _uniform(alike: Mask) -> str:
-    """Why a graph cannot be cut: all its links are the same."""
-    count = len(alike)
-    links = np.count_nonzero(alike) - np.count_nonzero(alike.diagonal())
+def _why_uniform(similar: Mask) -> str:
+    """Why a graph cannot be cut, or empty."""
+    count = len(similar)
+    links = np.count_nonzero(similar) - np.count_nonzero(similar.diagonal())
     if count < 2:
         return "No patches are left."
     if links == count * (count - 1):
@@ -232,8 +224,8 @@ def _uniform(alike: Mask) -> str:
     return "" if links else "No two patches are alike: there is nothing to group."
 
 
-def _settled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rounded, so that patches of the same features do not differ by the last bits of a solver; the largest becomes 1."""
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scaled to a maximum of 1 and rounded, so that equal patches do not differ by the solver's rounding errors."""
     result: NDArray[np.float64] = np.round(values / np.abs(values).max(), 7)
     return result
 
@@ -241,25 +233,25 @@ def _settled(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _object(
     vector: NDArray[np.float64], free: Mask, grid: Grid, side: Side, attention: NDArray[np.float64] | None
 ) -> tuple[Mask, tuple[int, int], Floats]:
-    """Mask `[h, w]`, seed and oriented eigenvector `[h, w]` of one cut; `vector` has the patches in `free` alone."""
-    # The solver left the farthest value above 0: the seed is above the mean.
-    settled = _settled(vector)
+    """Mask `[h, w]`, seed and oriented eigenvector `[h, w]` of one cut; `vector` covers only the patches in `free`."""
+    # The most extreme value is positive: the seed is above the mean.
+    rounded = _rounded(vector)
     inside, outside = np.zeros((2, free.size), np.bool_)
-    inside[free] = settled > settled.mean()
+    inside[free] = rounded > rounded.mean()
     outside[free] = ~inside[free]
-    if _is_ground(inside.reshape(grid), outside.reshape(grid), side, attention):
-        settled, inside = -settled, outside
+    if _is_background(inside.reshape(grid), outside.reshape(grid), side, attention):
+        rounded, inside = -rounded, outside
     values = np.zeros(free.size, np.float32)
-    values[free] = settled
-    seed = int(np.flatnonzero(free)[np.argmax(settled)])
+    values[free] = rounded
+    seed = int(np.flatnonzero(free)[np.argmax(rounded)])
     pieces, _ = ndimage.label(inside.reshape(grid))
     row, column = divmod(seed, grid[1])
     mask: Mask = pieces == pieces[row, column]
     return mask, (row, column), values.reshape(grid)
 
 
-def _is_ground(inside: Mask, outside: Mask, side: Side, attention: NDArray[np.float64] | None) -> bool:
-    """Whether the side of the farthest patch is the ground, and the other one the object."""
+def _is_background(inside: Mask, outside: Mask, side: Side, attention: NDArray[np.float64] | None) -> bool:
+    """Whether the side of the most extreme patch is the background."""
     if side == "corners":
         return int(inside[[0, 0, -1, -1], [0, -1, 0, -1]].sum()) >= 3
     return attention is not None and bool(attention[inside].mean() < attention[outside].mean())

@@ -1,4 +1,4 @@
-"""The patches that hold most of the attention, as in Caron et al. 2021, arXiv:2104.14294 (DINO), figure 4."""
+"""Masks of the patches with most of the attention, as in Caron et al. 2021, arXiv:2104.14294 (DINO), figure 4."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vitdemo.segmentation.arrays import Mask
 def keep_mass(maps: ArrayLike, share: float) -> Mask:
     """The fewest patches of each map that hold more than this share of its mass.
 
-    As the paper's own `visualize_attention.py` does it: values are sorted upwards and divided by their sum, and those are kept
-    at which the running sum is above `1 - share`. Where it leaves the order of equal values open, here the later ones, row by
-    row, are kept first.
+    As in the paper's `visualize_attention.py`: values are sorted in ascending order and divided by their sum, and those with a
+    cumulative sum above `1 - share` are kept. Of equal values, those later in row-major order are kept first.
 
     Args:
-        maps: `[h, w]` or `[H, h, w]`; each map is judged by its own sum. What is below 0 counts as 0.
-        share: above 0, up to 1, where all patches above 0 are kept.
+        maps: `[h, w]` or `[H, h, w]`; each map is normalised by itself. Negative values count as 0.
+        share: above 0, at most 1, which keeps all patches above 0.
 
     Returns:
-        As `maps`; a map without mass keeps nothing.
+        Mask of the shape of `maps`; empty for a map without mass.
 
     Raises:
-        OptionError: a share out of range.
+        OptionError: the share is out of range.
+        ValueError: `maps` has another shape.
 
     >>> keep_mass([[0.1, 0.4], [0.2, 0.3]], 0.6).tolist()
     [[False, True], [False, True]]

@@ -1,4 +1,4 @@
-"""What a photo is parted into, on the patch grid: features and attention in; masks, maps and matches out."""
+"""The segmentation methods on the patch grid: features and attention in; masks, maps and matches out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitdemo.attribution import fuse
 from vitdemo.options.explain import resolve_head
 from vitdemo.options.segment import SegmentRequest
 from vitdemo.segmentation import (
-    LOOSE,
+    MAX_EIGENVALUE,
     TAU,
     Correspondence,
     Foreground,
@@ -30,17 +30,17 @@ from vitdemo.segmentation import (
 )
 
 KEYS = 0.8
-"""Weight of the keys' cosine in what the cut and parts are made of, chosen on composites and, by eye, on the examples."""
+"""Weight of the keys' cosine in `PhotoFeatures.mixed`, tuned on composites and, by eye, on the examples."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a transformer gave of one photo."""
+class PhotoFeatures:
+    """Features and attention of one photo's patches."""
 
     heads: NDArray[np.float32]
     """`[H, h, w]`: attention of the last layer."""
     features: NDArray[np.float32]
-    """`[N, D]`: last hidden states, patches row by row."""
+    """`[N, D]`: last hidden states, in row-major order."""
     keys: NDArray[np.float32]
     """`[N, E]`: keys of the last layer."""
 
@@ -50,14 +50,14 @@ class Seen:
 
     @property
     def mixed(self) -> NDArray[np.float32]:
-        """`[N, E + D]`: their cosines are weighted means of those of keys and of features.
+        """`[N, E + D]`, whose cosines are weighted means of those of keys and of features.
 
-        Keys, which the published cut uses, tell apart what has another colour or texture; last hidden states tell things apart.
+        Keys, as in TokenCut, separate colours and textures; last hidden states separate objects.
         """
         return np.concatenate([KEYS**0.5 * unit(self.keys), (1 - KEYS) ** 0.5 * unit(self.features)], axis=1)
 
     def cut(self, tau: float | None, objects: int = 1) -> Foreground:
-        """What stands out."""
+        """The foreground objects."""
         attention = self.heads.mean(axis=0)
         return foreground(
             self.mixed,
@@ -66,119 +66,124 @@ class Seen:
             tau=TAU if tau is None else tau,
             side="attention",
             attention=attention,
-            loosest=LOOSE,
+            max_eigenvalue=MAX_EIGENVALUE,
         )
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What became of one photo."""
+class PatchMasks:
+    """Segmentation of one photo on the patch grid."""
 
     masks: NDArray[np.bool_]
     """`[n, h, w]`."""
     names: tuple[str, ...]
+    """One per mask."""
     values: NDArray[np.float32] | None = None
-    """`[h, w]`."""
+    """`[h, w]`: the map that the masks were derived from; for `similarity`, cosines."""
     colours: NDArray[np.float32] | None = None
     """`[h, w, 3]` in 0..1."""
     matches: tuple[Match, ...] = ()
     pairs: Correspondence | None = None
-    """Patches of the first photo and of this one."""
+    """Correspondences of the first photo and this one."""
     note: str = ""
 
 
-Draw = Callable[[Sequence[Seen], SegmentRequest, int], list[Draft]]
+Method = Callable[[Sequence[PhotoFeatures], SegmentRequest, int], list[PatchMasks]]
 
 
-def drafts(seen: Sequence[Seen], asked: SegmentRequest, query: int = 0) -> list[Draft]:
-    """One a photo. Parts and components are shared by all of them.
+def segment_patches(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int = 0) -> list[PatchMasks]:
+    """Segment each photo; parts and components are computed over all of them.
 
     Args:
-        query: number of the first photo's patch that `similarity` looks for, row by row from 0.
+        query: row-major index of the first photo's patch that `similarity` searches for.
     """
-    return _METHODS[asked.method](seen, asked, query)
+    return _METHODS[request.method](photos, request, query)
 
 
-def _attention(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
+def _attention(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -> list[PatchMasks]:
     found = []
-    for one in seen:
-        if asked.head == "all":
-            names = tuple(f"head {number}" for number in range(len(one.heads)))
-            found.append(Draft(keep_mass(one.heads, asked.threshold), names, one.heads.mean(axis=0)))
+    for photo in photos:
+        if request.head == "all":
+            names = tuple(f"head {number}" for number in range(len(photo.heads)))
+            found.append(PatchMasks(keep_mass(photo.heads, request.threshold), names, photo.heads.mean(axis=0)))
             continue
-        chosen = resolve_head(asked.head, len(one.heads))
-        values = one.heads[chosen] if isinstance(chosen, int) else fuse(one.heads, chosen)
+        chosen = resolve_head(request.head, len(photo.heads))
+        values = photo.heads[chosen] if isinstance(chosen, int) else fuse(photo.heads, chosen)
         name = f"head {chosen}" if isinstance(chosen, int) else f"{chosen} of heads"
-        found.append(Draft(keep_mass(values, asked.threshold)[None], (name,), values))
+        found.append(PatchMasks(keep_mass(values, request.threshold)[None], (name,), values))
     return found
 
 
-def _foreground(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
+def _foreground(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -> list[PatchMasks]:
     found = []
-    for one in seen:
-        cut = one.cut(asked.tau, asked.objects)
+    for photo in photos:
+        cut = photo.cut(request.tau, request.objects)
         names = tuple(f"object {number + 1}" for number in range(len(cut.masks)))
-        found.append(Draft(cut.masks, names, cut.eigenvectors[0] if cut.found else None, note=cut.reason))
+        found.append(PatchMasks(cut.masks, names, cut.eigenvectors[0] if cut.found else None, note=cut.reason))
     return found
 
 
-def _parts(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
-    inside = [_stands_out(one, asked.tau) if asked.within else None for one in seen]
-    parts = find_parts([one.mixed for one in seen], asked.parts, masks=inside)
+def _parts(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -> list[PatchMasks]:
+    inside = [_foreground_mask(photo, request.tau) if request.within else None for photo in photos]
+    parts = find_parts([photo.mixed for photo in photos], request.parts, masks=inside)
     found = []
-    for labels, one, mask in zip(parts.labels, seen, inside, strict=True):
-        numbered = labels.reshape(one.grid)
+    for labels, photo, mask in zip(parts.labels, photos, inside, strict=True):
+        numbered = labels.reshape(photo.grid)
         there = [number for number in range(len(parts.sizes)) if (numbered == number).any()]
-        masks = np.stack([numbered == number for number in there]) if there else np.zeros((0, *one.grid), np.bool_)
-        note = "" if mask is not None or not asked.within else "No foreground found: all patches are grouped."
-        found.append(Draft(masks, tuple(f"part {number + 1}" for number in there), note=note))
+        masks = np.stack([numbered == number for number in there]) if there else np.zeros((0, *photo.grid), np.bool_)
+        note = "" if mask is not None or not request.within else "No foreground found: all patches are grouped."
+        found.append(PatchMasks(masks, tuple(f"part {number + 1}" for number in there), note=note))
     return found
 
 
-def _stands_out(one: Seen, tau: float | None) -> NDArray[np.bool_] | None:
-    cut = one.cut(tau)
+def _foreground_mask(photo: PhotoFeatures, tau: float | None) -> NDArray[np.bool_] | None:
+    cut = photo.cut(tau)
     return None if not cut.found or bool(cut.masks[0].all()) else cut.masks[0]
 
 
-def _pca(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
-    features, grids = [one.features for one in seen], [one.grid for one in seen]
-    inside: list[NDArray[np.bool_] | None] = [None for _ in seen]
-    if asked.within:
+def _pca(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -> list[PatchMasks]:
+    features, grids = [photo.features for photo in photos], [photo.grid for photo in photos]
+    inside: list[NDArray[np.bool_] | None] = [None for _ in photos]
+    if request.within:
         inside = list(component_foreground(features, grids))
     found = component_colours(features, grids, inside)
-    told = ", ".join(f"{share:.0%}" for share in found.explained)
+    shares = ", ".join(f"{share:.0%}" for share in found.explained)
     return [
-        Draft(
+        PatchMasks(
             np.zeros((0, *grid), np.bool_) if mask is None else mask[None],
             () if mask is None else ("foreground",),
             colours=colours,
-            note=f"Red, green and blue hold {told} of the variance.",
+            note=f"Red, green and blue hold {shares} of the variance.",
         )
         for colours, grid, mask in zip(found.colours, grids, inside, strict=True)
     ]
 
 
-def _similarity(seen: Sequence[Seen], asked: SegmentRequest, query: int) -> list[Draft]:
-    first, *others = seen
+def _similarity(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -> list[PatchMasks]:
+    first, *others = photos
     values = similarity_map(first.features, query).reshape(first.grid)
     mask = np.zeros((1, *first.grid), np.bool_)
     mask[0].flat[query] = True
-    found = [Draft(mask, ("query",), values, matches=best_matches(values, asked.matches, skip=query))]
-    own = _stands_out(first, asked.tau) if others else None
-    for one in others:
-        values = similarity_map(first.features, query, one.features).reshape(one.grid)
-        # Grounds are alike everywhere: pairs are of what stands out.
-        pairs = correspond(first.features, one.features, masks=[own, _stands_out(one, asked.tau)])
-        pairs = spread_out(pairs, (first.grid[1], one.grid[1]), asked.matches)
+    found = [PatchMasks(mask, ("query",), values, matches=best_matches(values, request.matches, skip=query))]
+    own = _foreground_mask(first, request.tau) if others else None
+    for photo in others:
+        values = similarity_map(first.features, query, photo.features).reshape(photo.grid)
+        # Only within the foreground: backgrounds match everywhere.
+        pairs = correspond(first.features, photo.features, masks=[own, _foreground_mask(photo, request.tau)])
+        pairs = spread_out(pairs, (first.grid[1], photo.grid[1]), request.matches)
         found.append(
-            Draft(
-                np.zeros((0, *one.grid), np.bool_), (), values, matches=best_matches(values, asked.matches), pairs=pairs
+            PatchMasks(
+                np.zeros((0, *photo.grid), np.bool_),
+                (),
+                values,
+                matches=best_matches(values, request.matches),
+                pairs=pairs,
             )
         )
     return found
 
 
-_METHODS: Mapping[str, Draw] = {
+_METHODS: Mapping[str, Method] = {
     "attention": _attention,
     "foreground": _foreground,
     "parts": _parts,

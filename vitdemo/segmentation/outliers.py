@@ -1,7 +1,7 @@
-"""Patches of huge norm, in which a large network stores what belongs to the whole photo.
+"""High-norm outlier patches, in which large networks store global information.
 
-Darcet et al. 2024, arXiv:2309.16588, "Vision Transformers Need Registers". They are seen in the last hidden states before the
-final normalisation, which hides them.
+Darcet et al. 2024, arXiv:2309.16588, "Vision Transformers Need Registers". They show in the last hidden states before the final
+LayerNorm, which hides them.
 """
 
 from __future__ import annotations
@@ -10,33 +10,31 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from vitdemo.segmentation.arrays import Floats, Grid, Mask, patch_features
+from vitdemo.segmentation.arrays import Floats, Mask, patch_features
+from vitdemo.types import Grid
 
 FAR = 6.0
 """Robust standard deviations above the median."""
 
 RATIO = 1.5
-"""Times the median: where all norms are nearly the same, a few deviations are still nothing."""
+"""Minimum ratio to the median, for photos whose norms hardly vary."""
 
 MOST = 0.1
-"""Share of the patches above which they are no artefacts, but something in the photo, such as its sky."""
+"""Share of the patches above which they are not artefacts but part of the photo, such as its sky."""
 
 
-def find_outliers(norms: ArrayLike, grid: Grid, *, far: float = FAR, ratio: float = RATIO, most: float = MOST) -> Mask:
-    """Patches whose norm is far above the median, by the median absolute deviation, and above `ratio` times the median.
+def find_outliers(norms: ArrayLike, grid: Grid, *, most: float = MOST) -> Mask:
+    """Mask `[h, w]` of the patches whose norm is far above the median.
 
     Args:
-        norms: `[N]`, length of each patch's feature.
-        most: if more than this share of the patches is, none of them counts.
-
-    Returns:
-        `[h, w]`.
+        norms: `[N]`, norm of each patch's feature.
+        most: if a larger share of the patches exceeds the thresholds, none is an outlier.
     """
     lengths = patch_features(np.asarray(norms)[:, None], grid)[:, 0]
     median = float(np.median(lengths))
-    # 1.4826: of a normal distribution, this makes the median absolute deviation its standard deviation.
+    # 1.4826 scales the median absolute deviation of a normal distribution to its standard deviation.
     deviation = 1.4826 * float(np.median(np.abs(lengths - median)))
-    limit = max(median + far * deviation, median * ratio)
+    limit = max(median + FAR * deviation, median * RATIO)
     mask = lengths > limit
     if mask.mean() > most:
         mask[:] = False
@@ -44,10 +42,9 @@ def find_outliers(norms: ArrayLike, grid: Grid, *, far: float = FAR, ratio: floa
 
 
 def clip_outliers(features: ArrayLike, mask: Mask) -> Floats:
-    """Features `[N, D]` in which each patch of the mask `[h, w]` is the mean of those of its 8 neighbours that are not.
+    """Features `[N, D]` in which each patch of the mask `[h, w]` is replaced by the mean of its unmasked 8-neighbours.
 
-    Patches without such a neighbour follow in later rounds, from those that were filled before. If the mask holds all patches,
-    nothing is changed.
+    Patches without such neighbours follow in later rounds, from those already replaced. A full mask changes nothing.
     """
     grid = (mask.shape[0], mask.shape[1])
     values = patch_features(features, grid).reshape(*grid, -1).copy()

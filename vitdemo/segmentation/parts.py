@@ -1,4 +1,4 @@
-"""Parts of objects: patches grouped by their features, the same part having the same number in all photos."""
+"""Parts of objects: patches clustered by their features, with the same numbers in all photos."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.cluster.vq import kmeans2, vq
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation.arrays import Floats, Mask, chosen, patch_features, unit
+from vitdemo.segmentation.arrays import Floats, Mask, flat_masks, patch_features, unit
 
 STARTS = 4
+"""Runs of k-means, of which the best counts."""
 ITERATIONS = 30
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Groups of patches over several photos, the largest first."""
+    """Clusters of patches over several photos, the largest first."""
 
     labels: tuple[NDArray[np.int64], ...]
-    """`[N_i]` a photo, row by row: the number of the part, -1 outside of the photo's mask."""
+    """Per photo `[N_i]`, in row-major order: the number of the part, -1 outside the photo's mask."""
     centres: Floats
-    """`[k, D]`: the mean of each part's unit features."""
+    """`[k, D]`: mean of each part's unit features."""
     sizes: tuple[int, ...]
-    """Patches of each part, over all photos."""
+    """Number of patches of each part, over all photos."""
 
 
 def find_parts(
     features: Sequence[ArrayLike], count: int, *, masks: Sequence[Mask | None] | None = None, seed: int = 0
 ) -> Parts:
-    """Group the patches of all photos together by k-means of their unit features, of which the best of a few starts is taken.
+    """Cluster the patches of all photos together by k-means of their unit features.
 
     Args:
-        features: `[N_i, D]` a photo.
-        count: groups; fewer are made where there are fewer different patches.
-        masks: patches to be grouped, `[h, w]` or `[N_i]` a photo; all where there is None.
+        features: per photo `[N_i, D]`.
+        count: number of clusters; fewer if there are fewer distinct patches.
+        masks: patches to cluster, per photo `[h, w]` or `[N_i]`, or None for all.
 
     Returns:
-        No parts, and -1 everywhere, where the masks are empty.
+        No parts, and -1 everywhere, if the masks are empty.
 
     Raises:
-        OptionError: less than one group.
+        OptionError: the count is below 1.
     """
     if count < 1:
         raise OptionError(f"The number of parts must be at least 1, not {count}.")
     rows = [unit(patch_features(own)) for own in features]
-    within = chosen(masks, rows)
+    within = flat_masks(masks, rows)
     points = np.concatenate([own[mask] for own, mask in zip(rows, within, strict=True)]).astype(np.float64)
     different = np.unique(points, axis=0)
     count = min(count, len(different))
     centres, numbers = _kmeans(points, count, seed) if count < len(different) else (different, vq(points, different)[0])
     sizes = np.bincount(numbers, minlength=len(centres)) if len(points) else np.zeros(0, np.int64)
-    # Of equal sizes the one that is met first.
+    # Of equal sizes, the first in the photos comes first.
     first = [int(np.argmax(numbers == number)) for number in range(len(centres))]
     order = [number for number in sorted(range(len(centres)), key=lambda n: (-sizes[n], first[n])) if sizes[number]]
     renamed = np.full(len(centres), -1)
@@ -66,7 +67,7 @@ def find_parts(
 
 
 def _kmeans(points: NDArray[np.float64], count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Centres `[k, D]` and the number of the nearest one `[N]`, with the least sum of squared distances of all starts."""
+    """Centres `[k, D]` and the nearest one's index `[N]`, of the run with the least sum of squared distances."""
     best: tuple[float, NDArray[np.float64]] | None = None
     for start in range(STARTS):
         rng = np.random.default_rng([seed, start])

@@ -1,4 +1,4 @@
-"""What looks like what: one patch against all others, and the patches of two photos against each other."""
+"""Cosine similarity of one patch to all others, and correspondences between two photos."""
 
 from __future__ import annotations
 
@@ -9,64 +9,67 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitdemo.errors import OptionError
-from vitdemo.segmentation.arrays import Floats, Mask, chosen, unit
+from vitdemo.segmentation.arrays import Floats, Mask, flat_masks, unit
 from vitdemo.types import Box
 
 
 @dataclass(frozen=True)
 class Match:
-    """A place that looks like the query."""
+    """A place similar to the query."""
 
     score: float
     """Cosine, -1 to 1."""
     row: int
     column: int
     box: Box
-    """`(left, top, right, bottom)` in patches, right and bottom exclusive, cut off at the border of the grid."""
+    """`(left, top, right, bottom)` in patches, right and bottom exclusive, clipped to the grid."""
 
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Patches of two photos, each of which is the other's nearest; best first."""
+    """Mutual nearest neighbours among the patches of two photos, best first."""
 
     first: NDArray[np.int64]
-    """`[K]`: number of the patch of the first photo, row by row from 0."""
+    """`[K]`: row-major index of the first photo's patch."""
     second: NDArray[np.int64]
-    """`[K]`: of the second photo."""
+    """`[K]`: of the second photo's."""
     scores: Floats
     """`[K]`: their cosines."""
 
 
 def similarity_map(features: ArrayLike, query: int, others: ArrayLike | None = None) -> Floats:
-    """Cosine of one patch's feature to those of all patches, of the same photo or of another one.
+    """Cosine similarity of one patch to all patches of the same or another photo.
 
     Args:
-        features: `[N, D]` of the photo that the query is in.
-        query: its number, row by row from 0.
-        others: `[M, D]` of the photo to search.
+        features: `[N, D]` of the query's photo.
+        query: row-major index of the patch.
+        others: `[M, D]` of the photo to search; the same photo if None.
 
     Returns:
-        `[M]`, or `[N]`, -1 to 1; 0 for a feature of zeros.
+        `[M]` or `[N]`, -1 to 1; 0 for zero features.
 
     Raises:
-        OptionError: there is no such patch.
+        OptionError: no such patch.
     """
     rows = unit(features)
     if not 0 <= query < len(rows):
-        raise OptionError(f"There is no patch {query}: this picture has patches 0 to {len(rows) - 1}.")
+        raise OptionError(f"There is no patch {query}: this image has patches 0 to {len(rows) - 1}.")
     searched = rows if others is None else unit(others)
     result: Floats = np.clip(searched @ rows[query], -1, 1)
     return result
 
 
 def best_matches(scores: ArrayLike, count: int, *, side: int = 3, skip: int | None = None) -> tuple[Match, ...]:
-    """The best places of a map, best first, none of whose boxes overlap.
+    """The best places of a map with non-overlapping boxes, best first.
 
     Args:
         scores: `[h, w]`.
-        count: at most so many.
+        count: maximum number of places.
         side: of a box, in patches.
-        skip: number of a patch around which nothing is taken: the query itself, in its own photo.
+        skip: row-major index of a patch whose surroundings are excluded: the query in its own photo.
+
+    Raises:
+        OptionError: the count or the side is below 1.
     """
     if count < 1 or side < 1:
         raise OptionError("The number of matches and the size of their boxes must be at least 1.")
@@ -90,15 +93,15 @@ def best_matches(scores: ArrayLike, count: int, *, side: int = 3, skip: int | No
 def correspond(
     first: ArrayLike, second: ArrayLike, *, masks: Sequence[Mask | None] | None = None, limit: int | None = None
 ) -> Correspondence:
-    """Patches of two photos that are each other's nearest neighbours by cosine.
+    """Mutual nearest neighbours of two photos' patches by cosine.
 
     Args:
         first, second: `[N, D]` and `[M, D]`.
-        masks: two of them, `[h, w]` each or None: patches that may be matched.
-        limit: keep the best so many.
+        masks: for each photo, the patches to match, `[h, w]`, or None for all.
+        limit: maximum number of pairs.
     """
     rows = [unit(first), unit(second)]
-    numbers = [np.flatnonzero(mask) for mask in chosen(masks, rows)]
+    numbers = [np.flatnonzero(mask) for mask in flat_masks(masks, rows)]
     if not len(numbers[0]) or not len(numbers[1]):
         return Correspondence(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     scores = rows[0][numbers[0]] @ rows[1][numbers[1]].T
@@ -113,14 +116,14 @@ def correspond(
 
 
 def spread_out(found: Correspondence, columns: tuple[int, int], count: int, *, side: int = 3) -> Correspondence:
-    """The best `count` of them that are at least `side` patches apart in both photos.
+    """The best `count` pairs that are at least `side` patches apart in both photos.
 
     Args:
-        columns: of the grids of the first and the second photo.
+        columns: of the patch grids of the first and the second photo.
     """
     kept: list[int] = []
     places = [
-        np.stack(divmod(side_, wide), 1) for side_, wide in zip((found.first, found.second), columns, strict=True)
+        np.stack(divmod(patches, wide), 1) for patches, wide in zip((found.first, found.second), columns, strict=True)
     ]
     for index in range(len(found.scores)):
         if len(kept) == count:
@@ -131,6 +134,6 @@ def spread_out(found: Correspondence, columns: tuple[int, int], count: int, *, s
 
 
 def _clear(scores: NDArray[np.float64], row: int, column: int, side: int) -> None:
-    """Take out every place whose box would overlap the one at this place."""
+    """Exclude every place whose box would overlap the one at this place."""
     reach = side - 1
     scores[max(0, row - reach) : row + side, max(0, column - reach) : column + side] = -np.inf

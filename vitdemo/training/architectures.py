@@ -1,9 +1,8 @@
-"""Fresh networks of every family, in the sizes of the papers and in ours."""
+"""Networks of every family with random weights, in the papers' sizes and in ours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,21 +24,7 @@ from transformers import (
 from vitdemo.errors import OptionError
 from vitdemo.models.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
 from vitdemo.models.nn.vit import VisionTransformer
-
-
-@dataclass(frozen=True)
-class Size:
-    """Width, depth and heads of a transformer."""
-
-    width: int
-    depth: int
-    heads: int
-
-
-SIZES = {"mini": Size(192, 8, 6), "tiny": Size(192, 12, 3), "small": Size(384, 12, 6), "base": Size(768, 12, 12)}
-"""`tiny`, `small` and `base` are those of Touvron et al. 2021, arXiv:2012.12877; `mini` is ours."""
-
-ARCHITECTURES = ("vit", "deit", "beit", "mae", "hybrid", "cnn", "scratch")
+from vitdemo.training.config import ARCHITECTURES, SIZES
 
 
 def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: int = 16) -> nn.Module:
@@ -47,10 +32,10 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
 
     Args:
         classes: their names, in the order of the outputs.
-        resolution: pixels a side of the input; a multiple of `patch`.
+        resolution: side of the input in pixels, a multiple of `patch`.
 
     Raises:
-        OptionError: unknown architecture or size, or a resolution that is no multiple of the patch.
+        OptionError: unknown architecture or size, or a resolution that is not a multiple of the patch size.
     """
     if arch not in ARCHITECTURES:
         raise OptionError(f"Unknown architecture {arch!r}. Choose from: {', '.join(ARCHITECTURES)}.")
@@ -101,7 +86,7 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
                 decoder_num_hidden_layers=3,
                 decoder_num_attention_heads=chosen.heads,
                 decoder_intermediate_size=4 * max(96, chosen.width // 2),
-                # What is told is drawn, and must not need the hidden patch's own mean and deviation.
+                # The reconstruction is shown as an image: it must not depend on a masked patch's own mean and deviation.
                 norm_pix_loss=False,
             )
         ),
@@ -120,28 +105,29 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
     }
     network: PreTrainedModel = builders[arch]()
     if isinstance(network, ViTMAEForPreTraining):
-        _give_positions(network)
+        _set_positions(network)
     if arch == "cnn":
-        # Convolutions in bf16 are twice as fast where a pixel's channels lie together.
+        # bf16 convolutions are twice as fast in channels-last layout.
         module: nn.Module = network
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
-def _give_positions(network: ViTMAEForPreTraining) -> None:
-    """Sines and cosines, of encoder and decoder, which do not learn them.
+def _set_positions(network: ViTMAEForPreTraining) -> None:
+    """Fixed sine-cosine position embeddings of encoder and decoder.
 
-    transformers 5.23 leaves zeros in fresh ones: a decoder that cannot tell places apart paints every hidden patch the same.
+    transformers 5.23 leaves them at zero in a new network: the decoder could not tell patches apart, and would reconstruct every
+    masked patch alike.
     """
     embeddings = network.vit.embeddings
-    # It takes a projection that has its weights for a sign that all of them are loaded.
+    # transformers takes an initialised projection as a sign that all weights are loaded.
     vars(embeddings.patch_embeddings.projection)["_is_hf_initialized"] = False
     embeddings.initialize_weights()
     network.decoder.initialize_weights(embeddings.patch_embeddings.num_patches)
 
 
 def _backbone(width: int) -> dict[str, Any]:
-    """Three stages with a stride of 16 in all, so that a cell of the map is what a 16-pixel patch is."""
+    """Three stages with a total stride of 16: a cell of the feature map covers what a 16-pixel patch covers."""
     return {
         "embedding_size": 32,
         "hidden_sizes": [width // 3, width * 2 // 3, width],

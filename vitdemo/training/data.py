@@ -1,7 +1,7 @@
-"""Labelled photos in memory, and batches of them that come in the same order and shape whenever they are asked for.
+"""Labelled photos in memory, and reproducible batches of them.
 
-Every random choice about a photo comes from the seed, the epoch and the photo's place in the set. A run that is cut off and
-resumed sees what it would have seen.
+Every random choice about a photo depends only on the seed, the epoch and the photo's index: a resumed run sees the batches that
+an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from vitdemo.training.augment import Augmentation, random_view
 Pixels = NDArray[np.uint8]
 
 STORED_SIDE = 256
-"""Pixels of the shorter side that are kept of a photo: memory is bounded, and no recipe trains at more."""
+"""Shorter side, in pixels, that photos are shrunk to in memory; no recipe trains at a higher resolution."""
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos of named classes. Photos of no class have the label -1."""
+    """Photos of named classes. Background photos have the label -1."""
 
     images: tuple[Pixels, ...]
     """`[H, W, 3]` each."""
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
-    """Files that could not be read, with the reason."""
+    """Unreadable files, each with the reason."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> PhotoSet:
-        """The photos at these places, of the same classes."""
+        """The photos at these indices, with the same classes."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(self, images=tuple(self.images[i] for i in chosen), labels=self.labels[chosen], skipped=())
 
     def labelled(self) -> PhotoSet:
-        """Without the photos of no class."""
+        """Without background photos."""
         return self.subset(np.flatnonzero(self.labels >= 0))
 
     def split(self, share: float, seed: int) -> tuple[PhotoSet, PhotoSet]:
-        """Two sets, the second with about `share` of each class and at least one photo of it, the first with at least one too.
+        """Stratified split: the second set holds about `share` of each class; both have at least one photo of each.
 
         Raises:
-            InputError: a class has a single photo, which cannot be on both sides.
+            InputError: a class has a single photo.
         """
         single = [
             self.classes[label] for label, count in Counter(self.labels.tolist()).items() if count < 2 and label >= 0
@@ -65,25 +65,25 @@ class PhotoSet:
         if single:
             raise InputError(
                 f"Class {single[0]!r} has one photo, which cannot be split{_others(single)}. Add photos, remove the class, "
-                "or give a test set of its own."
+                "or give a separate test set."
             )
         generator = np.random.default_rng(seed)
-        held: list[int] = []
+        held_out: list[int] = []
         for label in range(len(self.classes)):
-            places = generator.permutation(np.flatnonzero(self.labels == label))
-            held += places[: min(max(1, round(len(places) * share)), len(places) - 1)].tolist()
-        rest = np.setdiff1d(np.arange(len(self)), held)
-        return self.subset(rest), self.subset(sorted(held))
+            members = generator.permutation(np.flatnonzero(self.labels == label))
+            held_out += members[: min(max(1, round(len(members) * share)), len(members) - 1)].tolist()
+        rest = np.setdiff1d(np.arange(len(self)), held_out)
+        return self.subset(rest), self.subset(sorted(held_out))
 
 
 def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> PhotoSet:
-    """Read class folders, zip or tar archives; `_background` is the folder of photos that belong to no class.
+    """Read class folders, zip or tar archives; the folder `_background` holds photos of no class.
 
     Args:
-        classes: the order of the classes; the sorted names of the folders if not given. Photos of other classes are skipped.
+        classes: in this order; by default the sorted names of the folders. Photos of other classes are skipped.
 
     Raises:
-        InputError: nothing can be read, there is only one class, or no photo is of one of the classes.
+        InputError: nothing can be read, there is only one class, or no photo belongs to any of the classes.
     """
     images: list[Pixels] = []
     names: list[str] = []
@@ -95,24 +95,27 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
             except ImageError as error:
                 skipped.append(f"{name}: {error}")
                 continue
-            images.append(_shrunk(np.asarray(photo.image)))
+            images.append(shrunk(np.asarray(photo.image)))
             names.append(label_of(name))
     found = tuple(classes) if classes is not None else tuple(sorted(set(names) - {BACKGROUND}))
     if not images:
-        listed = f" {len(skipped)} files were not readable, the first: {skipped[0]}" if skipped else ""
-        raise InputError(f"No photo was found in {', '.join(path.name for path in paths)}.{listed}")
+        unreadable = f" {len(skipped)} files were not readable, the first: {skipped[0]}" if skipped else ""
+        raise InputError(f"No photo was found in {', '.join(path.name for path in paths)}.{unreadable}")
     if len(found) < 2:
-        raise InputError(f"At least two classes are needed, a folder each; found: {', '.join(found) or 'none'}.")
-    index = {name: place for place, name in enumerate(found)}
-    known = [place for place, name in enumerate(names) if name in index or name == BACKGROUND]
+        raise InputError(f"At least two classes are needed, one folder per class; found: {', '.join(found) or 'none'}.")
+    index = {name: number for number, name in enumerate(found)}
+    known = [number for number, name in enumerate(names) if name in index or name == BACKGROUND]
     skipped += [f"class {name!r} is not one of the model's" for name in sorted(set(names) - set(index) - {BACKGROUND})]
-    labels = np.array([index.get(names[place], -1) for place in known], dtype=np.int64)
+    labels = np.array([index.get(names[number], -1) for number in known], dtype=np.int64)
     if not (labels >= 0).any():
-        raise InputError(f"No photo in {', '.join(path.name for path in paths)} is of one of the {len(found)} classes.")
-    return PhotoSet(tuple(images[place] for place in known), labels, found, tuple(skipped))
+        raise InputError(
+            f"No photo in {', '.join(path.name for path in paths)} belongs to one of the {len(found)} classes."
+        )
+    return PhotoSet(tuple(images[number] for number in known), labels, found, tuple(skipped))
 
 
-def _shrunk(image: Pixels) -> Pixels:
+def shrunk(image: Pixels) -> Pixels:
+    """The photo with its shorter side at most `STORED_SIDE` pixels long: `[H, W, 3]`."""
     height, width = image.shape[:2]
     scale = STORED_SIDE / min(height, width)
     if scale >= 1:
@@ -127,20 +130,20 @@ def _others(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of some photos: one tensor a view."""
+    """Augmented views of some photos, one tensor per view."""
 
     views: tuple[Tensor, ...]
-    """`[B, 3, S, S]` uint8 each; S may differ from view to view."""
+    """`[B, 3, S, S]` uint8 each; S may differ between views."""
     labels: Tensor
-    """`[B]` int64; -1 for photos of no class."""
+    """`[B]` int64; -1 for background photos."""
     indices: Tensor
-    """`[B]` int64: places in the set."""
+    """`[B]` int64, into the photo set."""
     targets: tuple[Tensor, ...] = ()
-    """What a recipe keeps about these very views."""
+    """Cached targets of these very views, for recipes that have some."""
 
 
 class Batches:
-    """Endless batches from `start` on, made in a thread of its own while the last one is trained on."""
+    """Endless batches from step `start` on, prefetched by a background thread."""
 
     def __init__(
         self,
@@ -149,35 +152,31 @@ class Batches:
         augmentations: Sequence[Augmentation],
         seed: int,
         start: int = 0,
-        ahead: int = 4,
+        prefetch: int = 4,
     ) -> None:
         if len(photos) == 0:
             raise InputError("There is no photo to train on.")
-        self.photos, self.size, self.augmentations, self.seed = (
-            photos,
-            min(size, len(photos)),
-            tuple(augmentations),
-            seed,
-        )
-        self.start, self.ahead = start, ahead
+        self.photos, self.size, self.seed = photos, min(size, len(photos)), seed
+        self.augmentations = tuple(augmentations)
+        self.start, self.prefetch = start, prefetch
         self.shard = (0, 1)
-        """This process and the number of processes that share each batch."""
+        """Rank of this process, and the number of processes that share each batch."""
 
     @property
     def per_epoch(self) -> int:
-        """Batches an epoch; what is left over of a shuffled epoch is left out."""
+        """Batches per epoch; an incomplete last batch is dropped."""
         return len(self.photos) // self.size
 
-    def places(self, step: int) -> tuple[int, NDArray[np.int64]]:
-        """The epoch of a step, and which photos it shows to this process."""
-        epoch, place = divmod(step, self.per_epoch)
+    def indices_at(self, step: int) -> tuple[int, NDArray[np.int64]]:
+        """The epoch of a step, and the indices of this process's photos."""
+        epoch, number = divmod(step, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.photos))
         process, processes = self.shard
-        return epoch, order[place * self.size : (place + 1) * self.size][process::processes]
+        return epoch, order[number * self.size : (number + 1) * self.size][process::processes]
 
     def batch(self, step: int) -> Batch:
-        """The batch of this step, whichever was asked for before."""
-        epoch, indices = self.places(step)
+        """The batch of this step; batches can be drawn in any order."""
+        epoch, indices = self.indices_at(step)
         views = []
         for number, augmentation in enumerate(self.augmentations):
             pixels = np.stack(
@@ -192,7 +191,7 @@ class Batches:
         return Batch(tuple(views), torch.from_numpy(self.photos.labels[indices]), torch.from_numpy(indices))
 
     def __iter__(self) -> Iterator[Batch]:
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(self.ahead)
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(self.prefetch)
         stop = threading.Event()
 
         def produce() -> None:

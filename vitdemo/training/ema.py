@@ -1,4 +1,4 @@
-"""A running average of a network's weights."""
+"""Exponential moving average (EMA) of a network's weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 
-class Average:
-    """Follows a network with an exponential average: Polyak & Juditsky 1992, as Tarvainen & Valpola 2017 use it.
+class EMA:
+    """Polyak & Juditsky 1992, as Tarvainen & Valpola 2017 use it.
 
-    The first steps follow faster, so that the random start is soon forgotten.
+    The decay is smaller during the first steps, so that the random initialisation is soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -24,8 +24,8 @@ class Average:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        for kept, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if kept.dtype.is_floating_point:
-                kept.lerp_(new.to(kept.dtype), 1 - decay)
+        for average, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if average.dtype.is_floating_point:
+                average.lerp_(new.to(average.dtype), 1 - decay)
             else:
-                kept.copy_(new)
+                average.copy_(new)

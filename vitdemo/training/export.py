@@ -1,4 +1,4 @@
-"""A trained network as a folder that loads like any other: configuration, processor, weights, and a card of how it came about."""
+"""Writes a trained network as a model folder: configuration, processor, weights and a model card."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from vitdemo.training.augment import MEAN, STD
 
 
 @dataclass(frozen=True)
-class Origin:
-    """How a network came about: what its card says."""
+class Provenance:
+    """How a network was trained, for its model card."""
 
     command: str
     data: tuple[str, ...]
@@ -36,26 +36,31 @@ class Origin:
     score: float
     pooling: str = "class"
     curve: tuple[tuple[int, float], ...] = ()
-    """Step and score of each judgement."""
+    """Step and score of each evaluation."""
 
 
 def export(
-    network: nn.Module, folder: Path, classes: Sequence[str], size: int, origin: Origin | None = None, half: bool = True
+    network: nn.Module,
+    folder: Path,
+    classes: Sequence[str],
+    size: int,
+    provenance: Provenance | None = None,
+    half: bool = True,
 ) -> None:
-    """Write the folder.
+    """Write the model folder.
 
     Args:
-        classes: names of the outputs; none for a network without a classifier.
-        size: pixels a side of the input.
-        half: fp16 weights, half the size of fp32 ones.
+        classes: names of the outputs; empty for a network without a classifier.
+        size: side of the input in pixels.
+        half: save the weights in fp16.
 
     Raises:
-        TrainingError: there is no room, or the folder cannot be written.
+        TrainingError: the disk is full, or the folder cannot be written.
     """
     model = to_transformers(network, classes) if isinstance(network, VisionTransformer) else network
     if not isinstance(model, PreTrainedModel):
-        raise TrainingError(f"A {type(model).__name__} has no form that transformers could load.")
-    # Not a bar a folder on every console.
+        raise TrainingError(f"transformers cannot load a {type(model).__name__}.")
+    # No progress bar for every saved folder.
     transformers.logging.disable_progress_bar()
     training, precision = model.training, next(model.parameters()).dtype
     if classes:
@@ -63,35 +68,41 @@ def export(
         model.config.label2id = {name: index for index, name in enumerate(classes)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Saved from a copy of the numbers: the network itself goes on in its own precision.
+        # Saved from a copy: the network itself keeps its precision.
         state = {
             name: value.detach().to("cpu", torch.float16 if half and value.is_floating_point() else None, copy=True)
             for name, value in model.state_dict().items()
         }
         model.save_pretrained(folder, state_dict=state)
         _write_config(
-            folder, origin, "float16" if half else str(precision).removeprefix("torch."), model, bool(classes)
+            folder, provenance, "float16" if half else str(precision).removeprefix("torch."), model, bool(classes)
         )
         write_json(folder / "preprocessor_config.json", _processor(size))
-        if origin is not None:
-            (folder / "README.md").write_text(card(folder.name, origin, size), encoding="utf-8")
+        if provenance is not None:
+            (folder / "README.md").write_text(card(folder.name, provenance, size), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        words = getattr(error, "strerror", None) or error
-        raise TrainingError(f"The model cannot be written to {folder.name}: {words}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"The model cannot be written to {folder.name}: {reason}.") from error
     finally:
         model.train(training)
 
 
-def _write_config(folder: Path, origin: Origin | None, dtype: str, model: PreTrainedModel, named: bool) -> None:
+def _write_config(
+    folder: Path, provenance: Provenance | None, dtype: str, model: PreTrainedModel, has_labels: bool
+) -> None:
     config = read_json(folder / "config.json")
     config["architectures"] = [type(model).__name__]
     config["dtype"] = dtype
-    if not named:
+    if not has_labels:
         config = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
-    if origin is not None:
-        config["vitdemo"] = {"family": origin.family, "license": origin.license, "revision": f"step-{origin.steps}"}
-        if not named:
-            config["vitdemo"]["pooling"] = origin.pooling
+    if provenance is not None:
+        config["vitdemo"] = {
+            "family": provenance.family,
+            "license": provenance.license,
+            "revision": f"step-{provenance.steps}",
+        }
+        if not has_labels:
+            config["vitdemo"]["pooling"] = provenance.pooling
     write_json(folder / "config.json", config)
 
 
@@ -111,32 +122,32 @@ def _processor(size: int) -> dict[str, Any]:
     }
 
 
-def card(name: str, origin: Origin, size: int) -> str:
+def card(name: str, provenance: Provenance, size: int) -> str:
     """The model card, in Markdown."""
-    minutes, seconds = divmod(round(origin.seconds), 60)
-    curve = "".join(f"| {step} | {score:.1%} |\n" for step, score in origin.curve)
+    minutes, seconds = divmod(round(provenance.seconds), 60)
+    curve = "".join(f"| {step} | {score:.1%} |\n" for step, score in provenance.curve)
     return f"""---
 library_name: transformers
-license: {origin.license.lower()}
+license: {provenance.license.lower()}
 ---
 
 # {name}
 
-A {origin.family}, trained with the recipe `{origin.recipe}` at {size} px.
+A {provenance.family}, trained with the recipe `{provenance.recipe}` at {size} px.
 
 ## Figures
 
-{origin.score_name} on held-out photos at the end of training: {origin.score:.1%}.
+{provenance.score_name} on held-out photos at the end of training: {provenance.score:.1%}.
 
 <!-- measured -->
 <!-- /measured -->
 
 ## Training
 
-- Data: {", ".join(origin.data)}; {origin.photos} photos.
-- Steps: {origin.steps}. Time: {minutes} min {seconds} s on {origin.device}.
-- Command: `{origin.command}`
+- Data: {", ".join(provenance.data)}; {provenance.photos} photos.
+- Steps: {provenance.steps}. Time: {minutes} min {seconds} s on {provenance.device}.
+- Command: `{provenance.command}`
 
-| step | {origin.score_name} |
+| step | {provenance.score_name} |
 |---|---|
 {curve}"""

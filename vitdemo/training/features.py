@@ -1,4 +1,4 @@
-"""Running a network over a whole set, and judging frozen features: nearest neighbours and a linear probe."""
+"""Running a network over a photo set, and evaluating frozen features: k nearest neighbours and a linear probe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from vitdemo.training.data import PhotoSet
 
 
 @torch.no_grad()
-def over(photos: PhotoSet, size: int, run: Callable[[Tensor], Tensor], device: torch.device, batch: int = 64) -> Tensor:
-    """What `run` says of the centre crop of every photo: `[N, ...]` float32 on the CPU."""
+def predict(
+    photos: PhotoSet, size: int, run: Callable[[Tensor], Tensor], device: torch.device, batch: int = 64
+) -> Tensor:
+    """Outputs of `run` on the centre crop of every photo: `[N, ...]` float32 on the CPU."""
     results = []
     for start in range(0, len(photos), batch):
         views = [torch.from_numpy(evaluation_view(image, size)) for image in photos.images[start : start + batch]]
@@ -23,7 +25,7 @@ def over(photos: PhotoSet, size: int, run: Callable[[Tensor], Tensor], device: t
 
 
 def accuracy(logits: Tensor, photos: PhotoSet) -> float:
-    """Share of the labelled photos whose best class is right."""
+    """Top-1 accuracy on the labelled photos."""
     labels = torch.from_numpy(photos.labels)
     known = labels >= 0
     return float((logits.argmax(dim=-1)[known] == labels[known]).float().mean())
@@ -34,18 +36,18 @@ def nearest_neighbours(
 ) -> Tensor:
     """Votes of the k nearest training features by cosine, weighted by `exp(similarity / temperature)`: `[N, K]`.
 
-    Wu et al. 2018, arXiv:1805.01978, as DINO reports it.
+    Wu et al. 2018, arXiv:1805.01978; DINO's k-NN evaluation.
     """
     similarity = nn.functional.normalize(test, dim=-1) @ nn.functional.normalize(train, dim=-1).T
-    weights, places = similarity.topk(min(k, len(train)), dim=-1)
+    weights, indices = similarity.topk(min(k, len(train)), dim=-1)
     votes = torch.zeros(len(test), classes)
-    return votes.scatter_add_(1, train_labels[places], (weights / temperature).exp())
+    return votes.scatter_add_(1, train_labels[indices], (weights / temperature).exp())
 
 
 def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1e-3, steps: int = 200) -> nn.Linear:
-    """Logistic regression on frozen features `[N, D]`, fitted with L-BFGS to the whole set at once."""
-    mean, spread = train.mean(dim=0), train.std(dim=0) + 1e-6
-    scaled = (train - mean) / spread
+    """Logistic regression on frozen features `[N, D]`, full-batch L-BFGS."""
+    mean, std = train.mean(dim=0), train.std(dim=0) + 1e-6
+    scaled = (train - mean) / std
     head = nn.Linear(train.shape[1], classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -59,16 +61,16 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1
 
     optimiser.step(closure)
     with torch.no_grad():
-        # The probe takes features as they come: what was subtracted and divided goes into its weights.
-        head.weight.div_(spread)
+        # Fold the standardisation into the weights: the probe takes raw features.
+        head.weight.div_(std)
         head.bias.sub_(head.weight @ mean)
     return head.requires_grad_(False)
 
 
-def refit(network: nn.Module, photos: PhotoSet, size: int, penalty: float = 1e-3) -> None:
-    """Give a network new last layers: a linear probe of what its old ones read, on the centre crops of labelled photos.
+def refit_classifier(network: nn.Module, photos: PhotoSet, size: int, penalty: float = 1e-3) -> None:
+    """Replace the weights of the last layers by linear probes of their inputs, on the centre crops of the labelled photos.
 
-    A classifier that was trained along with the rest knows the training photos by heart; a probe with a penalty does less so.
+    A classifier trained along with the rest overfits; a regularised probe does so less.
     """
     known, device, training = photos.labelled(), next(network.parameters()).device, network.training
     heads = [
@@ -76,37 +78,37 @@ def refit(network: nn.Module, photos: PhotoSet, size: int, penalty: float = 1e-3
         for module in network.modules()
         if isinstance(module, nn.Linear) and module.out_features == len(photos.classes)
     ]
-    read: list[Tensor] = []
-    hooks = [head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].flatten(1))) for head in heads]
+    recorded: list[Tensor] = []
+    hooks = [head.register_forward_pre_hook(lambda module, args: recorded.append(args[0].flatten(1))) for head in heads]
 
     def run(pixels: Tensor) -> Tensor:
-        read.clear()
+        recorded.clear()
         network(pixels)
-        return torch.stack(read, dim=1)
+        return torch.stack(recorded, dim=1)
 
     network.eval()
     try:
-        seen = over(known, size, run, device)
+        inputs = predict(known, size, run, device)
     finally:
         for hook in hooks:
             hook.remove()
         network.train(training)
-    for place, head in enumerate(heads):
-        fitted = linear_probe(seen[:, place], torch.from_numpy(known.labels), len(photos.classes), penalty)
+    for index, head in enumerate(heads):
+        fitted = linear_probe(inputs[:, index], torch.from_numpy(known.labels), len(photos.classes), penalty)
         with torch.no_grad():
             head.weight.copy_(fitted.weight)
             head.bias.copy_(fitted.bias)
 
 
-def neighbour_score(
+def knn_score(
     network: nn.Module, features: Callable[[Tensor], Tensor], train: PhotoSet, test: PhotoSet, size: int
 ) -> float:
-    """Accuracy of the nearest labelled training photos' votes, on frozen features."""
+    """k-NN accuracy of frozen features, with the labelled training photos as neighbours."""
     device = next(network.parameters()).device
     training = network.training
     network.eval()
     known = train.labelled()
-    found = [over(photos, size, features, device) for photos in (known, test)]
+    found = [predict(photos, size, features, device) for photos in (known, test)]
     network.train(training)
     votes = nearest_neighbours(found[0], torch.from_numpy(known.labels), found[1], len(train.classes))
     return accuracy(votes, test)

@@ -1,4 +1,4 @@
-"""Weights to begin with: what fits of another checkpoint, whatever its size of grid and its age."""
+"""Initial weights from another checkpoint: whatever fits, across families, grid sizes and transformers versions."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from vitdemo.errors import TrainingError
 from vitdemo.models.nn.vit import VisionTransformer, as_transformers
 from vitdemo.models.position_embeddings import resize_bias
 
-LEAST_SHARE = 0.1
-"""Of a network's numbers that must be found: a head alone is no beginning."""
+MIN_MATCHING = 0.1
+"""Share of a network's weights that must be found: a head alone is not enough."""
 
 
 def initialise(network: nn.Module, folder: Path) -> None:
-    """Take over the weights of a folder that fit by name and shape, across families too; the others stay random.
+    """Copy the weights of a checkpoint folder that match by name and shape; the others stay random.
 
     Raises:
-        TrainingError: too few fit to call it a beginning.
+        TrainingError: there is no checkpoint, or too few of its weights match.
     """
     try:
         found = load_file(folder / "model.safetensors")
     except Exception as error:
-        raise TrainingError(f"There are no weights to begin with in {folder.name}.") from error
+        raise TrainingError(f"{folder.name} holds no weights to initialise from.") from error
     prefix = getattr(network, "base_model_prefix", "vit")
     own = as_transformers(network) if isinstance(network, VisionTransformer) else network.state_dict()
-    taken = set()
+    copied = set()
     for name, value in found.items():
-        # A ViT's layers are a DeiT's and a BEiT's too: only the family's own prefix differs.
+        # The layers of ViT, DeiT and BEiT share their names: only the family's own prefix differs.
         for candidate in (name, f"{prefix}.{re.sub(r'^(vit|deit|beit)[.]', '', name)}"):
-            candidate = _modern(candidate)
-            if candidate not in own or candidate in taken:
+            candidate = _current_name(candidate)
+            if candidate not in own or candidate in copied:
                 continue
             if "position_embeddings" in candidate and own[candidate].shape != value.shape:
-                value = _other_grid(value, own[candidate])
+                value = _resize_positions(value, own[candidate])
             if "relative_position_bias_table" in candidate and own[candidate].shape != value.shape:
-                value = _other_bias(value, own[candidate])
+                value = _resize_relative_bias(value, own[candidate])
             if own[candidate].shape == value.shape:
                 own[candidate].copy_(value)
-                taken.add(candidate)
-    share = sum(own[name].numel() for name in taken) / max(1, sum(value.numel() for value in own.values()))
-    if share < LEAST_SHARE:
-        raise TrainingError(f"Only {share:.0%} of this network's weights are found in {folder.name}: they do not fit.")
+                copied.add(candidate)
+    share = sum(own[name].numel() for name in copied) / max(1, sum(value.numel() for value in own.values()))
+    if share < MIN_MATCHING:
+        raise TrainingError(f"Only {share:.0%} of this network's weights are in {folder.name}: it does not fit.")
 
 
-def _other_grid(value: Tensor, like: Tensor) -> Tensor:
-    """Position embeddings `[1, P + n * n, D]` for another square grid; the same if the numbers are no squares."""
+def _resize_positions(value: Tensor, like: Tensor) -> Tensor:
+    """Position embeddings `[1, P + n * n, D]` for another square grid; unchanged if either grid is not square."""
     for prefix in (1, 2):
         old, new = (math.isqrt(tensor.shape[1] - prefix) for tensor in (value, like))
         if (old**2, new**2) == (value.shape[1] - prefix, like.shape[1] - prefix):
@@ -60,16 +60,16 @@ def _other_grid(value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def _other_bias(value: Tensor, like: Tensor) -> Tensor:
-    """BEiT's table `[(2n - 1)^2 + 3, H]` for another square grid; the same if the numbers are no squares."""
+def _resize_relative_bias(value: Tensor, like: Tensor) -> Tensor:
+    """BEiT's table `[(2n - 1)^2 + 3, H]` for another square grid; unchanged if either grid is not square."""
     old, new = (math.isqrt(tensor.shape[0] - 3) for tensor in (value, like))
     if (old**2, new**2) != (value.shape[0] - 3, like.shape[0] - 3):
         return value
     return resize_bias(value.float(), ((old + 1) // 2,) * 2, ((new + 1) // 2,) * 2)
 
 
-def _modern(name: str) -> str:
-    """Names of saved checkpoints are those of transformers 4; in memory they are shorter."""
+def _current_name(name: str) -> str:
+    """Saved checkpoints use the names of transformers 4; in memory transformers 5 has shorter ones."""
     for old, new in (
         ("encoder.layer.", "layers."),
         ("attention.attention.relative_position_bias", "relative_position_bias"),

@@ -1,4 +1,4 @@
-"""The training loop: one optimiser step after the other, logged, saved, and the same again after a kill."""
+"""The training loop: logged, checkpointed, and bit-identical when resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -17,71 +17,37 @@ from torch import nn
 
 from vitdemo.errors import TrainingError
 from vitdemo.training.augment import normalised
+from vitdemo.training.config import LOG, STATE, TrainConfig
 from vitdemo.training.data import Batch, PhotoSet
-from vitdemo.training.ema import Average
-from vitdemo.training.optimisers import make_optimiser
-from vitdemo.training.recipes.base import STATE, Moment, Recipe
-
-LOG = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how fast to learn. A run is resumed only under the plan it was begun with."""
-
-    steps: int
-    batch: int = 64
-    size: int = 224
-    optimiser: str = "adamw"
-    learning_rate: float = 5e-4
-    """At its peak; it rises linearly and falls as a cosine."""
-    warm_up: float = 0.05
-    """Share of the steps."""
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    """Largest norm of the gradients; 0 switches clipping off."""
-    average: float = 0.0
-    """Decay of the running average of the weights, which is then what is judged and exported; 0 switches it off."""
-    precision: str = "fp32"
-    seed: int = 0
-    judge_every: int = 0
-    """Steps between two judgements; 0 for one at the end."""
-    patience: int = 0
-    """Judgements without a better score after which training stops early; 0 for never."""
-    save_every: int = 200
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
-        rising = max(1, round(self.warm_up * self.steps))
-        if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
+from vitdemo.training.ema import EMA
+from vitdemo.training.optimisers import make_optimisers
+from vitdemo.training.recipes.base import Recipe, StepContext
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """Outcome of a run."""
 
     steps: int
     score: float
     best: float
     seconds: float
     images_per_second: float
-    """While training, judging and saving left out."""
+    """Training alone, without evaluation and saving."""
     stopped_early: bool
 
 
 class Trainer:
-    """Runs a recipe under a plan, in a folder that holds its log and its state.
+    """Trains a recipe, in a folder that holds the run's log and state.
 
     Raises (from `run`):
-        TrainingError: the loss is no longer a finite number; the last good state is kept.
+        TrainingError: the loss is not finite; the last good state is kept.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        plan: Plan,
+        config: TrainConfig,
         train: PhotoSet,
         test: PhotoSet,
         folder: Path,
@@ -90,98 +56,102 @@ class Trainer:
         report: Callable[[dict[str, Any]], None] = lambda figures: None,
         snapshot: Callable[[nn.Module, int], None] = lambda network, step: None,
     ) -> None:
-        # Precision is ours, below: Accelerate would fix it for the whole process.
-        # BEiT has a mask token that only masked modelling uses; without the flag several processes would stop over it.
+        # Autocast is applied in `_step`: Accelerate would set the precision for the whole process.
+        # Only masked modelling uses BEiT's mask token: DDP stops at unused parameters without this flag.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[unused])
-        self.plan, self.train_set, self.test_set, self.folder = plan, train, test, folder
+        self.config, self.train_set, self.test_set, self.folder = config, train, test, folder
         self.report, self.snapshot = report, snapshot
         self.recipe = recipe
-        self.average = Average(recipe.result(), plan.average) if plan.average else None
-        optimiser = make_optimiser(plan.optimiser, recipe.named_parameters(), plan.learning_rate, plan.weight_decay)
-        self.module, self.optimiser = self.accelerator.prepare(recipe, optimiser)
-        if self.average is not None:
-            self.average.to(self.accelerator.device)
-        self.batches = recipe.batches(train, plan.batch, plan.size, plan.seed)
+        self.ema = EMA(recipe.result(), config.ema_decay) if config.ema_decay else None
+        optimisers = make_optimisers(
+            config.optimiser, recipe.named_parameters(), config.learning_rate, config.weight_decay
+        )
+        self.module, *self.optimisers = self.accelerator.prepare(recipe, *optimisers)
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+        self.batches = recipe.batches(train, config.batch, config.resolution, config.seed)
         self.batches.shard = (self.accelerator.process_index, self.accelerator.num_processes)
         self.step = 0
         self.best = -math.inf
-        self.since_best = 0
+        self.evaluations_since_best = 0
         self.seconds = 0.0
 
     @property
     def network(self) -> nn.Module:
-        """What is judged and exported: the result of the recipe, or the running average of it."""
-        return self.recipe.result() if self.average is None else self.average.network
+        """What is evaluated and exported: the recipe's result, or its EMA."""
+        return self.recipe.result() if self.ema is None else self.ema.network
 
     def run(self, until: int | None = None) -> Result:
-        """Train to the end of the plan, or to step `until`, and leave the state behind."""
+        """Train to the last step, or to step `until`, and save the state."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.batches.start = self.step
         seen, score, early = 0, math.nan, False
-        last = min(self.plan.steps, until if until is not None else self.plan.steps)
-        begun = time.perf_counter()
-        aside = 0.0  # seconds that went into judging and saving
+        last = min(self.config.steps, until if until is not None else self.config.steps)
+        started = time.perf_counter()
+        overhead = 0.0  # seconds of evaluation and saving
         with (self.folder / LOG).open("a", encoding="utf-8") as log:
             for batch in self.batches:
                 if self.step >= last or early:
                     break
                 figures = self._step(batch)
                 seen += len(batch.labels) * self.accelerator.num_processes
-                spent = time.perf_counter() - begun
-                figures |= {"images_per_second": seen / (spent - aside), "seconds": self.seconds + spent}
-                if self._due(self.plan.judge_every) or self.step == self.plan.steps:
-                    score = self._judge()
+                spent = time.perf_counter() - started
+                figures |= {"images_per_second": seen / (spent - overhead), "seconds": self.seconds + spent}
+                if self._due(self.config.evaluate_every) or self.step == self.config.steps:
+                    score = self._evaluate()
                     figures["score"] = score
-                    early = bool(self.plan.patience) and self.since_best >= self.plan.patience
+                    early = bool(self.config.patience) and self.evaluations_since_best >= self.config.patience
                 self._write(log, figures)
                 if self.step & (self.step - 1) == 0 and self.accelerator.is_main_process:
                     self.snapshot(self.network, self.step)
-                if self._due(self.plan.save_every):
+                if self._due(self.config.save_every):
                     self.save(self.seconds + spent)
-                aside += time.perf_counter() - begun - spent
-        spent = time.perf_counter() - begun
+                overhead += time.perf_counter() - started - spent
+        spent = time.perf_counter() - started
         self.seconds += spent
         self.save(self.seconds)
-        return Result(self.step, score, self.best, self.seconds, seen / max(spent - aside, 1e-9), early)
+        return Result(self.step, score, self.best, self.seconds, seen / max(spent - overhead, 1e-9), early)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
     def _step(self, batch: Batch) -> dict[str, Any]:
-        # Dropout and the like draw from numbers of this step alone: there is no generator to save.
-        torch.manual_seed(hash((self.plan.seed, self.step)) & 0x7FFFFFFF)
-        rate = self.plan.rate(self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        # Dropout and the like are seeded step by step: there is no generator state to save.
+        torch.manual_seed(hash((self.config.seed, self.step)) & 0x7FFFFFFF)
+        rate = self.config.learning_rate_at(self.step)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         device = self.accelerator.device
         views = [normalised(view.to(device, non_blocking=True)) for view in batch.views]
-        moment = Moment(self.step, self.step / self.plan.steps, self.plan.seed)
-        more = {"targets": [target.to(device) for target in batch.targets]} if batch.targets else {}
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            loss, figures = self.module(views, batch.labels.to(device), moment, **more)
+        context = StepContext(self.step, self.step / self.config.steps, self.config.seed)
+        cached = {"targets": [target.to(device) for target in batch.targets]} if batch.targets else {}
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss, figures = self.module(views, batch.labels.to(device), context, **cached)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"The loss is {value} at step {self.step}. The last good state is kept in {self.folder.name}; resume from "
-                "it with a lower learning rate, or in fp32."
+                f"The loss is {value} at step {self.step}. The last good state is kept in {self.folder.name}; start "
+                "again with a lower learning rate, or in fp32."
             )
-        self.optimiser.zero_grad()
         self.accelerator.backward(loss)
-        if self.plan.clip:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.plan.clip)
-        self.optimiser.step()
-        self.recipe.after_step(moment)
-        if self.average is not None:
-            self.average.update(self.recipe.result(), self.step)
+        if self.config.clip:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.recipe.after_step(context)
+        if self.ema is not None:
+            self.ema.update(self.recipe.result(), self.step)
         self.step += 1
         return {"step": self.step, "epoch": self.step / self.batches.per_epoch, "loss": value, "rate": rate} | {
             name: float(figure) for name, figure in figures.items()
         }
 
-    def _judge(self) -> float:
+    def _evaluate(self) -> float:
         score = self.recipe.score(self.network, self.train_set, self.test_set)
-        self.since_best = 0 if score > self.best else self.since_best + 1
+        self.evaluations_since_best = 0 if score > self.best else self.evaluations_since_best + 1
         self.best = max(self.best, score)
         return score
 
@@ -192,22 +162,22 @@ class Trainer:
             self.report(figures)
 
     def save(self, seconds: float) -> None:
-        """Write everything that the next step depends on; a kill in the middle leaves the old file.
+        """Atomically write everything that the next step depends on.
 
         Raises:
-            TrainingError: there is no room.
+            TrainingError: the disk is full.
         """
         if not self.accelerator.is_main_process:
             return
         state = {
-            "plan": asdict(self.plan),
+            "config": asdict(self.config),
             "step": self.step,
             "best": self.best,
-            "since_best": self.since_best,
+            "evaluations_since_best": self.evaluations_since_best,
             "seconds": seconds,
             "recipe": self.recipe.state(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": None if self.average is None else self.average.network.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "ema": None if self.ema is None else self.ema.network.state_dict(),
         }
         part = self.folder / (STATE + ".part")
         try:
@@ -216,14 +186,14 @@ class Trainer:
         except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
             raise TrainingError(
-                f"The state cannot be saved in {self.folder.name}: {error}. The last one is kept."
+                f"The state cannot be saved in {self.folder.name}: {error}. The previous one is kept."
             ) from error
 
     def resume(self) -> None:
-        """Go on from the state in the folder.
+        """Load the state in the folder.
 
         Raises:
-            TrainingError: there is none, it is damaged, or it belongs to another plan.
+            TrainingError: there is none, it is damaged, or it was written under another configuration.
         """
         try:
             state = torch.load(self.folder / STATE, map_location=self.accelerator.device, weights_only=True)
@@ -231,16 +201,21 @@ class Trainer:
             raise TrainingError(f"There is no run to resume in {self.folder.name}.") from None
         except Exception as error:
             raise TrainingError(f"The state in {self.folder.name} is damaged.") from error
-        theirs, ours = state["plan"], asdict(self.plan)
-        differing = [name for name in ours if theirs.get(name) != ours[name]]
+        saved, ours = state["config"], asdict(self.config)
+        differing = [name for name in ours if saved.get(name) != ours[name]]
         if differing:
             raise TrainingError(
-                f"The run in {self.folder.name} was begun with other settings: "
-                + ", ".join(f"{name} {theirs.get(name)} (now {ours[name]})" for name in differing)
+                f"The run in {self.folder.name} was started with other settings: "
+                + ", ".join(f"{name} {saved.get(name)} (now {ours[name]})" for name in differing)
             )
         self.recipe.load_state(state["recipe"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            self.average.network.load_state_dict(state["average"])
-        self.step, self.best, self.since_best = state["step"], state["best"], state["since_best"]
+        for optimiser, optimiser_state in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(optimiser_state)
+        if self.ema is not None:
+            self.ema.network.load_state_dict(state["ema"])
+        self.step, self.best, self.evaluations_since_best = (
+            state["step"],
+            state["best"],
+            state["evaluations_since_best"],
+        )
         self.seconds = state["seconds"]

@@ -1,4 +1,4 @@
-"""Networks that teach: they see the very views that the student sees."""
+"""Teachers for distillation. They see the same views as the student."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Teacher(nn.Module):
-    """A frozen network with classes, and features if it has a map of them.
+    """A frozen classifier, with a feature map if it has one.
 
     Args:
         network: takes `[B, 3, size, size]`, normalised with `mean` and `std`, and returns logits.
-        features: takes the same and returns a map `[B, D, h, w]`.
-        head: makes the logits of that map, so that one pass gives both.
+        features: takes the same and returns a feature map `[B, D, h, w]`.
+        head: computes the logits from that map, so that one forward pass gives both.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Teacher(nn.Module):
         self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
-        """A teacher never trains, whatever the module around it does."""
+        """Always in evaluation mode, whatever the enclosing module does."""
         return super().train(False)
 
-    def _seen(self, pixels: Tensor) -> Tensor:
+    def _preprocess(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-1] != self.size:
             pixels = nn.functional.interpolate(
                 pixels, (self.size, self.size), mode="bilinear", antialias=pixels.shape[-1] > self.size
@@ -60,43 +60,43 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
-        """`[B, K]` for the student's normalised pixels of any size."""
-        return logits_of(self.network, self._seen(pixels))
+        """`[B, K]`, from the student's normalised pixels at any resolution."""
+        return logits_of(self.network, self._preprocess(pixels))
 
     @torch.no_grad()
     def feature_map(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """`[B, h * w, D]`: the features at the places of the student's patches."""
-        return self._at(self._map(self._seen(pixels)), grid)
+        """`[B, h * w, D]`: the features at the student's patches."""
+        return self._to_grid(self._map(self._preprocess(pixels)), grid)
 
     @torch.no_grad()
-    def answer(self, pixels: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """`logits` and `feature_map` of the same pixels, in one pass if the logits are made of the map."""
-        seen = self._seen(pixels)
-        found = self._map(seen)
-        logits = logits_of(self.network, seen) if self.head is None else self.head(found)
-        return logits, self._at(found, grid)
+    def logits_and_features(self, pixels: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """`logits` and `feature_map` of the same pixels, in one forward pass if there is a `head`."""
+        inputs = self._preprocess(pixels)
+        features = self._map(inputs)
+        logits = logits_of(self.network, inputs) if self.head is None else self.head(features)
+        return logits, self._to_grid(features, grid)
 
-    def _map(self, seen: Tensor) -> Tensor:
+    def _map(self, inputs: Tensor) -> Tensor:
         if self.features is None:
             raise OptionError("This teacher has no feature map.")
-        found: Tensor = self.features(seen)
-        return found
+        features: Tensor = self.features(inputs)
+        return features
 
     @staticmethod
-    def _at(found: Tensor, grid: tuple[int, int]) -> Tensor:
-        resized = nn.functional.interpolate(found.float(), grid, mode="bilinear", align_corners=False)
+    def _to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+        resized = nn.functional.interpolate(features.float(), grid, mode="bilinear", align_corners=False)
         return resized.flatten(2).transpose(1, 2)
 
 
 def channels_last(network: M) -> M:
-    """The same network with its weights laid out as convolutions on a CPU are quickest with."""
-    whole: Any = network  # PyTorch's hints do not know the argument
-    whole.to(memory_format=torch.channels_last)
+    """The same network in the memory layout that is fastest for convolutions on a CPU."""
+    untyped: Any = network  # PyTorch's type hints lack the argument
+    untyped.to(memory_format=torch.channels_last)
     return network
 
 
 class PatchFeatures(nn.Module):
-    """The last layer's patch tokens of a transformer, as a map `[B, D, h, w]`."""
+    """The patch tokens of a transformer's last layer, as a map `[B, D, h, w]`."""
 
     def __init__(self, model: Classifier, spec: ModelSpec) -> None:
         super().__init__()
@@ -105,18 +105,18 @@ class PatchFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         tokens: Tensor = self.model.network.base_model(pixels).last_hidden_state[:, self.prefix :]
         grid = (pixels.shape[2] // self.patch, pixels.shape[3] // self.patch)
-        found: Tensor = tokens.transpose(1, 2).unflatten(2, grid)
-        return found
+        maps: Tensor = tokens.transpose(1, 2).unflatten(2, grid)
+        return maps
 
 
 def teacher_from_spec(spec: ModelSpec, classes: Sequence[str]) -> Teacher:
-    """A model of the registry as a teacher of these classes.
+    """A registered model as a teacher of these classes.
 
     Raises:
-        OptionError: it knows other classes.
+        OptionError: it was trained on other classes.
     """
     if tuple(spec.labels) != tuple(classes):
-        raise OptionError(f"The teacher {spec.name} knows {len(spec.labels)} classes that are not those of the photos.")
+        raise OptionError(f"The teacher {spec.name} has {len(spec.labels)} classes, which are not those of the photos.")
     network = load_model(spec, torch.device("cpu"), torch.float32)
     features = PatchFeatures(network, spec) if spec.readouts else None
     return Teacher(network, spec.image_size[0], spec.processor.mean, spec.processor.std, features)

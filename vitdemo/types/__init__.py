@@ -1,9 +1,10 @@
-"""Values that cross the borders between rooms. All are immutable; tensors in them are not to be written to."""
+"""Values passed between folders: frozen dataclasses, whose tensors and arrays must not be written to."""
 
 from vitdemo.types.forward import (
     Attribution,
     Box,
     Capture,
+    Grid,
     LayerQueries,
     ModelOutput,
     PatchFeatures,
@@ -36,6 +37,7 @@ __all__ = [
     "Explanation",
     "Faithfulness",
     "Fusion",
+    "Grid",
     "Label",
     "LayerQueries",
     "ModelOutput",

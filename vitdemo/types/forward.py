@@ -1,4 +1,4 @@
-"""What goes into a forward pass, and what comes out of it."""
+"""Inputs and outputs of a forward pass."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ Box = tuple[int, int, int, int]
 """`(left, top, right, bottom)` in pixels; right and bottom are exclusive."""
 
 
+Grid = tuple[int, int]
+"""`(rows, columns)` of patches."""
+
+
 @dataclass(frozen=True)
 class View:
-    """Where a pixel tensor lies in its photo."""
+    """The part of a photo that a pixel tensor shows."""
 
     crop: Box
     """In pixels of the upright photo."""
@@ -25,7 +29,7 @@ class View:
 
 @dataclass(frozen=True)
 class PixelBatch:
-    """Pictures as a model takes them."""
+    """Preprocessed images."""
 
     pixel_values: Tensor
     """`[B, 3, H, W]`, float32, normalised."""
@@ -34,25 +38,23 @@ class PixelBatch:
 
 @dataclass(frozen=True)
 class Capture:
-    """What a forward pass is to record beside its logits. Nothing else is recorded."""
+    """What a forward pass records beside its logits; by default nothing."""
 
     tokens: tuple[int, ...] = ()
-    """Query tokens whose rows are kept, for all layers and heads."""
+    """Query tokens whose attention rows are recorded, for all layers and heads."""
     mean: bool = False
-    """Keep the mean over all query tokens, for all layers and heads."""
-    layer: int | None = None
-    """Keep all rows of this one layer, for all heads."""
+    """Record the mean row over all query tokens, for all layers and heads."""
     queries: bool = False
-    """Keep queries and keys of all layers, from which any row follows."""
+    """Record queries and keys of all layers, from which any attention row can be computed."""
     features: bool = False
-    """Keep what the last layer knows of the patches."""
+    """Record the last layer's patch features."""
     gradients: bool = False
-    """Keep the attention matrices of all layers, as part of the graph of a forward with gradients."""
+    """Record the attention matrices of all layers as part of the autograd graph."""
 
 
 @dataclass(frozen=True)
 class LayerQueries:
-    """What the attention of one layer follows from: `query` and `key` are `[B, H, N, D]`."""
+    """Queries and keys of one layer's attention, `[B, H, N, D]`."""
 
     query: Tensor
     key: Tensor
@@ -63,36 +65,36 @@ class LayerQueries:
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """What the last layer knows of one photo's patches, row by row, float32 on the CPU."""
+    """The last layer's features of one photo's patches in row-major order, float32 on the CPU."""
 
     values: Tensor
-    """`[P, D]`: last hidden states, after the last normalisation."""
+    """`[P, D]`: last hidden states, after the final LayerNorm."""
     norms: Tensor
-    """`[P]`: their lengths before it, which it hides."""
+    """`[P]`: their norms before the final LayerNorm."""
     keys: Tensor
-    """`[P, H * D]`: keys of the last layer's attention, all heads side by side."""
+    """`[P, H * D]`: keys of the last layer's attention, heads concatenated."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Which map is to be made beside the scores."""
+    """The attribution map to compute beside the logits."""
 
     method: str
     target: int | None = None
-    """Index of the class that is explained; None for the one of this rank."""
+    """Index of the class to explain; None explains the class at `rank`."""
     rank: int = 1
-    """From 1, the predicted class."""
+    """1 is the predicted class."""
     fusion: Fusion = "mean"
     """How rollout fuses heads."""
     discard: float = 0.0
-    """Share of the smallest attention in each row that rollout sets to 0; the class token's stays."""
+    """Share of the smallest values per row that rollout sets to 0; the class token's column is kept."""
     query: int = 0
-    """Number of the patch that `similarity` compares with, row by row from 0."""
+    """Row-major index of the patch that `similarity` compares with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reconstruct:
-    """Patches that a masked autoencoder is to fill in beside nothing else."""
+    """The patches that a masked autoencoder reconstructs."""
 
     hidden: Tensor
     """`[B, h, w]` bool, True where hidden."""
@@ -100,28 +102,26 @@ class Reconstruct:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """One photo's answer of one model."""
+    """Output of one model for one photo; tensors are on the CPU."""
 
     logits: Tensor | None
-    """`[K]` float32 on the CPU, or None for a model without a classifier."""
+    """`[K]` float32, or None for a model without a classifier."""
     rows: Mapping[str, Tensor]
-    """By read-out: `[L, H, N]` float32 on the CPU; each row sums to 1 over all N tokens, prefix tokens included."""
+    """By read-out: `[L, H, N]` float32; each row sums to 1 over all N tokens, prefix tokens included."""
     patch_grid: tuple[int, int]
     milliseconds: float
-    """The forward alone, device-synchronised, divided by the size of its batch."""
+    """Of the forward pass alone, device-synchronised, divided by the batch size."""
     device: str
     dtype: str
     notes: tuple[str, ...] = ()
-    """What a user should know of how it ran."""
-    full: Tensor | None = None
-    """`[H, N, N]` float32 on the CPU: all rows of the layer that was asked for."""
+    """For the user, about how the model was run."""
     values: Tensor | None = None
-    """`[h, w]` float32 on the CPU: the map that was asked for."""
+    """`[h, w]` float32: the requested attribution map."""
     target: int | None = None
     """The class that the map explains."""
     queries: tuple[LayerQueries, ...] = ()
-    """A layer each, on the CPU, in the dtype of the forward, where they were asked for."""
+    """One per layer, in the dtype of the forward pass, if requested."""
     features: PatchFeatures | None = None
-    """Where they were asked for."""
+    """If requested."""
     filled: Tensor | None = None
-    """`[3, H, W]` float32 on the CPU, normalised: the image with its hidden patches filled in."""
+    """`[3, H, W]` float32, normalised: the image with its hidden patches reconstructed."""

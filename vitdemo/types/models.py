@@ -1,4 +1,4 @@
-"""A photo, and what is known of a model before its weights are loaded."""
+"""A photo, a processor, and a model's description."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Fusion = Literal["mean", "max", "min"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 
 Readout = Literal["class", "distillation", "mean", "patch"]
-"""Whose attention is shown: the class token's row, the distillation token's, the mean over all query tokens, or one patch's."""
+"""The query token: class token, distillation token, the mean over all tokens, or one patch."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture that passed the image door: upright RGB, within the limits."""
+    """A decoded image: upright RGB, within the limits."""
 
     image: PIL.Image.Image
     digest: str
-    """SHA-256 of the size and the RGB pixels, in hex: the same picture has the same digest, whatever file it came in."""
+    """SHA-256 of the size and the RGB pixels, in hex: equal pixels have equal digests, whatever the file format."""
     notes: tuple[str, ...] = ()
-    """What the door did that a user should know, such as "The first frame of an animation is used."."""
+    """For the user, such as "The first frame of an animation is used."."""
     name: str = ""
-    """What its owner calls it; never a path of the server."""
+    """The user's file name or URL; never a path on the server."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -37,14 +37,14 @@ class Photo:
 
 @dataclass(frozen=True)
 class Processor:
-    """How a model wants its picture: resize, crop, scale, normalise. Equal processors share one pixel tensor."""
+    """A model's preprocessing: resize, crop, rescale, normalise. Models with equal processors share one pixel tensor."""
 
     resize: tuple[int, int] | int | None
     """`(height, width)`, or one number for the shorter side, or None."""
     crop: tuple[int, int] | None
     """Centre crop `(height, width)` after the resize, or None."""
     resample: int
-    """Pillow's number of the filter."""
+    """Pillow's resampling filter."""
     rescale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,25 +52,25 @@ class Processor:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is known of a model before its weights are loaded."""
+    """A model's description, read without loading its weights."""
 
     name: str
     family: str
     checkpoint: str
-    """A folder, or the id on the Hub."""
+    """A folder, or the Hub id."""
     revision: str
     source: Literal["embedded", "hub", "local"]
     model_type: str
     image_size: tuple[int, int]
     """`(height, width)` in pixels."""
     patch_size: int
-    """Side, in input pixels, of the square that one patch token stands for."""
+    """Side, in input pixels, of the square that a patch token covers."""
     num_prefix_tokens: int
     """Tokens before the patch tokens: class token, distillation token, registers."""
     num_layers: int
     num_heads: int
     readouts: tuple[Readout, ...]
-    """Read-outs that mean something for this model, the default first."""
+    """Meaningful read-outs of this model, the default first."""
     labels: tuple[str, ...]
     processor: Processor
     parameters: int
@@ -78,27 +78,27 @@ class ModelSpec:
     license: str
     methods: tuple[str, ...] = ("attention",)
     temperature: float = 1.0
-    """By which logits are divided before the softmax, so that scores are as high as answers are right."""
+    """Divides the logits before the softmax; calibrated so that scores match accuracy."""
     threshold: float = 0.0
-    """Best scores under this are answered with "probably not one of the classes"."""
+    """Below this top score the photo probably shows none of the classes."""
     pooling: Literal["class", "mean"] = "class"
-    """What a probe reads: the class token, or the mean of the patches where no class token was ever taught."""
+    """Input of a linear probe: the class token, or the mean patch token where no class token was trained."""
     note: str = ""
-    """How labels come about where the model itself has no classifier."""
+    """Where the labels come from if the model itself has no classifier."""
     ready: bool = True
-    """Whether the weights are on this machine's disk."""
+    """Whether the weights are on disk."""
     pickled: bool = False
-    """Whether the weights are an old PyTorch file, which is read with `weights_only=True`."""
+    """Whether the weights are a pickled PyTorch file, loaded with `weights_only=True`."""
     reconstructs: bool = False
-    """Whether it can fill in hidden patches: MAE with its decoder."""
+    """Whether it can reconstruct hidden patches: MAE with its decoder."""
     gated: str = ""
-    """How to get access, where the owner has to grant it."""
+    """How to request access to a gated model; empty if it is not gated."""
     expected_classes: int = 0
-    """Number of classes of a model whose labels are not known before it is downloaded."""
+    """Number of classes while the labels are not downloaded yet."""
 
     @property
     def num_classes(self) -> int:
-        """Classes that it tells apart; 0 without a classifier."""
+        """Number of classes; 0 without a classifier."""
         return len(self.labels) or self.expected_classes
 
     @property
@@ -112,6 +112,6 @@ class ModelSpec:
         return self.grid_of(*self.image_size)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """`(rows, columns)` of an input of that many pixels: whole patches; a CNN's padding makes a cell of what is left over."""
-        over = 0 if self.readouts else self.patch_size - 1
-        return (height + over) // self.patch_size, (width + over) // self.patch_size
+        """`(rows, columns)` of an input of that many pixels: whole patches; a CNN, which pads, also has partial cells."""
+        padding = 0 if self.readouts else self.patch_size - 1
+        return (height + padding) // self.patch_size, (width + padding) // self.patch_size

@@ -1,4 +1,4 @@
-"""What a user is given."""
+"""Results: predictions, attribution maps, comparisons, reconstructions, segmentations."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttributionMap:
-    """One number a patch."""
+    """One number per patch."""
 
     values: NDArray[np.float32]
-    """`[h, w]` raw, not normalised."""
+    """`[h, w]`, not normalised."""
     method: str
     layer: int | None
     """From 0; None where the method has none."""
@@ -28,7 +28,7 @@ class AttributionMap:
     readout: Readout | None
     target: int | None = None
     query: tuple[int, int] | None = None
-    """Row and column, from 0, of the patch whose attention or similarity this is."""
+    """Row and column, from 0, of the query patch."""
 
     @property
     def low(self) -> float:
@@ -57,7 +57,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model says of one photo."""
+    """One model's classification of one photo."""
 
     spec: ModelSpec
     labels: tuple[Label, ...]
@@ -67,50 +67,50 @@ class Prediction:
     dtype: str
     from_cache: bool = False
     notes: tuple[str, ...] = ()
-    """What a user should know of how it ran."""
+    """For the user, about how the model was run."""
 
     @property
     def uncovered(self) -> bool:
-        """Whether the photo is probably of none of the model's classes."""
+        """Whether the photo probably shows none of the model's classes."""
         return bool(self.labels) and self.labels[0].score < self.spec.threshold
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A prediction, and where the model looked."""
+    """A prediction and its attribution map."""
 
     prediction: Prediction
     map: AttributionMap | None
     """None for a model without attention."""
     rows: Mapping[str, NDArray[np.float32]]
-    """By read-out: `[L, H, h, w]`, the rows over the patch columns, not renormalised."""
+    """By read-out: `[L, H, h, w]`, attention to the patches, not renormalised."""
     view: View
     description: str
     notes: tuple[str, ...]
     patch_grid: tuple[int, int]
     queries: tuple[LayerQueries, ...] = ()
-    """From which the attention of any patch follows, where they were asked for: see `vitdemo.attribution.patch_attention`."""
+    """If requested: the attention of any patch can be computed with `vitdemo.attribution.patch_attention`."""
     features: PatchFeatures | None = None
-    """Where they were asked for."""
+    """If requested."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A photo of which a masked autoencoder saw some patches, and made up the others."""
+    """A photo whose hidden patches a masked autoencoder has predicted."""
 
     spec: ModelSpec
     seen: PIL.Image.Image
     """The crop, hidden patches in grey."""
     filled: PIL.Image.Image
-    """The crop, hidden patches as the decoder made them."""
+    """The crop, hidden patches as predicted by the decoder."""
     hidden: NDArray[np.bool_]
-    """`[h, w]`."""
+    """`[h, w]`, True where hidden."""
     view: View
     milliseconds: float
     device: str
     dtype: str
     notes: tuple[str, ...] = ()
-    """What a user should know of how it ran."""
+    """For the user, about how the model was run."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Faithfulness:
     insertion: tuple[float, ...]
     """Higher areas are better."""
     random: tuple[float, ...]
-    """Mean over random orders of deletion; read backwards it is that of insertion."""
+    """Mean over deletions in random order; reversed, it is that of insertions."""
 
     @property
     def deletion_auc(self) -> float:
@@ -138,7 +138,7 @@ class Faithfulness:
 
     @property
     def random_auc(self) -> float:
-        """Of deletion and of insertion alike: bringing back the last patches is deleting the first ones, backwards."""
+        """The baseline of both: inserting patches is deleting them in reverse order."""
         return _area(self.random)
 
 
@@ -149,15 +149,15 @@ def _area(values: tuple[float, ...]) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two models agree on a photo."""
+    """Agreement of two models on one photo."""
 
     models: tuple[str, str]
     same_label: bool | None
-    """None for models of different vocabularies, or without one."""
+    """None if the models' classes differ, or one has no classifier."""
     rank_correlation: float | None
-    """Spearman's, of the two maps on the common grid; None where one is flat or absent."""
+    """Spearman's, of the two maps on a common grid; None if one is flat or missing."""
     overlap: float | None
-    """Intersection over union, on the same grid, of the patches that hold the top 20% of each map's mass."""
+    """Intersection over union, on the same grid, of the patches holding the top 20% of each map's mass."""
 
 
 @dataclass(frozen=True)
@@ -170,34 +170,34 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pair:
-    """A patch of a first photo and one of another photo, each of which is the other's nearest."""
+    """Mutual nearest neighbours: a patch of the first photo and one of another photo."""
 
     first: tuple[float, float]
-    """`(x, y)` of its middle, in pixels of the upright first photo."""
+    """`(x, y)` of the patch centre, in pixels of the upright first photo."""
     second: tuple[float, float]
-    """The same in the other photo."""
+    """Likewise in the other photo."""
     score: float
     """Cosine, -1 to 1."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A photo parted into masks."""
+    """Masks of one photo."""
 
     spec: ModelSpec
     method: str
     masks: NDArray[np.bool_]
-    """`[n, H, W]` in pixels of the crop; n is 0 where nothing was found."""
+    """`[n, H, W]` in pixels of the crop; n is 0 if nothing was found."""
     names: tuple[str, ...]
-    """One a mask."""
+    """One per mask."""
     patches: NDArray[np.bool_]
-    """`[n, h, w]`: the same on the patch grid, before any refinement."""
+    """`[n, h, w]`: the masks on the patch grid, before refinement."""
     values: NDArray[np.float32] | None
-    """`[h, w]`: what the masks were made of, or, of `similarity`, the cosine map."""
+    """`[h, w]`: the map that the masks were derived from; for `similarity`, cosines."""
     colours: NDArray[np.float32] | None
-    """`[h, w, 3]` RGB in 0..1, of `pca`."""
+    """For `pca`: `[h, w, 3]` RGB in 0..1."""
     boxes: tuple[Box, ...]
-    """Of `similarity`: the best matches, best first, in pixels of the crop."""
+    """For `similarity`: the best matches, best first, in pixels of the crop."""
     view: View
     parameters: Mapping[str, Any]
     milliseconds: float
@@ -205,20 +205,20 @@ class Segmentation:
     dtype: str
     notes: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
-    """Of `similarity`: cosines of the best matches."""
+    """For `similarity`: cosines of the best matches."""
     pairs: tuple[Pair, ...] = ()
-    """Of `similarity`, of a photo after the first: what is where in both, best first."""
+    """For `similarity`, in photos after the first: correspondences with the first photo, best first."""
     outliers: NDArray[np.bool_] | None = None
-    """`[h, w]`: patches of huge features, whether or not they were clipped."""
+    """`[h, w]`: patches with outlier norms, whether or not they were clipped."""
 
     @property
     def areas(self) -> tuple[float, ...]:
-        """Share of the crop that each mask covers."""
+        """Each mask's share of the crop."""
         return tuple(float(mask.mean()) for mask in self.masks)
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Of each mask, from 1, by which it is coloured: a part has the same one in all photos."""
+        """Each mask's number, from 1, which sets its colour; a part keeps its number in all photos."""
         if self.method == "parts":
             return tuple(int(name.split()[-1]) for name in self.names)
         return tuple(range(1, len(self.names) + 1))

@@ -34,6 +34,13 @@ from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, T
 TITLE = "vitdemo: what Vision Transformers see"
 
 
+OPENED = """() => {
+  window.vitdemoOpened = true;
+  if (location.search) window.dispatchEvent(new Event("vitdemo-opened"));
+}"""
+"""The page is open; the link that it was opened with, if any, has been followed."""
+
+
 def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     """The whole page, with the first example already computed."""
     pipeline = pipeline or Pipeline()
@@ -114,7 +121,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
-                    listed = ModelsTab(pipeline)
+                    listed = ModelsTab(pipeline, compare.models, explain.model)
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 
@@ -134,7 +141,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
-        listed.connect(page, models_tab, compare.models, explain.model)
+        listed.connect(page, models_tab)
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
         # A slow URL must not keep the others waiting.
@@ -143,7 +150,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
         segmented.follow_up(restored, photo, running)
-        restored.then(None, None, None, js="() => { window.vitdemoOpened = true; }", **private)
+        restored.then(None, None, None, js=OPENED, **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page

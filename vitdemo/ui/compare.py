@@ -72,13 +72,13 @@ class CompareTab:
     def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
 
-        def on_change(values: Values) -> Values:
-            return self.update(values[photo], values)
+        def on_target(values: Values) -> Values:
+            return NOTHING if values[self.state].is_linked(values) else self.update(values[photo], values)
 
         def on_models(values: Values) -> Values:
             """Other models may have other classes. The list also reports changes of its choices: those change nothing here."""
             state, models = values[self.state], list(values[self.models])
-            if models == (state.compared or list(self.default)):
+            if state.is_linked(values) or models == (state.compared or list(self.default)):
                 return NOTHING
             with user_errors():
                 offered = _targets([get_spec(name) for name in models], values[self.target])
@@ -87,6 +87,8 @@ class CompareTab:
             return {**found, self.target: gr.update(**offered)}
 
         def on_method(values: Values) -> Values:
+            if values[self.state].is_linked(values):
+                return NOTHING
             method = values[self.method]
             return {
                 **self.update(values[photo], values),
@@ -99,7 +101,7 @@ class CompareTab:
         # Not only what a person chooses: a model that is removed leaves the choice, too.
         self.models.change(on_models, inputs, shown, **options)
         self.method.change(on_method, inputs, shown, **options)
-        self.target.change(on_change, inputs, self.compared, **options)
+        self.target.change(on_target, inputs, self.compared, **options)
         self.compared.select(self.on_label, None, self.target, api_visibility="private", show_progress="hidden")
 
     def update(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
@@ -145,12 +147,13 @@ class CompareTab:
         method = link.method if link.method in METHODS and link.method != "similarity" else "attention"
         found = self.compare(photo, models, method, link.target, state.urls, link.start)
         state.compared = models
-        return {
+        updates: Values = {
             self.models: models,
             self.method: gr.update(value=method, info=_cost(method)),
             self.target: gr.update(**_targets(specs, link.target), visible=METHODS[method].class_specific),
-            self.compared: found,
         }
+        state.expect((self.models, self.method, self.target), updates)
+        return {**updates, self.compared: found}
 
     def on_label(self, event: gr.EventData) -> str:
         """A label that is pressed is the class that is explained from then on, in every model that has it."""

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.exceptions import InvalidPathError
 
 from vitdemo.errors import VitDemoError
-from vitdemo.ui.photos import DecodedPhotos, using
+from vitdemo.ui.photos import DecodedPhotos, current, using
 
 logger = logging.getLogger("vitdemo")
 
@@ -34,11 +34,11 @@ def user_errors() -> Iterator[None]:
 class Page(gr.Blocks):
     """`gr.Blocks` that opens photos with the app's settings, and has words for values that a component cannot take."""
 
-    photos: DecodedPhotos
+    photos: DecodedPhotos | None = None
 
     async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
         # What fails here fails before any handler runs.
-        with user_errors(), using(self.photos):
+        with user_errors(), using(self.photos or current()):
             try:
                 return await super().preprocess_data(*arguments, **options)
             except gr.Error:

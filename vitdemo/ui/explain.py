@@ -27,7 +27,7 @@ from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
 from vitdemo.ui.result_store import Results
-from vitdemo.ui.state import EXPLAIN, PageState, Values
+from vitdemo.ui.state import EXPLAIN, NOTHING, PageState, Values
 
 Share = tuple[float, float]
 """x and y as shares of the photo's width and height."""
@@ -91,10 +91,12 @@ class ExplainTab:
         """Events of this tab's own controls; `options` are those of events that run a model."""
 
         def on_change(values: Values) -> Values:
-            return self.update(values[photo], values)
+            return NOTHING if values[self.state].is_linked(values) else self.update(values[photo], values)
 
         def on_model(values: Values) -> Values:
             """The new model may have other methods, and other classes."""
+            if values[self.state].is_linked(values):
+                return NOTHING
             with user_errors():
                 spec = get_spec(values[self.model])
             method = fitting(values[self.method], spec)
@@ -102,6 +104,8 @@ class ExplainTab:
             return {**found, **self._lists(spec, method, PREDICTED), self.measure: gr.update(visible=bool(spec.labels))}
 
         def on_method(values: Values) -> Values:
+            if values[self.state].is_linked(values):
+                return NOTHING
             found = self.update(values[photo], values)
             spec = get_spec(values[self.model])
             method = fitting(values[self.method], spec)
@@ -213,13 +217,14 @@ class ExplainTab:
         method = fitting(link.method, spec)
         point = link.patch if method == "similarity" else None
         request = _request(photo, spec, method, link.target, link.resolution, point)
-        return {
+        updates: Values = {
             self.model: model,
             **self._lists(spec, method, link.target),
             self.resolution: link.resolution,
-            self.point: point,
-            self.explained: self.explain(photo, model, request, point, state.urls, link.start),
         }
+        found = self.explain(photo, model, request, point, state.urls, link.start)
+        state.expect((self.model, self.method, self.target, self.resolution), updates)
+        return {**updates, self.point: point, self.explained: found}
 
     def rebuild(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
         """What a masked autoencoder fills in; for other models there is nothing to show."""

@@ -123,7 +123,9 @@ def image_of(photo: Photo, urls: Mapping[str, str]) -> str:
 def typed(photo: Photo, urls: Mapping[str, str]) -> str:
     """What names a photo in a command: a path, a URL, or the name of an uploaded file."""
     example = _by_digest().get(photo.digest)
-    return str(example.path.relative_to(ROOT)) if example else urls.get(photo.digest, "") or photo.name
+    if example is None:
+        return urls.get(photo.digest, "") or photo.name
+    return str(example.path if ROOT is None else example.path.relative_to(ROOT))
 
 
 def example_called(name: str) -> Example | None:

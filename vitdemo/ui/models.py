@@ -51,9 +51,14 @@ def choices() -> list[tuple[str, str]]:
 
 
 class ModelsTab:
-    """Built inside an open `gr.Tab`; `connect` wires it when the rest of the page is there."""
+    """Built inside an open `gr.Tab`; `connect` wires it.
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    Args:
+        compared, explained: the lists of models of other tabs, which offer what is ready.
+    """
+
+    def __init__(self, pipeline: Pipeline, compared: gr.Dropdown, explained: gr.Dropdown) -> None:
+        self.compared, self.explained = compared, explained
         self.pipeline, self.downloads, self.policy = pipeline, Downloads(), policy_of(pipeline.settings)
         self.box = gr.Textbox(
             label="Add a model",
@@ -66,10 +71,10 @@ class ModelsTab:
         )
         self.list = model_list(self._value(), elem_id="model-list")
 
-    def connect(self, page: gr.Blocks, tab: gr.Tab, compared: gr.Dropdown, explained: gr.Dropdown) -> None:
+    def connect(self, page: gr.Blocks, tab: gr.Tab) -> None:
         """Let clicks, and openings of the page and of the tab, update the list and the lists of models of the other tabs."""
-        self.compared, self.explained = compared, explained
-        inputs, outputs = [compared, explained], [self.list, compared, explained]
+        inputs = [self.compared, self.explained]
+        outputs = [self.list, *inputs]
         # Several at once: a click on Cancel must not wait for the download that it is to end.
         options: dict[str, Any] = {
             "api_visibility": "private",

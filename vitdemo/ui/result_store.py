@@ -15,12 +15,12 @@ from itertools import combinations
 from typing import Any
 
 from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map
-from vitdemo.errors import ForgottenError, OptionError, VitDemoError
+from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
 from vitdemo.export.results import comparison_json, explanation_json, npz
 from vitdemo.options.explain import resolve_layer
 from vitdemo.pipeline.cache import LRUCache
 from vitdemo.types import Comparison, Explanation, Photo
-from vitdemo.ui.components.explorer import quantised
+from vitdemo.ui.components.quantise import quantised
 
 WHOLE_LAYER = 400
 """Patches up to which a layer is sent at once; above, a row at a time."""
@@ -87,7 +87,7 @@ class Results:
     def _stored(self, query: dict[str, Any]) -> StoredResult:
         found: StoredResult | None = self._kept.get(str(query["id"]))
         if found is None:
-            raise ForgottenError("The server no longer remembers this result. Choose the photo again.")
+            raise ResultExpiredError("The server no longer remembers this result. Choose the photo again.")
         return found
 
     def _patch_rows(self, stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class SegmentTab:
         others = (own.model, own.beside, own.method, own.head, own.refine, own.clip, own.within, self.others)
         triggers = [slider.release for slider in sliders]
         triggers += [control.change for control in (photo, own.point, *others)]
-        self._run_on(triggers, photo, options)
+        self._run_on(triggers, photo, options, changed=True)
         self._run_on(opened.then, photo, options)
 
         def on_click(values: Values, event: gr.SelectData) -> Any:
@@ -89,9 +89,12 @@ class SegmentTab:
         """Segment after an event that may have opened the tab."""
         self._run_on(event.then, photo, options)
 
-    def _run_on(self, triggers: Any, photo: gr.Image, options: dict[str, Any]) -> None:
+    def _run_on(self, triggers: Any, photo: gr.Image, options: dict[str, Any], changed: bool = False) -> None:
         def on_change(values: Values) -> Values:
-            return self.update(values[photo], values)
+            state: PageState = values[self.state]
+            if changed and state.is_linked(values):
+                return NOTHING
+            return self.update(values[photo], values if changed else state.with_link(values))
 
         def on_more(values: Values) -> Values:
             return self.below(values[photo], values)

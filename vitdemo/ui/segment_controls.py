@@ -143,6 +143,7 @@ class SegmentControls:
         wanted = {"tau": tau, **given, "method": method, "model": model, "head": head}
         state.segmented = (model, method, "")
         updates: Values = {control: wanted[name] for name, control in self.settings.items() if name in wanted}
+        state.expect(self.settings.values(), updates)
         return {**updates, self.point: given.get("point")}
 
     def linked(self, chosen: Choice) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vitdemo.errors import VitDemoError
-from vitdemo.export.segmentation import COLOURS, archive, base_picture, pairs_picture, segmentation_overlay
+from vitdemo.export.segmentation import COLOURS, archive, base_image, pairs_image, segmentation_overlay
 from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.cache import LRUCache
@@ -108,7 +108,7 @@ def _view(photo: Photo, found: Segmentation | None, opacity: float, layered: boo
         name: COLOURS[(number - 1) % len(COLOURS)] for name, number in zip(found.names, found.numbers, strict=True)
     }
     layers = [(mask * opacity, name) for mask, name in zip(found.masks, found.names, strict=True)]
-    masks = gr.update(value=(base_picture(photo, found), layers), color_map=colours, visible=True, label=name)
+    masks = gr.update(value=(base_image(photo, found), layers), color_map=colours, visible=True, label=name)
     return masks, gr.update(visible=False)
 
 
@@ -143,7 +143,7 @@ def pictures_of(found: Found, opacity: float) -> list[tuple[Image.Image, str]]:
     for photo, result in zip(found.photos[1:], found.results[1:], strict=True):
         pictures.append((segmentation_overlay(photo, result, opacity), photo.name))
         if result.pairs:
-            pair = pairs_picture((found.photos[0], found.first), (photo, result))
+            pair = pairs_image((found.photos[0], found.first), (photo, result))
             pictures.append((pair, f"{photo.name}: {len(result.pairs)} patches that are each other's nearest"))
     return pictures
 

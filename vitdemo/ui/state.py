@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,34 @@ class PageState:
     """Tabs that show the result of an earlier photo, until they are opened."""
     linked: str = ""
     """Digest of the photo of a link: it is on the page already, with its controls, when its arrival is reported."""
+    pending: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
+    """Controls that a link has set, with their values before and after, until the page has reported them all."""
     urls: dict[str, str] = field(default_factory=dict)
     """Where photos came from, by their digests."""
     compared: list[str] = field(default_factory=list)
     """Models that Compare's list of classes is made of."""
     segmented: tuple[str, str, str] = ("", "", "")
     """Model, method and photo that Segment showed last; the photo of a link that brought its controls is ""."""
+
+    def expect(self, controls: Iterable[Any], updates: Values) -> None:
+        """Note which controls a link sets: the page is going to report each of them as if a person had changed it."""
+        self.pending = {}
+        for control in controls:
+            update = updates.get(control)
+            value = update.get("value") if isinstance(update, dict) else update
+            if value is not None and value != control.value:
+                self.pending[control] = (control.value, value)
+
+    def with_link(self, values: Values) -> Values:
+        """The values as they will be when all that a link sets has arrived."""
+        return {**values, **{control: after for control, (_, after) in self.pending.items() if control in values}}
+
+    def is_linked(self, values: Values) -> bool:
+        """Whether a change is none of a person's: the controls are on their way from their first values to those of a link."""
+        if not self.pending.keys() <= values.keys():
+            return False  # another tab's controls
+        reported = [(values[control], before, after) for control, (before, after) in self.pending.items()]
+        linked = bool(reported) and all(value in (before, after) for value, before, after in reported)
+        if not linked or all(value == after for value, _, after in reported):
+            self.pending = {}
+        return linked

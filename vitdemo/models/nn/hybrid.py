@@ -1,4 +1,4 @@
-"""Hybrid ViT: a BiT convolutional network makes the feature map, its cells are the patches of a ViT.
+"""Hybrid ViT: the patches of the ViT are cells of a BiT convolutional network's feature map.
 
 Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.1 "Hybrid Architecture". Reads and writes the layout of the official
 `google/vit-hybrid-base-bit-384`: `vit.embeddings.patch_embeddings.{backbone,projection}`, the ViT, `classifier`.
@@ -14,8 +14,8 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import ImageClassifierOutput
 
-# transformers writes the `layers` of a ViT as `encoder.layer`, and with them those of the backbone inside, which the official
-# file calls `layers`, too. This, which comes last in writing and first in reading, takes the backbone's back.
+# transformers renames the `layers` of a ViT to `encoder.layer` on saving, and those of the backbone with them, which the
+# official file calls `layers`. This mapping, last on saving and first on loading, undoes it for the backbone.
 register_checkpoint_conversion_mapping(
     "ViTHybridForImageClassification",
     [WeightRenaming(r"stages\.(\d+)\.layers\.", r"stages.\1.encoder.layer.")],
@@ -24,7 +24,7 @@ register_checkpoint_conversion_mapping(
 
 
 class ViTHybridConfig(ViTConfig):
-    """A `ViTConfig` with `backbone_config`; `patch_size` counts cells of the feature map, so it is 1 as a rule."""
+    """A `ViTConfig` with `backbone_config`; `patch_size` is in cells of the feature map, usually 1."""
 
     model_type = "vit-hybrid"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": BitConfig}
@@ -48,7 +48,7 @@ class ViTHybridConfig(ViTConfig):
 
     @property
     def feature_stride(self) -> int:
-        """Input pixels a side of one cell of the feature map: the stem halves twice, each stage but the first once."""
+        """Side of a feature map cell in input pixels: the stem halves twice, each stage but the first once."""
         backbone = self.backbone_config
         assert isinstance(backbone, BitConfig)
         stage = backbone.stage_names.index(backbone.out_features[-1])
@@ -56,7 +56,7 @@ class ViTHybridConfig(ViTConfig):
 
 
 class ViTHybridPatchEmbeddings(nn.Module):
-    """`[B, 3, H, W]` pixels to `[B, h * w, D]` tokens, one for each `patch_size` square of the last feature map."""
+    """`[B, 3, H, W]` pixels to `[B, h * w, D]` tokens, one per `patch_size` square of the last feature map."""
 
     def __init__(self, config: ViTHybridConfig) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class ViTHybridForImageClassification(PreTrainedModel):
 
     def __init__(self, config: ViTHybridConfig) -> None:
         super().__init__(config)
-        # ViTModel sizes its position embeddings from image and patch size: in input pixels that is the features' stride.
+        # ViTModel derives the number of position embeddings from image and patch size, here in input pixels.
         vit_fields = {name: getattr(config, name) for name in ViTConfig.__annotations__}
         vit_fields["patch_size"] = config.patch_size * config.feature_stride
         self.vit = ViTModel(ViTConfig(**vit_fields), add_pooling_layer=False)

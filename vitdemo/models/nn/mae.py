@@ -1,6 +1,6 @@
-"""Masked autoencoder: He et al. 2022, arXiv:2111.06377. transformers' network, told which patches it does not see.
+"""Masked autoencoder: He et al. 2022, arXiv:2111.06377, as transformers' network with a given mask.
 
-By itself it draws noise, and shuffles the patches even at a mask ratio of 0, so that no map could be laid on the picture.
+transformers draws the mask itself, and shuffles the patches even at a mask ratio of 0, so that no map fits the image.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from torch import Tensor
 from transformers import ViTMAEForPreTraining
 
 from vitdemo.errors import OptionError
-from vitdemo.models.position_embeddings import become
+from vitdemo.models.position_embeddings import override_class
 
 
-def take_masks(network: ViTMAEForPreTraining) -> None:
-    """Let what transformers calls noise be the mask itself; without it, all patches are seen, in their order."""
-    become(network.vit.embeddings, _Masked)
+def accept_masks(network: ViTMAEForPreTraining) -> None:
+    """Make the network take a mask as its `noise` argument; without one, all patches are visible and in order."""
+    override_class(network.vit.embeddings, _Masked)
 
 
 def reconstruct(network: ViTMAEForPreTraining, pixels: Tensor, hidden: Tensor) -> Tensor:
-    """Fill in hidden patches.
+    """Reconstruct hidden patches.
 
     Args:
-        network: after `take_masks`.
-        pixels: `[B, 3, H, W]` float32, normalised, of the network's own size.
-        hidden: `[B, h, w]` bool, as many in each picture, and not all.
+        network: after `accept_masks`.
+        pixels: `[B, 3, H, W]` float32, normalised, of the network's input size.
+        hidden: `[B, h, w]` bool, equally many per image, and not all.
 
     Returns:
-        `[B, 3, H, W]` float32: the pixels, and in place of hidden ones what the decoder made of them. A network that was taught
-        patches normalised by their own mean and deviation gets those of the true patch back, as in the authors' demo.
+        `[B, 3, H, W]` float32: the pixels, with the decoder's prediction at hidden patches. The prediction of a network trained
+        with `norm_pix_loss` is denormalised by the true patch's mean and variance, as in the authors' demo.
 
     Raises:
         OptionError: the pixels have another size.
     """
     side = network.config.image_size
     if tuple(pixels.shape[2:]) != (side, side):
-        raise OptionError(f"This model fills in pictures of {side} x {side} pixels only; its processor makes others.")
+        raise OptionError(f"This model reconstructs images of {side} x {side} pixels only; its processor makes others.")
     mask = hidden.flatten(1).to(pixels.device)
     predicted = network(pixels.to(network.dtype), noise=mask).logits.float()
     true = network.patchify(pixels)
@@ -47,7 +47,7 @@ def reconstruct(network: ViTMAEForPreTraining, pixels: Tensor, hidden: Tensor) -
 
 class _Masked:
     def random_masking(self, sequence: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Visible tokens, the mask `[B, N]` with 1 where hidden, and the order that puts all tokens back."""
+        """Visible tokens, the mask `[B, N]` with 1 where hidden, and the indices that restore the order."""
         batch, length, width = sequence.shape
         device = sequence.device
         mask = torch.zeros(batch, length, device=device) if noise is None else noise.to(device).float()

@@ -1,8 +1,7 @@
 """A Vision Transformer from scratch: Dosovitskiy et al. 2021, arXiv:2010.11929, in plain PyTorch.
 
-Shapes: B the batch, N the tokens (class token, then the patches row after row), H the heads, D the width `dim`, K the classes.
-The network computes what transformers' `ViTForImageClassification` does; the functions at the end carry weights there and back,
-and the rest of vitdemo loads, explains and serves that form.
+Shapes: B batch, N tokens (class token, then patches in row-major order), H heads, D width `dim`, K classes. The network is
+equivalent to transformers' `ViTForImageClassification`; the functions at the end convert weights in both directions.
 """
 
 from __future__ import annotations
@@ -19,14 +18,11 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from vitdemo.errors import CheckpointError, OptionError
 
-NORM_EPS = 1e-12  # what a LayerNorm adds to the variance: transformers' value for ViT
+NORM_EPS = 1e-12  # transformers' value for ViT
 
 
 def cut_patches(images: Tensor, patch_size: int) -> Tensor:
-    """`[B, C, H, W]` to `[B, h * w, C * patch_size ** 2]`: squares row after row, each flattened as (channel, row, column).
-
-    First every axis is named, then they change places: one `view` for both is how pixels end up in foreign patches.
-    """
+    """`[B, C, H, W]` to `[B, h * w, C * patch_size ** 2]`: patches in row-major order, flattened as (channel, row, column)."""
     batch, channels, height, width = images.shape
     rows, columns = height // patch_size, width // patch_size
     squares = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
@@ -34,31 +30,28 @@ def cut_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, the paper's appendix A: every token gathers from all tokens of its own image."""
+    """Multi-head self-attention, appendix A of the paper."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(dim, dim) for _ in range(4))
 
-    def forward(self, tokens: Tensor, seen: list[Tensor] | None = None) -> Tensor:
-        """`[B, N, D]` to `[B, N, D]`. To `seen`, where given, the attention `[B, H, N, N]` is added; its rows sum to 1."""
+    def forward(self, tokens: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
+        """`[B, N, D]` to `[B, N, D]`; appends the attention `[B, H, N, N]`, whose rows sum to 1, to `attentions` if given."""
         projected = (project(tokens) for project in (self.q_proj, self.k_proj, self.v_proj))
-        # Each head has its own D / H of the columns: [B, N, D] to [B, H, N, D / H].
+        # [B, N, D] to [B, H, N, D / H]
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in projected)
-        if seen is not None:
-            # The softmax that the fused call below computes too, and never shows.
-            seen.append((query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(dim=3))
+        if attentions is not None:
+            # The fused call below does not return its softmax.
+            attentions.append((query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(dim=3))
         gathered = scaled_dot_product_attention(query, key, value)
         mixed: Tensor = self.o_proj(gathered.transpose(1, 2).flatten(2))
         return mixed
 
 
 class Block(nn.Module):
-    """One encoder layer, equations 2 and 3: attention among the tokens, then an MLP on each by itself.
-
-    Pre-norm: the LayerNorms stand inside the branches, so that the sum itself runs through the network untouched.
-    """
+    """One pre-norm encoder layer, equations 2 and 3: self-attention, then an MLP per token."""
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, dropout: float) -> None:
         super().__init__()
@@ -69,27 +62,27 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), dropout=nn.Dropout(dropout), fc2=fc2))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, seen: list[Tensor] | None = None) -> Tensor:
-        """`[B, N, D]` to `[B, N, D]`; `seen` as in `SelfAttention`."""
-        tokens = tokens + self.dropout(self.attention(self.layernorm_before(tokens), seen))
+    def forward(self, tokens: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
+        """`[B, N, D]` to `[B, N, D]`; `attentions` as in `SelfAttention`."""
+        tokens = tokens + self.dropout(self.attention(self.layernorm_before(tokens), attentions))
         mixed: Tensor = tokens + self.dropout(self.mlp(self.layernorm_after(tokens)))
         return mixed
 
 
 class VisionTransformer(nn.Module):
-    """An image classifier: patches, a class token, an encoder, one linear layer on the class token. Defaults: ViT-B/16.
+    """An image classifier: patches, class token, encoder, one linear layer on the class token. Defaults: ViT-B/16.
 
     Args:
-        img_size: pixels a side, or `(height, width)`.
-        patch_size: side of a patch: in pixels, or in cells of the feature map where there is a `feature_extractor`.
-        num_classes, dim, depth, heads, mlp_dim: K, D, number of blocks, attention heads a block, width inside the MLPs.
-        dropout: probability, in training: on the embedded tokens and after every dense layer but query, key and value.
+        img_size: side in pixels, or `(height, width)`.
+        patch_size: side of a patch, in pixels, or in cells of the feature map if there is a `feature_extractor`.
+        num_classes, dim, depth, heads, mlp_dim: K, D, number of blocks, heads per block, hidden width of the MLPs.
+        dropout: on the embedded tokens and after every dense layer except query, key and value.
         channels: of the images.
-        feature_extractor: makes it the hybrid of section 3.1: a network from `[B, channels, *img_size]` to feature maps
-            `[B, C, h, w]`, of which the patches are cut; `patch_size=1` makes each cell a token. It is trained with the rest.
+        feature_extractor: for the hybrid of section 3.1: a network from `[B, channels, *img_size]` to a feature map
+            `[B, C, h, w]`, which is cut into patches; with `patch_size=1` each cell is a token. It is trained jointly.
 
     Raises:
-        OptionError: the arguments do not fit together.
+        OptionError: an argument is out of range, or they do not fit together.
 
     >>> model = VisionTransformer(img_size=32, patch_size=8, num_classes=10, dim=24, depth=2, heads=4, mlp_dim=48)
     >>> model(torch.zeros(5, 3, 32, 32)).shape
@@ -138,32 +131,32 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(weights, std=0.02)
             elif name.endswith(".bias"):
                 nn.init.zeros_(weights)
-        self.feature_extractor = feature_extractor  # after the above, as it may have been trained
+        self.feature_extractor = feature_extractor  # after the initialisation: it may be pretrained
 
     def forward(self, images: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Normalised images `[B, channels, *img_size]` to logits `[B, K]`.
 
-        With `return_attention` to `(logits, attention)`: for each block, first block first, `[B, H, N, N]`; rows sum to 1.
+        With `return_attention`, to `(logits, attentions)`: one `[B, H, N, N]` per block, first block first; rows sum to 1.
 
         Raises:
-            OptionError: the images are not of the model's size.
+            OptionError: the images have another size.
         """
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
-            wanted = str(self.image_shape)[1:-1]
-            raise OptionError(f"Images of shape {list(images.shape)} do not fit: this model takes [B, {wanted}].")
+            expected = str(self.image_shape)[1:-1]
+            raise OptionError(f"Images of shape {list(images.shape)} do not fit: this model takes [B, {expected}].")
         features = images if self.feature_extractor is None else self.feature_extractor(images)
         patches = self.patch_embeddings(cut_patches(features, self.patch_size))
         class_tokens = self.cls_token.expand(len(images), -1, -1)
         tokens = self.dropout(torch.cat([class_tokens, patches], dim=1) + self.position_embeddings)
-        seen: list[Tensor] = []
+        attentions: list[Tensor] = []
         for block in self.blocks:
-            tokens = block(tokens, seen if return_attention else None)
+            tokens = block(tokens, attentions if return_attention else None)
         logits: Tensor = self.head(self.norm(tokens[:, 0]))
-        return (logits, seen) if return_attention else logits
+        return (logits, attentions) if return_attention else logits
 
 
 def _feature_shape(extractor: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`(C, h, w)` of the feature map of one image, by a trial; on a copy, as a BatchNorm must not learn from it."""
+    """`(C, h, w)` of one image's feature map, from a trial run of a copy, so that BatchNorm statistics do not change."""
     like = next(extractor.parameters(), torch.empty(0))
     with torch.no_grad():
         features = copy.deepcopy(extractor).eval()(like.new_zeros(1, *shape))
@@ -172,7 +165,7 @@ def _feature_shape(extractor: nn.Module, shape: tuple[int, ...]) -> tuple[int, .
     return tuple(features.shape[1:])
 
 
-_NAMES = {  # the first part of our names, and what transformers calls it; the rest is the same
+_NAMES = {  # first part of our names to transformers'; the rest is equal
     "cls_token": "vit.embeddings.cls_token",
     "position_embeddings": "vit.embeddings.position_embeddings",
     "patch_embeddings": "vit.embeddings.patch_embeddings.projection",
@@ -183,7 +176,7 @@ _NAMES = {  # the first part of our names, and what transformers calls it; the r
 
 
 def as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
-    """The model's own tensors, not copies, under transformers' names and in its shapes (a convolution of stride = size)."""
+    """The model's own tensors, not copies, under transformers' names and in its shapes (patch embedding as a convolution)."""
     if model.feature_extractor is not None:
         raise OptionError("A hybrid has no counterpart among transformers' models: see vitdemo.models.nn.hybrid.")
     found = {re.sub(r"^\w+", lambda part: _NAMES[part[0]], name): tensor for name, tensor in model.state_dict().items()}
@@ -193,7 +186,7 @@ def as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
 
 
 def _name_in_memory(name: str) -> str:
-    """Transformers' name of a weight, as of version 5, by its name there or in a checkpoint file."""
+    """transformers 5's name of a weight in memory, from its name there or in a checkpoint file."""
     name = re.sub(r"attention\.attention\.([qkv])\w+", r"attention.\1_proj", name.replace("encoder.layer.", "layers."))
     name = name.replace("attention.output.dense", "attention.o_proj")
     return name.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")
@@ -201,30 +194,33 @@ def _name_in_memory(name: str) -> str:
 
 @torch.no_grad()
 def load_transformers_weights(model: VisionTransformer, source: nn.Module | Mapping[str, Tensor]) -> None:
-    """Copy the weights of a `ViTForImageClassification`, or of its state dict or checkpoint file, into `model`.
+    """Copy weights into `model`, from a `ViTForImageClassification`, its state dict or a checkpoint file.
 
     Raises:
-        CheckpointError: they are not those of a model of this form; then nothing was copied.
+        CheckpointError: the architectures differ; nothing is copied.
         OptionError: `model` is a hybrid.
     """
     state = source.state_dict() if isinstance(source, nn.Module) else source
     given, targets = {_name_in_memory(name): tensor for name, tensor in state.items()}, as_transformers(model)
-    odd = sorted(targets.keys() ^ given.keys())
-    odd += [name for name in targets if name in given and targets[name].shape != given[name].shape]
-    # These show in no name or shape, and in a bare state dict not at all.
+    mismatched = sorted(targets.keys() ^ given.keys())
+    mismatched += [name for name in targets if name in given and targets[name].shape != given[name].shape]
+    # Settings that do not affect any name or shape; a bare state dict lacks them.
     settings = {"num_attention_heads": model.heads, "hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
-    odd += [name for name, value in settings.items() if getattr(getattr(source, "config", None), name, value) != value]
-    if odd:
-        raise CheckpointError(f"These weights are of a model of another form: {len(odd)} do not fit, such as {odd[0]}.")
+    config = getattr(source, "config", None)
+    mismatched += [name for name, value in settings.items() if getattr(config, name, value) != value]
+    if mismatched:
+        raise CheckpointError(
+            f"These weights are of another architecture: {len(mismatched)} do not fit, such as {mismatched[0]}."
+        )
     for name, tensor in targets.items():
         tensor.copy_(given[name])
 
 
 def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForImageClassification:
-    """A copy as transformers' class, in evaluation mode; `labels` name the classes in the order of the logits.
+    """A copy as a transformers model in evaluation mode; `labels` are in the order of the logits.
 
     Raises:
-        OptionError: there are more or fewer labels than classes, or `model` is a hybrid.
+        OptionError: the number of labels is not that of the classes, or `model` is a hybrid.
     """
     state = {name: tensor.clone() for name, tensor in as_transformers(model).items()}
     if len(labels) != model.head.out_features:
@@ -243,7 +239,7 @@ def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForIm
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
     )
-    with torch.device("meta"):  # no random weights are made only to be thrown away
+    with torch.device("meta"):  # skips the random initialisation
         exported: ViTForImageClassification = ViTForImageClassification(config).eval()
     exported.load_state_dict(state, assign=True)
     return exported

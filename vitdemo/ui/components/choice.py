@@ -10,8 +10,8 @@ import gradio as gr
 class DependentChoice(gr.Dropdown):
     """A dropdown that passes on what it is given.
 
-    When a link sets a model and its methods, the page asks once with the new model and the old method, which is not among the
-    choices any more. Gradio would refuse it; who is asked finds a fitting one.
+    When a link sets a model and its methods, the page sends one event with the new model and the old method, which is not
+    among the choices any more. Gradio would reject it; the handler finds a fitting one.
     """
 
     is_template = True

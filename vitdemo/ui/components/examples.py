@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from vitdemo.ui.examples import Example
 
 SIDE = 160
-"""Pixels a side of a thumbnail."""
+"""Side of a thumbnail, in pixels."""
 
 _SCRIPT = """
 element.addEventListener("click", (event) => {
@@ -24,7 +24,7 @@ element.addEventListener("click", (event) => {
 
 
 def example_buttons(examples: Sequence[Example], elem_id: str) -> gr.HTML:
-    """One button an example, a square thumbnail over its title; `select` fires with the `index` of the chosen one."""
+    """One button per example, a square thumbnail over its title; `select` fires with the `index` of the chosen one."""
     buttons = "".join(_button(index, example) for index, example in enumerate(examples))
     return gr.HTML(
         html_template=f'<div class="vd-examples" role="group" aria-label="Examples">{buttons}</div>',

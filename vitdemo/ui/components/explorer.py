@@ -10,8 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vitdemo.attribution.describe import READOUT_WORDS
@@ -19,13 +17,15 @@ from vitdemo.options.methods import METHODS
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
 from vitdemo.types import Explanation, Photo
 from vitdemo.ui import STATIC
+from vitdemo.ui.components.quantise import base64_of, quantised
 
 PHOTO_SIDE = 800
 """Long side, in pixels, of the photo that is sent to the browser."""
 
 FOLDER = STATIC / "explorer"
-SCRIPTS = ("head", "maps", "draw", "query", "heads", "board", "take", "panels", "page")
-"""In the order in which they are joined: what begins the page comes last."""
+NAMES = ("head", "maps", "draw", "query", "heads", "board", "take", "panels", "page")
+SCRIPTS = (STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
+"""In the order in which they are joined: what starts the page comes last."""
 
 
 def explorer(
@@ -40,7 +40,7 @@ def explorer(
         value,
         html_template=(FOLDER / "explorer.html").read_text(encoding="utf-8"),
         css_template=(FOLDER / "explorer.css").read_text(encoding="utf-8"),
-        js_on_load="\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
+        js_on_load="\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS),
         server_functions=functions,
         apply_default_css=False,
         elem_id=elem_id,
@@ -123,20 +123,6 @@ def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
     }
 
 
-def quantised(rows: NDArray[np.float32]) -> dict[str, Any]:
-    """`[L, H, h, w]` as bytes: square roots of the share of the way from 0, or a lowest value below that, to each map's peak.
-
-    At most 0.4% of the peak wrong, and least where values are small, so that patches keep their order.
-    """
-    peaks, floor = rows.max(axis=(2, 3)), float(min(0.0, rows.min()))
-    shares = (rows - floor) / np.maximum(peaks - floor, 1e-12)[:, :, None, None]
-    return {
-        "data": _base64(np.rint(np.sqrt(shares) * 255).astype(np.uint8)),
-        "peaks": [float(f"{peak:.6g}") for peak in peaks.ravel()],
-        "floor": float(f"{floor:.6g}"),
-    }
-
-
 @lru_cache(maxsize=256)
 def _vocabulary(labels: tuple[str, ...]) -> str:
     """Models of the same classes have the same one."""
@@ -145,7 +131,7 @@ def _vocabulary(labels: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, str]:
-    return {name: _base64(colour_table(name)) for name in COLOUR_MAPS}
+    return {name: base64_of(colour_table(name)) for name in COLOUR_MAPS}
 
 
 def _data_url(image: Image.Image) -> str:
@@ -155,7 +141,3 @@ def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _base64(values: NDArray[np.uint8]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

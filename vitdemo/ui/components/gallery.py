@@ -1,4 +1,4 @@
-"""Thumbnails of several photos, each with what the models call it and how far they disagree."""
+"""Thumbnails of several photos, each with the models' labels and how far they disagree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE = 256
 
 
 def gallery(elem_id: str, target: str) -> gr.HTML:
-    """The component; its values are results of `gallery_value`, or None while nothing was asked for.
+    """The component; its values are results of `gallery_value`, or None before the first run.
 
     `select` fires with the `index` of the photo that was chosen, as it was given, not as it is shown; then the page scrolls to
     the element with the id `target`.
@@ -57,7 +57,7 @@ def gallery_value(
         "models": models,
         "cards": list(cards),
         "status": _status(state, len(titles), rows),
-        # Sorted once, at the end: nothing moves away under the pointer of who clicks meanwhile.
+        # Sorted once, at the end: nothing moves under the pointer meanwhile.
         "order": ranked(rows) if ended else list(range(len(rows))),
         "csv": rows_csv(rows[index] for index in ranked(rows)) if ended and rows else "",
     }

@@ -1,21 +1,21 @@
-"""A camera and what a model says of it: the browser takes frames, and lays the newest map over its own moving picture.
+"""A camera with a model's answers: the browser takes frames, and lays the newest map over its own video.
 
-Not `gr.Image(streaming=True)`: that one keeps the camera on when it is stopped, leaves a refused permission without a word,
-cannot change its camera, and sends 20 large frames a second whether or not anybody can answer them.
+Not `gr.Image(streaming=True)`: that one keeps the camera on when it is stopped, reports no refused permission, cannot change
+its camera, and sends 20 large frames per second whether or not they can be answered.
 """
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from numpy.typing import NDArray
 
 from vitdemo.rendering.overlay import DEFAULT_COLOUR_MAP, colour_table
 from vitdemo.types import Explanation, Photo, Processor
 from vitdemo.ui import STATIC
+from vitdemo.ui.components.quantise import base64_of, quantised
+
+NO_MAPS: dict[str, Any] = {"data": None, "peaks": [], "floor": 0.0}
 
 
 def live_view(elem_id: str, every: float, limit: float) -> gr.HTML:
@@ -26,11 +26,11 @@ def live_view(elem_id: str, every: float, limit: float) -> gr.HTML:
         limit: seconds after which a stream ends.
     """
     style = (STATIC / "live.css").read_text(encoding="utf-8")
-    table = _base64(colour_table(DEFAULT_COLOUR_MAP))
-    script = (STATIC / "live.js").read_text(encoding="utf-8")
+    table = base64_of(colour_table(DEFAULT_COLOUR_MAP))
+    script = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("maps.js", "live.js"))
     return gr.HTML(
         None,
-        # Not `css_template`: that one is written anew, and the whole page styled anew, at every answer.
+        # Not `css_template`: that one is rewritten, and the whole page restyled, at every answer.
         html_template=f"<style>{style}</style>" + (STATIC / "live.html").read_text(encoding="utf-8"),
         js_on_load=f'const TABLE = "{table}", EVERY = {every * 1000:g}, LIMIT = {limit:g};\n{script}',
         apply_default_css=False,
@@ -56,7 +56,7 @@ def live_value(photo: Photo, explanation: Explanation) -> dict[str, Any]:
         "heads": spec.num_heads,
         "grid": list(explanation.patch_grid),
         "crop": [left / width, top / height, right / width, bottom / height],
-        **_quantised(rows),
+        **(NO_MAPS if rows is None else quantised(rows)),
         "side": shorter_side(spec.processor, spec.image_size),
         "ms": prediction.milliseconds,
         "device": prediction.device,
@@ -65,19 +65,6 @@ def live_value(photo: Photo, explanation: Explanation) -> dict[str, Any]:
 
 
 def shorter_side(processor: Processor, image_size: tuple[int, int]) -> int:
-    """Pixels that a frame's shorter side needs: with fewer the model sees less than it could, with more nothing is won."""
+    """Pixels that a frame's shorter side needs: with fewer the model sees less than it could, more are wasted."""
     resize = processor.resize
     return resize if isinstance(resize, int) else max(resize or processor.crop or image_size)
-
-
-def _quantised(rows: NDArray[np.float32] | None) -> dict[str, Any]:
-    """`[L, H, h, w]` as bytes from 0 to each map's own peak."""
-    if rows is None:
-        return {"data": None, "peaks": []}
-    peaks = rows.max(axis=(2, 3))
-    scaled = np.rint(rows * (255 / np.maximum(peaks, 1e-12))[:, :, None, None])
-    return {"data": _base64(scaled.astype(np.uint8)), "peaks": [float(f"{peak:.4g}") for peak in peaks.ravel()]}
-
-
-def _base64(values: NDArray[np.uint8]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

@@ -1,4 +1,4 @@
-"""The list of all models: what each one is, whether it is here, and buttons to fetch it or let it go."""
+"""The list of all models: what each one is, whether it is here, and buttons to download, unload or remove it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model_list_value(
     specs = available_models()
     known = {spec.name for spec in specs}
     entries = [_entry(spec, loaded.get(spec.checkpoint, 0), jobs.get(spec.name)) for spec in specs]
-    # A model that was asked for by name is not known before its configuration is here.
+    # A model that was added by name is not known before its configuration is here.
     others = [
         {"name": name, "family": "Asked for", "job": job}
         for name, job in jobs.items()

@@ -1,4 +1,4 @@
-"""`gr.File` for several photos, none of which is opened yet: each one meets the image door when its turn comes."""
+"""`gr.File` for several photos, none of which is opened yet: each is opened when its turn comes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitdemo.ui.errors import worded
 
 
 class PhotoFiles(gr.File):
-    """Gives handlers `(name, path)` a file. Stock `gr.File` would refuse all of them for one whose name is not a picture's."""
+    """Gives handlers `(name, path)` a file. Stock `gr.File` would refuse all of them for one whose name is not an image's."""
 
     is_template = True
 
@@ -21,7 +21,7 @@ class PhotoFiles(gr.File):
         return [(file.orig_name or Path(file.path).name, file.path) for file in files]
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """The page sends files only; an address would be fetched by Gradio, past our own guards."""
+        """The page sends files only; a URL would be fetched by Gradio, past our own checks."""
         if client_utils.is_http_url_like(str(url_or_file_path or "")):
             raise worded("Several photos are taken as files, not as addresses.")
         return await super().async_move_resource_to_block_cache(url_or_file_path)

@@ -1,4 +1,4 @@
-"""What a masked autoencoder saw of a photo, and what it made of it, side by side."""
+"""What a masked autoencoder saw of a photo, and its reconstruction, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found, in words: areas and notes."""
+"""The masks of a segmentation as text: areas and notes."""
 
 from __future__ import annotations
 

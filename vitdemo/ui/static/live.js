@@ -12,7 +12,6 @@ const root = element.querySelector(".vd-live");
 const $ = (selector) => root.querySelector(selector);
 const video = $("video"), film = $(".vd-film"), canvas = $("canvas"), crop = $(".vd-crop"), words = $(".vd-words");
 const small = document.createElement("canvas"); // a frame as it is sent
-const FAINTEST = 0.25; // opacity of the lowest value, as vitdemo/rendering.py
 const AGAIN = 1000; // ms after which a frame is no longer waited for; on the server a newer one takes its place
 const PATIENCE = 2500; // ms without an answer after which that is said
 const TIME_IS_OVER = `Stopped after ${LIMIT < 120 ? `${LIMIT} seconds` : `${Math.round(LIMIT / 60)} minutes`}, so that a forgotten page does not keep others waiting.`;
@@ -23,16 +22,9 @@ const sent = new Map(); // when the frames were taken that are on their way
 let lastSent = 0, lastAnswer = 0, timer = 0;
 let ahead = 1, opened = 0; // frames that may be on their way; when the server answered the first one
 let answered = []; // when the last answers came, and how long they took
-let painted = { facts: 0, said: 0 };
+const painted = { facts: 0, said: 0 };
 
-const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-const colours = (() => {
-  const bytes = bytesOf(TABLE);
-  return Uint32Array.from({ length: 256 }, (_, i) => {
-    const alpha = Math.round(255 * (FAINTEST + ((1 - FAINTEST) * i) / 255));
-    return ((alpha << 24) | (bytes[i * 3 + 2] << 16) | (bytes[i * 3 + 1] << 8) | bytes[i * 3]) >>> 0;
-  });
-})();
+const colours = tableOf(TABLE);
 
 /* ---- the camera ---- */
 
@@ -244,7 +236,7 @@ function showLabels() {
   });
 }
 
-const headWords = () => (/^\d+$/.test(state.head) ? `head ${state.head}` : `${state.head} of heads`);
+const headWords = () => (isHead(state.head) ? `head ${state.head}` : `${state.head} of heads`);
 
 /* Numbers that changed ten times a second could not be read. */
 function showFacts(now) {
@@ -287,40 +279,11 @@ function showControls() {
   }
 }
 
-/* One map as floats, `[h * w]`: a layer, its heads fused. */
+/* The map of a layer, its heads fused. */
 function currentMap() {
-  const bytes = answer.bytes || (answer.bytes = bytesOf(answer.data));
-  const size = answer.grid[0] * answer.grid[1];
+  const maps = answer.maps || (answer.maps = { bytes: bytesOf(answer.data), peaks: answer.peaks, floor: answer.floor });
   const layer = Math.round(state.layer * (answer.layers - 1));
-  const one = /^\d+$/.test(state.head) ? Number(state.head) : null;
-  const values = new Float32Array(size).fill(state.head === "min" ? Infinity : 0);
-  for (let head = one ?? 0; head <= (one ?? answer.heads - 1); head++) {
-    const index = layer * answer.heads + head, scale = answer.peaks[index] / 255;
-    for (let i = 0; i < size; i++) {
-      const value = bytes[index * size + i] * scale;
-      if (state.head === "mean") values[i] += value / answer.heads;
-      else values[i] = state.head === "min" ? Math.min(values[i], value) : Math.max(values[i], value);
-    }
-  }
-  return values;
-}
-
-/* `[h * w]` to `[h * times * w * times]`: bilinear between patch centres, as vitdemo/rendering.py. */
-function upsample(values, rows, columns, times) {
-  const axis = (length) => Array.from({ length: length * times }, (_, i) => {
-    const at = Math.min(Math.max((i + 0.5) / times - 0.5, 0), length - 1);
-    const low = Math.min(Math.floor(at), Math.max(0, length - 2));
-    return [low, Math.min(low + 1, length - 1), at - low];
-  });
-  const across = axis(columns), result = new Float32Array(rows * columns * times * times);
-  let i = 0;
-  for (const [top, bottom, down] of axis(rows))
-    for (const [left, right, over] of across) {
-      const above = values[top * columns + left] * (1 - over) + values[top * columns + right] * over;
-      const below = values[bottom * columns + left] * (1 - over) + values[bottom * columns + right] * over;
-      result[i++] = above * (1 - down) + below * down;
-    }
-  return result;
+  return measured({ values: fused(maps, layer * answer.heads, answer.heads, answer.grid[0] * answer.grid[1], state.head) });
 }
 
 /* Large enough to be smooth; the browser enlarges the rest. */
@@ -332,15 +295,9 @@ function paint() {
   Object.assign(crop.style, place);
   Object.assign(canvas.style, place);
   if (!answer.data) return;
-  const values = currentMap(), [rows, columns] = answer.grid;
-  let low = Infinity, high = -Infinity;
-  for (const value of values) { if (value < low) low = value; if (value > high) high = value; }
+  const { values, low, high } = currentMap(), [rows, columns] = answer.grid;
   const times = Math.max(1, Math.floor(200 / Math.max(rows, columns))), width = columns * times, height = rows * times;
-  const image = new ImageData(width, height), pixels = new Uint32Array(image.data.buffer);
-  const factor = high > low ? 255 / (high - low) : 0;
-  upsample(values, rows, columns, times).forEach((value, i) => { pixels[i] = colours[Math.round((value - low) * factor)]; });
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  putPixels(canvas, pixelsOf(values, answer.grid, width, height, low, high, colours), width, height);
 }
 
 /* ---- what a person does ---- */

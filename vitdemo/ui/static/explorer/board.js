@@ -63,7 +63,7 @@ function buildMatrix() {
   const table = $(".vd-matrix");
   const head = make("tr", {}, make("td"), ...panels.map((panel) => make("th", { scope: "col", title: panel.model }, panel.model)));
   const rows = panels.map((panel, i) =>
-    make("tr", {}, make("th", { scope: "row" }, panel.model), ...panels.map((other, j) => make("td", { class: i === j ? "vd-same" : "" })))
+    make("tr", {}, make("th", { scope: "row" }, panel.model), ...panels.map((_, j) => make("td", { class: i === j ? "vd-same" : "" })))
   );
   table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
 }

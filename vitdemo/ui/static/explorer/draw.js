@@ -1,16 +1,6 @@
-/* From numbers to pixels. The same colour tables, upsampling and opacity as vitdemo/rendering.py. */
+/* From numbers to pixels. The same colour tables, upsampling and opacity as vitdemo/rendering/overlay.py. */
 
 const MAP_PIXELS = 224; // side of the colour map that is drawn over the photo; the browser scales it on
-const FAINTEST = 0.25; // opacity of the lowest value, as a share of the chosen one
-
-/* The colour table with its opacity: where there is little attention, more of the photo is left. */
-function tableOf(text) {
-  const bytes = bytesOf(text);
-  return Uint32Array.from({ length: 256 }, (_, i) => {
-    const alpha = Math.round(255 * (FAINTEST + ((1 - FAINTEST) * i) / 255));
-    return ((alpha << 24) | (bytes[i * 3 + 2] << 16) | (bytes[i * 3 + 1] << 8) | bytes[i * 3]) >>> 0;
-  });
-}
 
 /* Draw photo, map and marks of one panel on a canvas of any size. */
 function paint(panel, map, low, high, canvas = panel.nodes.canvas) {
@@ -75,60 +65,25 @@ function outline(context, [rows, columns], box, inside) {
   context.stroke();
 }
 
-/* Map to colours: bilinear between patch centres (half-pixel, edges repeated), then the table. Where only some patches are kept,
- * they are drawn flat and the others not at all. */
+/* Map to colours on a canvas of its own. Where only some patches are kept, they are drawn flat and the others not at all. */
 function colour(panel, map, low, high, kept) {
   const [rows, columns] = panel.grid;
   const smooth = state.smooth && !kept;
   const scale = MAP_PIXELS / Math.max(rows, columns);
   const width = smooth ? Math.round(columns * scale) : columns;
   const height = smooth ? Math.round(rows * scale) : rows;
-  const buffer = panel.buffer || (panel.buffer = document.createElement("canvas"));
-  if (buffer.width !== width || buffer.height !== height) Object.assign(buffer, { width, height });
-  const context = buffer.getContext("2d");
-  const image = context.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
-  const table = tables[state.colourMap];
-  const factor = high > low ? 255 / (high - low) : 0;
-  const across = samples(width, columns);
-  const down = samples(height, rows);
-  for (let y = 0; y < height; y++) {
-    const upper = down.first[y] * columns;
-    const lower = down.second[y] * columns;
-    const v = down.weight[y];
-    for (let x = 0; x < width; x++) {
-      const a = across.first[x], b = across.second[x], u = across.weight[x];
-      const one = map.values[upper + a] * (1 - u) + map.values[upper + b] * u;
-      const two = map.values[lower + a] * (1 - u) + map.values[lower + b] * u;
-      const index = ((one * (1 - v) + two * v - low) * factor + 0.5) | 0;
-      pixels[y * width + x] = kept && !kept[y * columns + x] ? 0 : table[index < 0 ? 0 : index > 255 ? 255 : index];
-    }
-  }
-  context.putImageData(image, 0, 0);
-  return buffer;
+  const pixels = pixelsOf(map.values, panel.grid, width, height, low, high, tables[state.colourMap]);
+  if (kept) for (let i = 0; i < pixels.length; i++) if (!kept[i]) pixels[i] = 0;
+  panel.buffer = panel.buffer || document.createElement("canvas");
+  putPixels(panel.buffer, pixels, width, height);
+  return panel.buffer;
 }
 
-function samples(count, cells) {
-  const first = new Uint16Array(count), second = new Uint16Array(count), weight = new Float32Array(count);
-  for (let i = 0; i < count; i++) {
-    const position = Math.min(Math.max(((i + 0.5) * cells) / count - 0.5, 0), cells - 1);
-    first[i] = Math.floor(position);
-    second[i] = Math.min(first[i] + 1, cells - 1);
-    weight[i] = position - first[i];
-  }
-  return { first, second, weight };
-}
-
-/* A whole map, flat and opaque, a pixel a patch. */
+/* A whole map, flat and opaque, one pixel per patch. */
 function thumbnail(canvas, values, [rows, columns]) {
-  if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, { width: columns, height: rows });
-  const image = new ImageData(columns, rows);
-  const pixels = new Uint32Array(image.data.buffer);
   const { low, high } = measured({ values });
-  const factor = high > low ? 255 / (high - low) : 0;
-  const table = tables[state.colourMap];
-  for (let i = 0; i < values.length; i++) pixels[i] = (table[((values[i] - low) * factor + 0.5) | 0] | 0xff000000) >>> 0;
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  const opaque = tables[state.colourMap].map((entry) => (entry | 0xff000000) >>> 0);
+  putPixels(canvas, pixelsOf(values, [rows, columns], columns, rows, low, high, opaque), columns, rows);
 }
 
 /* The colours from lowest to highest. */

@@ -1,32 +1,12 @@
-/* Maps as numbers: from bytes to one value a patch, their words, and how far two of them agree. */
+/* Maps as numbers: the one that the controls ask for, its description, and how far two of them agree. */
 
 const percent = (value, digits = 0) => `${(value * 100).toFixed(digits)}%`;
-const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-// The bytes are square roots of a map's share of its peak: the many small values keep their order. As components/explorer.py.
-const SQUARES = Float32Array.from({ length: 256 }, (_, i) => (i / 255) ** 2);
 const TOP_MASS = 0.2; // as vitdemo/attribution/agreement.py
-const isHead = (head) => /^\d+$/.test(head);
 
 function decodePanel(panel) {
   const readouts = {};
   for (const { name, data, peaks, floor, label } of panel.readouts) readouts[name] = { bytes: bytesOf(data), peaks, floor, label };
   return { ...panel, readouts, patches: panel.grid[0] * panel.grid[1], asked: new Map() };
-}
-
-/* A block of maps `[heads, patches]` in bytes, joined over its heads or one of them, as floats. */
-function joined({ bytes, peaks, floor }, first, heads, size, head) {
-  const values = new Float32Array(size);
-  const add = (index, into) => {
-    const start = index * size, scale = peaks[index] - floor;
-    for (let i = 0; i < size; i++) values[i] = into(values[i], floor + SQUARES[bytes[start + i]] * scale);
-  };
-  if (isHead(head)) add(first + Number(head), (_, value) => value);
-  else {
-    if (head !== "mean") values.fill(head === "min" ? Infinity : -Infinity);
-    const into = head === "mean" ? (old, value) => old + value / heads : head === "max" ? Math.max : Math.min;
-    for (let one = 0; one < heads; one++) add(first + one, into);
-  }
-  return values;
 }
 
 function layerOf(panel) {
@@ -43,17 +23,7 @@ function currentMap(panel) {
   if (isHead(head) && Number(head) >= panel.heads) return { layer, missing: `This model has heads 0 to ${panel.heads - 1}.` };
   if (state.readout === "patch" && !panel.method) return patchMap(panel, layer, head);
   const entry = panel.readouts[state.readout in panel.readouts ? state.readout : names[0]];
-  return measured({ layer, label: entry.label, values: joined(entry, layer * panel.heads, panel.heads, panel.patches, head) });
-}
-
-function measured(map) {
-  map.low = Infinity;
-  map.high = -Infinity;
-  for (const value of map.values) {
-    if (value < map.low) map.low = value;
-    if (value > map.high) map.high = value;
-  }
-  return map;
+  return measured({ layer, label: entry.label, values: fused(entry, layer * panel.heads, panel.heads, panel.patches, head) });
 }
 
 /* The same words as vitdemo/attribution/describe.py. */

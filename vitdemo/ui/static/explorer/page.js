@@ -148,6 +148,7 @@ root.addEventListener("input", (event) => {
 root.addEventListener("change", keepLink);
 root.addEventListener("click", () => setTimeout(keepLink));
 root.addEventListener("keyup", keepLink);
+window.addEventListener("vitdemo-opened", keepLink);
 for (const details of [$(".vd-swipe"), $(".vd-calls")]) details.addEventListener("toggle", redraw);
 const acts = { play, link: copyLink, figure: saveFigure, table: saveTable, report: () => saveReport(null), full: fullScreen };
 root.addEventListener("click", (event) => {

@@ -1,0 +1,79 @@
+"""A link opens the tab, the photo and the settings that it opened when its answer was stored."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from playwright.sync_api import BrowserContext, Page
+
+from tests.served import App
+from tests.snapshots.stored import check, differing, stored, updating
+
+pytestmark = pytest.mark.browser
+
+# The order and the defaults are not those that the page writes: an address that has settled differs from the one that was opened.
+LINKS = {
+    "compare": "target=&image=kangaroo&models=vit-mini,dino-mini&tab=compare&method=rollout",
+    "explain": "head=1&layer=2&readout=distillation&model=deit-mini&image=cup&method=attention&tab=explain",
+    "segment": "tab=segment&image=crab&parts=3&method=parts&model=vit-mini&beside=dino-mini&resolution=224&refine=0"
+    "&clip=1&within=0&opacity=0.4&matches=7",
+    # Several controls at once: the page reports each of them on its own, and none may undo another.
+    "compare-class": "target=kangaroo&image=kangaroo&tab=compare&method=relevance",
+    "explain-resolution": "resolution=320&model=deit-mini&image=cup&tab=explain",
+    "segment-tau": "tau=0.3&tab=segment&image=cup&model=vit-mini",
+    "live": "tab=live&image=panda",
+    "models": "tab=models&image=rocket",
+}
+
+STATE = """() => {
+    const visible = (one) => one.checkVisibility({ visibilityProperty: true }) && one.type !== "file";
+    const words = (label) => [...label.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE || node.tagName === "SPAN")
+        .map((node) => node.textContent.trim()).filter(Boolean).join(" ");
+    const named = (one) => one.getAttribute("aria-label") || (one.labels?.length ? words(one.labels[0]) : "") || one.name;
+    const controls = [...document.querySelectorAll("input, select, textarea")].filter(visible)
+        .map((one) => [named(one), one.type === "checkbox" ? one.checked : one.value]);
+    const photo = document.querySelector("#photo img");
+    return {
+        tab: document.querySelector("[role=tab][aria-selected=true]")?.textContent.trim(),
+        photo: photo && decodeURIComponent(photo.src).split("/").pop(),
+        controls,
+        chosen: [...document.querySelectorAll(".token")].filter(visible).map((one) => one.textContent.trim()),
+        query: location.search,
+    };
+}"""
+
+SETTLED = 30_000
+"""Milliseconds after which nothing is going to change any more, on a machine that is busy with other things, too."""
+
+STILL = 800
+"""Milliseconds that a state must stay as it is."""
+
+
+@pytest.mark.parametrize("tab", LINKS)
+def test_a_link_opens_what_it_opened(tab: str, context: BrowserContext, app: App) -> None:
+    page = context.new_page()
+    page.goto(f"{app.url}?{LINKS[tab]}")
+    page.wait_for_function("window.vitdemoOpened")
+    name = f"links/{tab}.json"
+    if updating():
+        page.wait_for_timeout(SETTLED)
+    else:
+        wait_for(page, stored(name))
+    page.wait_for_timeout(STILL)
+    check(name, state(page))
+
+
+def state(page: Page) -> dict[str, Any]:
+    """What is selected, and what the address says of it."""
+    found: dict[str, Any] = page.evaluate(STATE)
+    return {**found, "query": [list(pair) for pair in parse_qsl(urlsplit(found["query"]).query)]}
+
+
+def wait_for(page: Page, wanted: dict[str, Any]) -> None:
+    """Until the page is what it is to become, or for as long as that may take: what it is then is for `check` to say."""
+    latest = time.monotonic() + SETTLED / 1000
+    while [*differing(wanted, state(page))] and time.monotonic() < latest:
+        page.wait_for_timeout(200)

@@ -1,0 +1,23 @@
+"""`app`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vitdemo.cli.common import EXIT_OK, add_command
+
+
+def add_commands(commands: Any) -> None:
+    """Define it."""
+    app = add_command(commands, "app", run_app, "start the page, and print its address")
+    app.epilog = (
+        "Host and port: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT. Limits and models: VITDEMO_*, see the README."
+    )
+
+
+def run_app(options: argparse.Namespace) -> int:
+    from vitdemo.ui.serve import serve
+
+    serve()
+    return EXIT_OK

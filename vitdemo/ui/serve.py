@@ -1,0 +1,33 @@
+"""The page as a server: what `vitdemo app` starts."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import console_progress, obtain
+from vitdemo.ui.app import build, launch_options
+
+
+def serve() -> None:
+    """Fetch the models that the settings name, start the page, and return when the process is told to end.
+
+    Host and port are Gradio's own variables, `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`.
+
+    Raises:
+        VitDemoError: a setting cannot be used, or a model cannot be fetched.
+    """
+    # A server that is told to end closes as after Ctrl-C: photos that it still holds are deleted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pipeline = Pipeline()
+    for name in pipeline.settings.models:
+        with console_progress(name) as report:
+            obtain(name, report)
+    page = build(pipeline)
+    page.launch(**launch_options(pipeline), prevent_thread_lock=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        # Gradio's own wait would leave open pages connected, and then not get to the photos.
+        page.close()
