@@ -1,4 +1,4 @@
-"""The attention explorer on a page of its own: its script, its markup and a result, and no server behind them.
+"""A component of the page on a page of its own: its markup, its script and its values, and no server behind them.
 
 What its script asks for is answered by Python functions of this process.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import gradio as gr
 from playwright.sync_api import BrowserContext, Locator, Page
 
 from vitdemo.types import Explanation, Photo
@@ -17,15 +18,19 @@ from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.result_store import Results
 
 ADDRESS = "http://localhost/"
-"""Never asked for: Chromium is given the page, and lets pages of this address copy and download."""
+"""Never asked for: Chromium is given the page, and lets pages of this address copy, download and use the camera."""
 
 MOUNT = """([html, css, script]) => {
-    document.body.innerHTML = `<style>#shown { ${css} }</style><div id="shown">${html}</div>`;
+    document.body.innerHTML = `<style>:root { --color-accent: blue; } #shown { ${css} }</style><div id="shown">${html}</div>`;
     const element = document.querySelector("#shown"), changed = [];
     const props = { value: null };
     const server = new Proxy({}, { get: (_, name) => (what) => window.answer(name, what) });
-    const trigger = (name, data) => window.triggered.push([name, data]);
     const watch = (_, work) => changed.push(work);
+    const trigger = async (name, data) => {
+        window.triggered.push([name, data]);
+        const value = await window.told(name, data ?? {});
+        if (value) window.show(value);
+    };
     window.vitdemoOpened = true;
     window.triggered = [];
     window.show = (value) => { props.value = value; changed.forEach((work) => work()); };
@@ -34,7 +39,6 @@ MOUNT = """([html, css, script]) => {
     )(element, props, server, trigger, watch);
 }"""
 """As Gradio runs a component's script; `within` evaluates code where its functions are."""
-
 
 LOOK = """(all) => all.map((one) => {
     const { width, height } = one;
@@ -52,35 +56,34 @@ def looks(canvases: Locator) -> list[str]:
 
 
 @dataclass
-class StaticExplorer:
-    """The component on its page."""
+class StaticPage:
+    """A component on its page."""
 
     page: Page
-    results: Results
+    component: gr.HTML
+    answers: dict[str, Callable[[dict[str, Any]], Any]]
+    """What its script may ask of the server, by name."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """What its script asked the server for: which function, and with what."""
-    answer: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None
-    """Answers instead of the server."""
+    """What it asked."""
+    told: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda name, data: None
+    """What an event that it tells Gradio of changes its value to, if it does."""
+
+    def __post_init__(self) -> None:
+        def answer(name: str, what: dict[str, Any]) -> Any:
+            self.asked.append((name, what))
+            return self.answers[name](what)
+
+        empty = "<!doctype html><title>A component</title>"
+        self.page.route("**", lambda route: route.fulfill(body=empty, content_type="text/html"))
+        self.page.expose_function("answer", answer)
+        self.page.expose_function("told", lambda name, data: self.told(name, data))
+        self.page.goto(ADDRESS)
+        self.mount()
 
     def mount(self) -> None:
-        component = explorer(None, [], "shown")
-        self.page.evaluate(MOUNT, [component.html_template, component.css_template, component.js_on_load])
-
-    def show(
-        self,
-        photo: Photo,
-        explanations: Sequence[Explanation],
-        *,
-        link: dict[str, str] | None = None,
-        calls: dict[str, dict[str, str]] | None = None,
-        start: dict[str, Any] | None = None,
-    ) -> None:
-        """Show a result, as an event of Gradio's would."""
-        key = self.results.keep(photo, explanations)
-        value = explorer_value(key, photo, explanations, link or {}, calls or {"rows": {}, "patch": {}}, start)
-        self.page.evaluate("(value) => window.show(value)", value)
-        self.page.wait_for_function("() => window.within('photo.complete && photo.naturalWidth > 0')")
-        self.drawn()
+        """As the page does when it is opened."""
+        parts = [self.component.html_template, self.component.css_template, self.component.js_on_load]
+        self.page.evaluate(MOUNT, parts)
 
     def run(self, code: str, *values: Any) -> Any:
         """What an expression of the component's script is worth; `$0`, `$1` ... stand for the values."""
@@ -106,6 +109,37 @@ class StaticExplorer:
             control.fill(value)
         self.drawn()
 
+    def triggered(self) -> list[Any]:
+        """The events that its script told Gradio of."""
+        found: list[Any] = self.page.evaluate("window.triggered")
+        return found
+
+
+@dataclass
+class StaticExplorer(StaticPage):
+    """The attention explorer; without a result until one is shown."""
+
+    results: Results = field(default_factory=Results)
+
+    def value(
+        self,
+        photo: Photo,
+        explanations: Sequence[Explanation],
+        *,
+        link: dict[str, str] | None = None,
+        calls: dict[str, dict[str, str]] | None = None,
+        start: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What an event of Gradio's would bring."""
+        key = self.results.keep(photo, explanations)
+        return explorer_value(key, photo, explanations, link or {}, calls or {"rows": {}, "patch": {}}, start)
+
+    def show(self, photo: Photo, explanations: Sequence[Explanation], **options: Any) -> None:
+        """Show a result: `options` as for `value`."""
+        self.page.evaluate("(value) => window.show(value)", self.value(photo, explanations, **options))
+        self.page.wait_for_function("() => window.within('photo.complete && photo.naturalWidth > 0')")
+        self.drawn()
+
     def pictures(self) -> list[str]:
         """What each overlay looks like, in a number that no other look has."""
         self.drawn()
@@ -116,26 +150,8 @@ class StaticExplorer:
         self.drawn()
         return self.find(".vd-text").all_inner_texts()
 
-    def triggered(self) -> list[Any]:
-        """The events that its script told Gradio of."""
-        found: list[Any] = self.page.evaluate("window.triggered")
-        return found
-
 
 def static_explorer(context: BrowserContext) -> StaticExplorer:
-    """A new page that holds the component; without a result until one is shown."""
-    page = context.new_page()
-    explorer = StaticExplorer(page, Results())
-    functions = {function.__name__: function for function in explorer.results.functions()}
-
-    def answer(name: str, what: dict[str, Any]) -> dict[str, Any]:
-        explorer.asked.append((name, what))
-        return explorer.answer(name, what) if explorer.answer else functions[name](what)
-
-    page.route(
-        "**", lambda route: route.fulfill(body="<!doctype html><title>Explorer</title>", content_type="text/html")
-    )
-    page.expose_function("answer", answer)
-    page.goto(ADDRESS)
-    explorer.mount()
-    return explorer
+    results = Results()
+    functions: dict[str, Callable[..., Any]] = {function.__name__: function for function in results.functions()}
+    return StaticExplorer(context.new_page(), explorer(None, [], "shown"), functions, results=results)
