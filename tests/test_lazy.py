@@ -49,4 +49,4 @@ def test_nothing_heavy_is_loaded_before_a_model_is_needed() -> None:
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout)
     assert loaded.pop("what is loaded is seen") == ["torch"]
-    assert loaded == dict.fromkeys(["import", "available_models", *WORDS], [])
+    assert loaded == {step: [] for step in ("import", "available_models", *WORDS)}
