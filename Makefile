@@ -3,17 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all install install-dev browser lint bench wheel clean
+.PHONY: run test test-all doctest install install-dev browser lint bench wheel clean
 
 run: install
 	$(BIN)/python app.py
 
 test: install-dev browser lint
 	$(BIN)/python -m pytest
+	$(MAKE) doctest
 
-# Everything, also what looks at the same things once more in other lights.
+# Everything, also what looks at the same things once more in other lights, and what fetches a corpus.
 test-all: install-dev browser lint
 	$(BIN)/python -m pytest -m ""
+	$(MAKE) doctest
+
+# The examples in docstrings, in a process of their own: to find them is to import every module.
+doctest: install-dev
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --doctest-modules -n 0 vitdemo
 
 install: $(VENV)/.installed
 

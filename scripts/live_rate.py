@@ -13,14 +13,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.browser.conftest import FLAGS, chromium
-from tests.hostile import encode
+from tests.browser.driver import Watched, film, launched, opened
 from tests.served import serving
-from vitdemo.pipeline import Pipeline
-from vitdemo.settings import get_settings
-from vitdemo.ui.examples import examples
 
 WARM_UP = 3.0
 """Seconds after the first answer that do not count."""
@@ -58,19 +54,12 @@ def measure(page: Page, model: str, seconds: float) -> tuple[float, float]:
 
 def main(model: str = "vit-mini", seconds: str = "15") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder, "film.mjpeg")
-        picture = Pipeline(get_settings()).open(examples()[0].path).image.resize((640, 480))
-        film.write_bytes(encode(picture, "JPEG", quality=92) * 20)
-        with serving(Path(folder, "gradio")) as app, sync_playwright() as playwright:
-            flags = [*FLAGS, f"--use-file-for-fake-video-capture={film}"]
-            browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
-            page.goto(app.url)
-            page.wait_for_selector("#compared .vd-panel canvas")
+        camera = film(Path(folder, "film.mjpeg"), 640, 480)
+        with serving(Path(folder, "gradio")) as app, launched(camera) as browser, opened(browser) as context:
+            page = Watched(context.new_page(), app).open().page
             rate, milliseconds = measure(page, model, float(seconds))
             where = page.locator("#live .vd-where").inner_text()
             in_model = page.locator("#live .vd-model-time").inner_text()
-            browser.close()
     print(f"{model}: {rate:.1f} frames a second, {milliseconds:.0f} ms from camera to answer (median of {seconds} s)")
     print(f"{in_model} in the model, {where}; browser and server on {cpu()}")
 

@@ -14,10 +14,10 @@ from statistics import median
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from scripts.live_rate import cpu
-from tests.browser.conftest import FLAGS, Watched, chromium
+from tests.browser.driver import Watched, film, launched, opened
 from tests.hostile import encode
 from tests.served import App, serving
 from vitdemo.registry import default_models
@@ -75,15 +75,15 @@ def new_photo(seed: int) -> bytes:
     return encode(Image.fromarray(np.clip(values + noise, 0, 255).astype(np.uint8)), "JPEG", quality=92)
 
 
-def arrivals(page: Page, app: App) -> None:
+def arrivals(watched: Watched, app: App) -> None:
     """From choosing a file to five drawn panels, and the five forwards alone."""
-    specs = default_models(Settings())
+    specs, page = default_models(Settings()), watched.page
     whole, alone = [], []
     for turn in range(PHOTOS):
         page.get_by_label("Remove Image").click()
         root = page.locator("#compared .vd-explorer")
         before = root.get_attribute("data-result")
-        page.wait_for_timeout(600)
+        watched.settle()
         file = {"name": "new.jpg", "mimeType": "image/jpeg", "buffer": new_photo(turn)}
         page.evaluate(
             """(before) => {
@@ -114,16 +114,17 @@ def arrivals(page: Page, app: App) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as app, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        context = browser.new_context(viewport={"width": 1440, "height": 1000})
-        context.set_default_timeout(60_000)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(folder, "gradio")) as app,
+        launched(film(Path(folder, "film.mjpeg"))) as browser,
+        opened(browser) as context,
+    ):
         context.add_init_script(f"({WATCH})()")
         watched = Watched(context.new_page(), app).open()
         print(cpu())
         controls(watched.page, app)
-        arrivals(watched.page, app)
-        browser.close()
+        arrivals(watched, app)
     print("Live: python -m scripts.live_rate")
 
 

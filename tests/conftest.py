@@ -6,12 +6,13 @@ imported by the fixtures that need them.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,36 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 
 PhotoMaker = Callable[..., Photo]
+
+SERVED = ("tests/browser/", "tests/docs/", "tests/ui/test_api.py", "tests/export/test_snippets.py")
+"""Tests of the running app: one process has them all, so that gradio is started once, and Chromium."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files are handed out whole; those of the running app together, and first, since they take longest."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "served" if nodeid.startswith(SERVED) else nodeid.partition("::")[0]
+
+    return Scheduler(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[Any]:
+    """A third of the time to import torch, transformers and gradio goes into looking for garbage; what they made stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(SERVED))
 
 
 @pytest.fixture(autouse=True)
@@ -105,12 +136,13 @@ def tiny_spec(tiny_folder: Callable[[str], Path]) -> Callable[[str], ModelSpec]:
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The folder with labelled photos; a test that asks for it is skipped where there is none."""
+def caltech() -> Path:
+    """The archive of labelled photos on which the embedded models are measured; a test that asks for it is skipped without."""
     folder = get_settings().data or ROOT.parent / "shared" / "datasets"
-    if not folder.is_dir():
-        pytest.skip(f"no labelled photos: {folder} is absent; set VITDEMO_DATA")
-    return folder
+    archive = folder / "caltech101-160-test.tar"
+    if not archive.is_file():
+        pytest.skip(f"the labelled photos {archive.name} are not here: set VITDEMO_DATA to their folder")
+    return archive
 
 
 @pytest.fixture(autouse=True, scope="session")

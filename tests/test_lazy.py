@@ -1,4 +1,4 @@
-"""Importing the package and asking for help is cheap: no torch, no gradio, no transformers. Seen in fresh processes."""
+"""Importing the package and asking for help is cheap: no torch, no gradio, no transformers. Seen in a fresh process."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import json
 import subprocess
 import sys
 
-import pytest
-
 from vitdemo.settings import ROOT
 
-HEAVY = ("torch", "gradio", "transformers")
+PROBE = """
+import contextlib, io, json, runpy, sys
+
+def command(*arguments):
+    sys.argv = ["vitdemo", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            runpy.run_module("vitdemo", run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, end.code
+        else:
+            raise AssertionError("it did not exit")
+
+def available_models():
+    import vitdemo
+    assert vitdemo.available_models()
+
+def preprocess():
+    from vitdemo.models.preprocess import preprocess
+
+steps = {
+    "import": lambda: __import__("vitdemo"),
+    "available_models": available_models,
+    **{words: lambda words=words: command(*words.split()) for words in WORDS},
+    "what is loaded is seen": preprocess,
+}
+loaded = {}
+for name, step in steps.items():
+    step()
+    loaded[name] = [package for package in ("torch", "gradio", "transformers") if package in sys.modules]
+print(json.dumps(loaded))
+"""
+WORDS = ["--help", "explain --help", "segment --help", "app --help", "models --json"]
 
 
-def _heavy_after(code: str) -> list[str]:
-    """Which of the heavy packages a fresh process has loaded after `code`."""
-    report = f"import sys, json; sys.stderr.write(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], cwd=ROOT, capture_output=True, text=True)
+def test_nothing_heavy_is_loaded_before_a_model_is_needed() -> None:
+    code = PROBE.replace("WORDS", repr(WORDS))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    loaded: list[str] = json.loads(done.stderr.splitlines()[-1])
-    return loaded
-
-
-def _command(*arguments: str) -> str:
-    """Code that runs `python -m vitdemo ARGUMENTS` and goes on after it."""
-    return (
-        f"import runpy, sys\nsys.argv = ['vitdemo', *{arguments!r}]\n"
-        "try:\n    runpy.run_module('vitdemo', run_name='__main__')\n"
-        "except SystemExit as end:\n    assert not end.code, end.code\nelse:\n    raise AssertionError('it did not exit')"
-    )
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import vitdemo",
-        "import vitdemo; assert vitdemo.available_models()",
-        _command("--help"),
-        _command("explain", "--help"),
-        _command("segment", "--help"),
-        _command("app", "--help"),
-        _command("models", "--json"),
-    ],
-    ids=["import", "available_models", "--help", "explain --help", "segment --help", "app --help", "models --json"],
-)
-def test_nothing_heavy_is_loaded_by(code: str) -> None:
-    assert _heavy_after(code) == []
-
-
-def test_what_is_loaded_is_seen() -> None:
-    assert _heavy_after("from vitdemo.models.preprocess import preprocess") == ["torch"]
+    loaded = json.loads(done.stdout)
+    assert loaded.pop("what is loaded is seen") == ["torch"]
+    assert loaded == {step: [] for step in ("import", "available_models", *WORDS)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page
 
 from tests.served import App
-from tests.snapshots.stored import check, differing, stored, updating
+from tests.snapshots.stored import check
 
 pytestmark = pytest.mark.browser
 
@@ -45,35 +44,17 @@ STATE = """() => {
     };
 }"""
 
-SETTLED = 30_000
-"""Milliseconds after which nothing is going to change any more, on a machine that is busy with other things, too."""
-
-STILL = 800
-"""Milliseconds that a state must stay as it is."""
-
 
 @pytest.mark.parametrize("tab", LINKS)
 def test_a_link_opens_what_it_opened(tab: str, context: BrowserContext, app: App) -> None:
     page = context.new_page()
     page.goto(f"{app.url}?{LINKS[tab]}")
     page.wait_for_function("window.vitdemoOpened")
-    name = f"links/{tab}.json"
-    if updating():
-        page.wait_for_timeout(SETTLED)
-    else:
-        wait_for(page, stored(name))
-    page.wait_for_timeout(STILL)
-    check(name, state(page))
+    page.evaluate("window.settled()")
+    check(f"links/{tab}.json", state(page))
 
 
 def state(page: Page) -> dict[str, Any]:
     """What is selected, and what the address says of it."""
     found: dict[str, Any] = page.evaluate(STATE)
     return {**found, "query": [list(pair) for pair in parse_qsl(urlsplit(found["query"]).query)]}
-
-
-def wait_for(page: Page, wanted: dict[str, Any]) -> None:
-    """Until the page is what it is to become, or for as long as that may take: what it is then is for `check` to say."""
-    latest = time.monotonic() + SETTLED / 1000
-    while [*differing(wanted, state(page))] and time.monotonic() < latest:
-        page.wait_for_timeout(200)

@@ -409,13 +409,10 @@ def test_evaluate_refuses_what_it_cannot_measure(
 
 
 @pytest.fixture(scope="module")
-def real(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
+def real(caltech: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
     """A photo of each of 20 classes."""
-    archive = data_folder / "caltech101-160-test.tar"
-    if not archive.is_file():
-        pytest.skip(f"{archive.name} is absent")
     folder = tmp_path_factory.mktemp("real")
-    with tarfile.open(archive) as tar:
+    with tarfile.open(caltech) as tar:
         firsts = {member.name.split("/")[-2]: member for member in reversed(tar.getmembers()) if member.isfile()}
         labels = [label for label in sorted(firsts) if label != "_background"]
         chosen = [firsts[label] for label in labels[:: len(labels) // 20][:20]]

@@ -36,28 +36,19 @@ from vitdemo.registry import get_spec
 from vitdemo.types import ModelSpec
 
 LISTED = listed()
-ARCHIVE = "caltech101-160-test.tar"
 
 
 @pytest.fixture(scope="module")
-def tar(data_folder: Path) -> Path:
-    path = data_folder / ARCHIVE
-    if not path.is_file():
-        pytest.skip(f"no labelled photos: {path} is absent; set VITDEMO_DATA")
-    return path
+def three(caltech: Path) -> list[Pair]:
+    return composites(caltech, listed()[:3])
 
 
 @pytest.fixture(scope="module")
-def three(tar: Path) -> list[Pair]:
-    return composites(tar, listed()[:3])
-
-
-@pytest.fixture(scope="module")
-def small(tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(caltech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of 1 of the listed objects, and all scenes."""
     wanted = {halves(listed())[1][0], *json.loads(LIST.read_text())["scenes"]}
     path = tmp_path_factory.mktemp("composites") / "small.tar"
-    with tarfile.open(tar) as source, tarfile.open(path, "w") as target:
+    with tarfile.open(caltech) as source, tarfile.open(path, "w") as target:
         for member in source:
             if member.name in wanted:
                 target.addfile(member, source.extractfile(member))
@@ -141,16 +132,16 @@ def test_a_long_object_fits_into_the_scene() -> None:
         assert np.ptp(np.flatnonzero(alpha.any(axis=0))) < 160 * MAX_SPAN + 1
 
 
-def test_composites_are_reproducible_and_independent_of_the_rest_of_the_list(tar: Path, three: list[Pair]) -> None:
-    (alone,) = composites(tar, listed()[2:3])
+def test_composites_are_reproducible_and_independent_of_the_rest_of_the_list(caltech: Path, three: list[Pair]) -> None:
+    (alone,) = composites(caltech, listed()[2:3])
     assert alone[0].digest == three[2][0].digest
     assert np.array_equal(alone[1], three[2][1])
-    (other,) = composites(tar, listed()[2:3], seed=1)
+    (other,) = composites(caltech, listed()[2:3], seed=1)
     assert other[0].digest != alone[0].digest
 
 
-def test_every_listed_photo_makes_a_composite_that_shows_its_object(tar: Path) -> None:
-    pairs = composites(tar, listed())
+def test_every_listed_photo_makes_a_composite_that_shows_its_object(caltech: Path) -> None:
+    pairs = composites(caltech, listed())
     assert len(pairs) == len(set(listed())) == 61
     for name, (photo, mask) in zip(listed(), pairs, strict=True):
         assert mask.shape == photo.size[::-1], name

@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.cli.command import run
 from tests.served import App
 from tests.snippets import fill
-from vitdemo.cli import build_parser, main
+from vitdemo.cli import build_parser
 from vitdemo.export.snippets import HEAD, LAYER, POINT, READOUT, Texts, reproduce_compare, reproduce_explain
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
@@ -90,11 +90,10 @@ def by_number(values: list[str]) -> dict[str, Any]:
     return {"argvalues": values, "ids": [str(number) for number in range(len(values))]}
 
 
-def bash(text: str, folder: Path, **environment: str) -> bytes:
+def bash(text: str, folder: Path) -> bytes:
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         timeout=100,
         check=False,
@@ -103,20 +102,20 @@ def bash(text: str, folder: Path, **environment: str) -> bytes:
     return done.stdout
 
 
-def cli(text: str, folder: Path) -> bytes:
+def cli(text: str, folder: Path) -> str:
+    """Run a command as a shell splits it, but in this process; returns what it prints."""
     assert text.startswith("python -m vitdemo ")
-    return bash(text.replace("python", sys.executable, 1), folder, VITDEMO_URL_ALLOW_HOSTS="127.0.0.1")
+    words = bash(text.replace("python -m vitdemo", "printf '%s\\0'", 1), folder).split(b"\0")[:-1]
+    done = run(*(os.fsdecode(word) for word in words))
+    assert done.status == 0, done.error
+    return done.out
 
 
-def python(texts: Mapping[str, str], folder: Path) -> dict[str, list[NDArray[np.float32]]]:
-    """Run the Python snippets in one process; returns each one's maps."""
-    code = "import numpy\n"
-    for number, text in enumerate(texts.values()):
-        code += f"{text}\nmaps = [item.map.values for item in getattr(found, 'explanations', [found])]\n"
-        code += f"numpy.savez('{number}.npz', *maps)\n"
-    (folder / "code.py").write_text(code, encoding="utf-8")
-    bash(f"{sys.executable} code.py", folder)
-    return {name: list(np.load(folder / f"{number}.npz").values()) for number, name in enumerate(texts)}
+def python(text: str) -> list[NDArray[np.float32]]:
+    """Run a Python snippet; returns its maps."""
+    names: dict[str, Any] = {}
+    exec(compile(text, "snippet", "exec"), names)
+    return [item.map.values for item in getattr(names["found"], "explanations", [names["found"]])]
 
 
 def expected(pipeline: Pipeline, name: str) -> NDArray[np.float32]:
@@ -160,13 +159,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_python_calls_give_the_pipelines_maps(folder: Path, pipeline: Pipeline) -> None:
-    texts = {name: texts_of(name, HOST)["python"] for name in CASES}
-    found = python({**texts, **{readout: compared(readout, HOST)["python"] for readout in READOUTS}}, folder)
+def test_the_python_calls_give_the_pipelines_maps(
+    folder: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
     for name in CASES:
-        np.testing.assert_allclose(found[name], [expected(pipeline, name)], rtol=0, atol=1e-6, err_msg=name)
+        (found,) = python(texts_of(name, HOST)["python"])
+        np.testing.assert_allclose(found, expected(pipeline, name), rtol=0, atol=1e-6, err_msg=name)
     for readout in READOUTS:
-        for values, item in zip(found[readout], expected_pair(pipeline, readout), strict=True):
+        several = python(compared(readout, HOST)["python"])
+        for values, item in zip(several, expected_pair(pipeline, readout), strict=True):
             assert item.map is not None
             np.testing.assert_allclose(values, item.map.values, rtol=0, atol=1e-6)
 
@@ -175,13 +177,8 @@ def test_the_python_calls_give_the_pipelines_maps(folder: Path, pipeline: Pipeli
 def test_the_command_line_gives_the_pipelines_map(
     folder: Path, pipeline: Pipeline, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = texts_of(name, HOST)["cli"]
-    if name == "attention":
-        cli(text, folder)
-    else:  # in this process: torch alone takes seconds to import
-        monkeypatch.chdir(folder)
-        words = bash(text.replace("python -m vitdemo", "printf '%s\\0'", 1), folder).split(b"\0")[:-1]
-        assert main([os.fsdecode(word) for word in words]) == 0
+    monkeypatch.chdir(folder)
+    cli(texts_of(name, HOST)["cli"], folder)
     np.testing.assert_allclose(np.load(folder / "map.npz")["map"], expected(pipeline, name), rtol=0, atol=1e-6)
     with Image.open(folder / "overlay.png") as written:
         assert written.format == "PNG"
@@ -222,7 +219,10 @@ def test_curl_gives_the_pipelines_comparison(folder: Path, app: App, readout: st
     is_comparison(json.loads((folder / "comparison.json").read_text())[0], folder, expected_pair(app.pipeline, readout))
 
 
-def test_the_command_line_gives_the_pipelines_comparison(folder: Path, pipeline: Pipeline) -> None:
+def test_the_command_line_gives_the_pipelines_comparison(
+    folder: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
     entry = json.loads(cli(compared("distillation", HOST)["cli"], folder))
     is_comparison(entry, folder, expected_pair(pipeline, "distillation"))
 

@@ -873,7 +873,7 @@ def corpus(sdist: Path) -> Iterator[tuple[str, bytes]]:
 def test_every_image_of_pillows_own_tests_ends_in_a_photo_or_an_image_error(pillow_sdist: Path) -> None:
     photos, refused, slow = 0, 0, []
     for name, data in corpus(pillow_sdist):
-        start = time.monotonic()
+        start = time.process_time()
         try:
             photo = open_image(data, SETTINGS)
         except ImageError as error:
@@ -884,7 +884,7 @@ def test_every_image_of_pillows_own_tests_ends_in_a_photo_or_an_image_error(pill
             photos += 1
             assert photo.image.mode == "RGB", name
             assert photo.size[0] * photo.size[1] <= 25e6, name
-        if time.monotonic() - start > 5:
+        if time.process_time() - start > 5:
             slow.append(name)
     assert photos > 600
     assert refused > 300
