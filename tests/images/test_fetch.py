@@ -459,11 +459,10 @@ def test_a_compressed_response_is_refused_unpacked(site: Site) -> None:
 
 
 def test_a_body_announced_above_the_limit_is_not_read(site: Site) -> None:
-    site.answers["/"] = endless(b"x" * 1000, 0.01, head=b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")
-    start = time.monotonic()
+    # It never comes: whoever waits for it is told that the URL takes too long.
+    site.answers["/"] = endless(b"", 0.01, head=b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")
     message = refusal(site.url, replace(site.settings, max_image_mb=1))
     assert message == "The server sends more than 1 MB, the limit. Use a smaller image."
-    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"], ids=["plain", "chunked"])
@@ -486,7 +485,8 @@ def too_slow(url: str, settings: Settings, **options: object) -> None:
     start = time.monotonic()
     message = refusal(url, replace(settings, url_timeout=0.6), **options)
     assert message == "The URL took longer than 0.6 s. Try again later, or upload the image."
-    assert 0.5 < time.monotonic() - start < 2
+    # Those who wait for the servers of these tests to end wait for ten.
+    assert 0.5 < time.monotonic() - start < 8
 
 
 @pytest.mark.parametrize(
@@ -521,16 +521,21 @@ def test_redirects_share_one_deadline(site: Site) -> None:
 
 
 def test_a_slow_name_server_ends_at_the_deadline(site: Site) -> None:
+    ended = threading.Event()
+
     def resolve(host: str, port: int) -> Sequence[str]:
-        time.sleep(3)
+        ended.wait(10)
         return [PUBLIC]
 
     too_slow("http://pictures.test/", Settings(), resolve=resolve)
+    ended.set()
 
 
 class _Silent(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        time.sleep(3)
+        self.request.settimeout(10)
+        self.request.recv(100_000)
+        self.request.recv(1)  # until the client goes
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
