@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import itertools
 import re
 import shutil
 import socket
@@ -227,43 +228,40 @@ ALLOWED = words("""
 """)
 
 
-@pytest.mark.parametrize("address", DENIED)
-def test_an_address_that_is_not_public_is_refused(address: str) -> None:
-    assert not is_public(address)
-    message = refusal("http://pictures.test/a.png", Settings(), resolve=to(address))
-    assert message.startswith("That host is not public, so the URL is not fetched.")
-    assert address not in message
+def test_an_address_that_is_not_public_is_refused() -> None:
+    for address in DENIED:
+        assert not is_public(address)
+        message = refusal("http://pictures.test/a.png", Settings(), resolve=to(address))
+        assert message.startswith("That host is not public, so the URL is not fetched.")
+        assert address not in message
 
 
-@pytest.mark.parametrize("address", ALLOWED)
-def test_a_public_address_is_recognised_up_to_the_borders_of_the_denied_ones(address: str) -> None:
-    assert is_public(address)
+def test_a_public_address_is_recognised_up_to_the_borders_of_the_denied_ones() -> None:
+    for address in ALLOWED:
+        assert is_public(address)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "localhost", "1.2.3", "0x7f000001", "127.0.0.01", "[::1]", "1.2.3.4/8", "a" * 100]
-)
-def test_what_is_no_address_is_not_public(text: str) -> None:
-    assert not is_public(text)
+def test_what_is_no_address_is_not_public() -> None:
+    for text in ["", "localhost", "1.2.3", "0x7f000001", "127.0.0.01", "[::1]", "1.2.3.4/8", "a" * 100]:
+        assert not is_public(text)
 
 
-@pytest.mark.parametrize("addresses", [(PUBLIC, "10.0.0.1"), ("::1", PUBLIC), ("2606:4700:4700::1111", "fe80::1")])
-def test_one_address_that_is_not_public_is_enough_to_refuse(addresses: tuple[str, ...]) -> None:
-    assert refusal("http://pictures.test/", Settings(), resolve=to(*addresses)) == BLOCKED
+def test_one_address_that_is_not_public_is_enough_to_refuse() -> None:
+    for addresses in [(PUBLIC, "10.0.0.1"), ("::1", PUBLIC), ("2606:4700:4700::1111", "fe80::1")]:
+        assert refusal("http://pictures.test/", Settings(), resolve=to(*addresses)) == BLOCKED
 
 
-@pytest.mark.parametrize(
-    "host",
-    words("""127.0.0.1 localhost LOCALHOST localhost. [::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] 2130706433
+def test_hosts_that_mean_this_machine_or_its_network_are_refused() -> None:
+    for host, scheme in itertools.product(
+        words("""127.0.0.1 localhost LOCALHOST localhost. [::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] 2130706433
     0x7f000001 0x7f.1 127.1 127.0.1 0177.0.0.1 0 0.0.0.0 127.0.0.1. 0x7f.0x0.0x0.0x1 017700000001 169.254.169.254
     134744072 010.0.0.1 [fd00:ec2::254] [64:ff9b::7f00:1] 0xA9FEA9FE"""),
-)
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_hosts_that_mean_this_machine_or_its_network_are_refused(scheme: str, host: str) -> None:
-    message = refusal(f"{scheme}://{host}/", Settings())
-    assert message in (BLOCKED, NOT_A_URL, "The host was not found. Check the URL, or upload the image.")
-    if host in ("127.0.0.1", "[::1]", "2130706433", "0x7f.1", "127.1", "169.254.169.254", "134744072"):
-        assert message == BLOCKED
+        ["http", "https"],
+    ):
+        message = refusal(f"{scheme}://{host}/", Settings())
+        assert message in (BLOCKED, NOT_A_URL, "The host was not found. Check the URL, or upload the image.")
+        if host in ("127.0.0.1", "[::1]", "2130706433", "0x7f.1", "127.1", "169.254.169.254", "134744072"):
+            assert message == BLOCKED
 
 
 @pytest.mark.parametrize(
@@ -306,19 +304,20 @@ def test_a_name_without_an_address_is_not_found() -> None:
     assert refusal("http://pictures.test/", Settings(), resolve=to()).startswith("The host was not found.")
 
 
-@pytest.mark.parametrize("url", ["http://me:secret@pictures.test/", "http://pictures.test@127.0.0.1/", "https://me@h/"])
-def test_urls_with_a_user_name_are_refused_without_repeating_it(url: str) -> None:
-    message = refusal(url, Settings())
-    assert message.startswith("URLs with a user name or a password are not fetched.")
-    assert "me" not in message.replace("name", "").replace("them", "")
+def test_urls_with_a_user_name_are_refused_without_repeating_it() -> None:
+    for url in ["http://me:secret@pictures.test/", "http://pictures.test@127.0.0.1/", "https://me@h/"]:
+        message = refusal(url, Settings())
+        assert message.startswith("URLs with a user name or a password are not fetched.")
+        assert "me" not in message.replace("name", "").replace("them", "")
 
 
-@pytest.mark.parametrize("port", [22, 25, 3306, 6379, 11211, 65535, 65536, 99999999])
-def test_ports_that_serve_no_images_are_refused(port: int) -> None:
-    message = refusal(f"http://pictures.test:{port}/", Settings(), resolve=to(PUBLIC))
-    assert (
-        message == f"Images are fetched from the ports 80, 443, 8000, 8080, 8443, not {port}. Upload the image instead."
-    )
+def test_ports_that_serve_no_images_are_refused() -> None:
+    for port in [22, 25, 3306, 6379, 11211, 65535, 65536, 99999999]:
+        message = refusal(f"http://pictures.test:{port}/", Settings(), resolve=to(PUBLIC))
+        assert (
+            message
+            == f"Images are fetched from the ports 80, 443, 8000, 8080, 8443, not {port}. Upload the image instead."
+        )
 
 
 def test_the_system_resolver_knows_numbers_and_this_machine() -> None:
@@ -335,10 +334,10 @@ def test_an_allowed_host_is_fetched(site: Site, entry: str) -> None:
     assert fetch_url(site.url, Settings(url_allow_hosts=(entry.format(port=site.port),))) == b"x"
 
 
-@pytest.mark.parametrize("entry", ["127.0.0.1:1", "localhost", "127.0.0", "27.0.0.1", "*", ""])
-def test_an_exception_counts_for_its_own_host_and_port_only(site: Site, entry: str) -> None:
-    assert refusal(site.url, Settings(url_allow_hosts=(entry,))) == BLOCKED
-    assert site.requests == []
+def test_an_exception_counts_for_its_own_host_and_port_only(site: Site) -> None:
+    for entry in ["127.0.0.1:1", "localhost", "127.0.0", "27.0.0.1", "*", ""]:
+        assert refusal(site.url, Settings(url_allow_hosts=(entry,))) == BLOCKED
+        assert site.requests == []
 
 
 def test_an_allowed_ipv6_host_may_be_written_with_brackets() -> None:
@@ -460,11 +459,10 @@ def test_a_compressed_response_is_refused_unpacked(site: Site) -> None:
 
 
 def test_a_body_announced_above_the_limit_is_not_read(site: Site) -> None:
-    site.answers["/"] = endless(b"x" * 1000, 0.01, head=b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")
-    start = time.monotonic()
+    # It never comes: whoever waits for it is told that the URL takes too long.
+    site.answers["/"] = endless(b"", 0.01, head=b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")
     message = refusal(site.url, replace(site.settings, max_image_mb=1))
     assert message == "The server sends more than 1 MB, the limit. Use a smaller image."
-    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("head", [b"", b"Transfer-Encoding: chunked\r\n"], ids=["plain", "chunked"])
@@ -487,7 +485,8 @@ def too_slow(url: str, settings: Settings, **options: object) -> None:
     start = time.monotonic()
     message = refusal(url, replace(settings, url_timeout=0.6), **options)
     assert message == "The URL took longer than 0.6 s. Try again later, or upload the image."
-    assert 0.5 < time.monotonic() - start < 2
+    # Those who wait for the servers of these tests to end wait for ten.
+    assert 0.5 < time.monotonic() - start < 8
 
 
 @pytest.mark.parametrize(
@@ -522,16 +521,21 @@ def test_redirects_share_one_deadline(site: Site) -> None:
 
 
 def test_a_slow_name_server_ends_at_the_deadline(site: Site) -> None:
+    ended = threading.Event()
+
     def resolve(host: str, port: int) -> Sequence[str]:
-        time.sleep(3)
+        ended.wait(10)
         return [PUBLIC]
 
     too_slow("http://pictures.test/", Settings(), resolve=resolve)
+    ended.set()
 
 
 class _Silent(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        time.sleep(3)
+        self.request.settimeout(10)
+        self.request.recv(100_000)
+        self.request.recv(1)  # until the client goes
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -266,31 +267,24 @@ def test_attention_says_that_it_does_not_depend_on_the_class(
 # Resolutions
 
 
-@pytest.mark.parametrize("method", METHODS)
+SHAPES = [((96, 64), 9, (6, 9)), ((50, 100), 12, (12, 6)), ((400, 20), 6, (1, 6))]
+"""Size of a photo, its resolution in patches, and the patch grid that it gets."""
+
+
 @pytest.mark.parametrize("kind", ["vit", "deit", "beit", "beit-shared", "dinov3", "ijepa", "hybrid", "resnet"])
-@pytest.mark.parametrize(
-    ("size", "resolution", "cells"), [((96, 64), 9, (6, 9)), ((50, 100), 12, (12, 6)), ((400, 20), 6, (1, 6))]
-)
 def test_a_map_has_the_grid_of_the_photos_own_shape(
-    fresh: Pipeline,
-    tiny_spec: SpecOf,
-    photo: PhotoMaker,
-    kind: str,
-    method: str,
-    size: tuple[int, int],
-    resolution: int,
-    cells: tuple[int, int],
+    fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, kind: str
 ) -> None:
     spec = tiny_spec(kind)
-    if method not in spec.methods:
-        return
-    found = fresh.explain(photo(*size), spec, ExplainRequest(method=method, resolution=resolution * spec.patch_size))
-    assert found.patch_grid == _values(found).shape == cells
-    assert np.isfinite(_values(found)).all()
-    # Where no patch of so few raises the score, Grad-CAM is 0 everywhere.
-    assert np.ptp(_values(found)) > 0 or method == "grad-cam"
-    assert found.view.crop == (0, 0, *size)
-    assert not any("lowered" in note for note in found.notes)
+    for method, (size, resolution, cells) in itertools.product(spec.methods, SHAPES):
+        request = ExplainRequest(method=method, resolution=resolution * spec.patch_size)
+        found = fresh.explain(photo(*size), spec, request)
+        assert found.patch_grid == _values(found).shape == cells, method
+        assert np.isfinite(_values(found)).all()
+        # Where no patch of so few raises the score, Grad-CAM is 0 everywhere.
+        assert np.ptp(_values(found)) > 0 or method == "grad-cam"
+        assert found.view.crop == (0, 0, *size)
+        assert not any("lowered" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -507,6 +501,13 @@ def _agreement_of_bf16(pipeline: Pipeline, spec: ModelSpec, method: str, names: 
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        # One that needs no gradients, and one that does; each takes seconds.
+        pytest.param(name, marks=[] if name in ("attention", "relevance") else pytest.mark.thorough)
+        for name in METHODS
+    ],
+)
 def test_maps_of_bf16_rank_patches_as_those_of_float32(pipeline: Pipeline, vit: ModelSpec, method: str) -> None:
     assert _agreement_of_bf16(pipeline, vit, method, ["crab", "cup", "panda"]) >= BF16.get(method, 0.99)

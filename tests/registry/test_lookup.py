@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -272,13 +273,11 @@ def test_equal_processors_are_one_key(folder: Path) -> None:
     assert again == spec.processor != replace(again, resample=3)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3, 4])
-@pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
-@pytest.mark.parametrize("patch", [1, 2])
-def test_the_side_of_a_hybrid_patch_is_that_of_its_own_config(stage: int, output_stride: int, patch: int) -> None:
-    backbone = tiny.backbone(4, out_features=[f"stage{stage}"], output_stride=output_stride)
-    config = ViTHybridConfig(patch_size=patch, backbone_config=backbone)
-    assert patch_side(config.to_dict()) == patch * config.feature_stride
+def test_the_side_of_a_hybrid_patch_is_that_of_its_own_config() -> None:
+    for stage, output_stride, patch in itertools.product([1, 2, 3, 4], [4, 8, 16, 32], [1, 2]):
+        backbone = tiny.backbone(4, out_features=[f"stage{stage}"], output_stride=output_stride)
+        config = ViTHybridConfig(patch_size=patch, backbone_config=backbone)
+        assert patch_side(config.to_dict()) == patch * config.feature_stride
 
 
 def test_the_side_of_a_hybrid_patch_is_right_without_the_fields_that_have_defaults() -> None:
