@@ -187,3 +187,17 @@ def test_bytes_keep_the_order_of_small_values_and_the_sign_of_negative_ones() ->
     negative = (random.random((1, 1, 5, 7)) - 0.5).astype(np.float32)
     back = restored(quantised(negative), 35, 1).reshape(negative.shape)
     assert np.abs(back - negative).max() <= 0.004 * (negative.max() - negative.min())
+
+
+def test_the_result_that_every_page_opens_with_is_never_dropped(
+    cup: Photo, explanations: tuple[Explanation, ...]
+) -> None:
+    results = Results(budget=1_500_000)
+    patch_rows = results.functions()[0]
+    first, other = (results.keep(cup, explanations[:1]) for _ in range(2))
+    results.pinned({"id": first})
+    for _ in range(5):
+        results.keep(cup, explanations[:1])
+    asked = {"panel": 0, "layer": 0, "row": None}
+    assert "error" not in patch_rows({"id": first, **asked})
+    assert "no longer remembers" in patch_rows({"id": other, **asked})["error"]

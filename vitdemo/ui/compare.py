@@ -63,9 +63,8 @@ class CompareTab:
                 min_width=200,
                 elem_id="compare-target",
             )
-        self.compared = explorer(
-            self.compare(photo, models, "attention", PREDICTED, {}), results.functions(), elem_id="compared"
-        )
+        first = self.compare(photo, models, "attention", PREDICTED, {})
+        self.compared = explorer(results.pinned(first), results.functions(), elem_id="compared")
         self.controls: set[Block] = {self.models, self.method, self.target, state}
         """What a comparison depends on, beside the photo."""
 

@@ -65,9 +65,8 @@ class ExplainTab:
                 elem_id="resolution",
             )
         self.point = gr.State(None)
-        self.explained = explorer(
-            self.explain(photo, model, ExplainRequest(first), None, {}), results.functions(), elem_id="explained"
-        )
+        opening = self.explain(photo, model, ExplainRequest(first), None, {})
+        self.explained = explorer(results.pinned(opening), results.functions(), elem_id="explained")
         with gr.Row():
             self.measure = gr.Button(
                 "How faithful is this map?",

@@ -51,6 +51,7 @@ class Results:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._kept = LRUCache(budget)
+        self._pinned: dict[str, StoredResult] = {}
 
     def keep(self, photo: Photo, explanations: Sequence[Explanation]) -> str:
         """Keep a result; its id."""
@@ -58,6 +59,12 @@ class Results:
         stored = StoredResult(photo.name, photo.size, tuple(explanations))
         self._kept.put(key, stored, sum(_bytes(one) for one in explanations))
         return key
+
+    def pinned(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The value of an explorer, whose result is never dropped from now on: every page opens with it."""
+        if value is not None:
+            self._pinned[value["id"]] = self._kept.get(value["id"])
+        return value
 
     def functions(self) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
         """What a browser may call. Each takes and returns JSON; a failure is worded in `error`."""
@@ -85,7 +92,8 @@ class Results:
             return {"error": "Something went wrong on the server. It was logged; please try again."}
 
     def _stored(self, query: dict[str, Any]) -> StoredResult:
-        found: StoredResult | None = self._kept.get(str(query["id"]))
+        key = str(query["id"])
+        found: StoredResult | None = self._pinned.get(key) or self._kept.get(key)
         if found is None:
             raise ResultExpiredError("The server no longer remembers this result. Choose the photo again.")
         return found

@@ -41,7 +41,7 @@ function drawHeads(panel) {
       button.title = `layer ${layer}, head ${head}`;
       button.setAttribute("aria-label", button.title);
       if (cells.dataset.key !== key) {
-        const values = joined(entry, layer * panel.heads, panel.heads, panel.patches, String(head));
+        const values = fused(entry, layer * panel.heads, panel.heads, panel.patches, String(head));
         thumbnail(button.firstChild, values, panel.grid);
       }
     }

@@ -22,7 +22,7 @@ function patchMap(panel, layer, head) {
   if (found === undefined) ask(panel, key, { layer, row: whole ? null : index });
   if (!found || found.waiting) return panel.shown || { layer, missing: "Asking for the attention of this patch …" };
   if (found.error) return { layer, missing: found.error };
-  const values = joined(found, (index - found.first) * panel.heads, panel.heads, panel.patches, head);
+  const values = fused(found, (index - found.first) * panel.heads, panel.heads, panel.patches, head);
   const label = `patch in row ${place[0]}, column ${place[1]}`;
   return (panel.shown = measured({ layer, label, values, place }));
 }
