@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_a_model_runs(
 def test_more_photos_than_can_be_grouped_are_refused_with_the_number(
     photos: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    monkeypatch.setattr("vitdemo.pipeline.segment.GROUPED", 2 * 10 * 8 * 5 * 24 * 4)
+    monkeypatch.setattr("vitdemo.pipeline.segment.MAX_GROUPED", 2 * 10 * 8 * 5 * 24 * 4)
     arguments = [
         "segment",
         "--model",
