@@ -24,11 +24,11 @@ from transformers.masking_utils import sdpa_mask
 from tests import tiny
 from vitdemo import attribution
 from vitdemo.attribution import rollout
-from vitdemo.engine.attribute import attribute, read_out
+from vitdemo.engine.attribute import attribute
 from vitdemo.errors import OptionError
 from vitdemo.models import attention_tap
 from vitdemo.models.attention_tap import TAP, AttentionRecord, record_attention
-from vitdemo.models.layers import blocks, final_norm, head_of, norms, watching
+from vitdemo.models.layers import blocks, final_norm, head_of, norms, read_out, watching
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.methods import METHODS, applicable, obstacle
 from vitdemo.registry import spec_from_folder

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, rollout, similarity
 from vitdemo.errors import OptionError
 from vitdemo.models.attention_tap import record_attention
-from vitdemo.models.layers import final_norm, head_of, norms, watching
+from vitdemo.models.layers import final_norm, head_of, norms, read_out, watching
 from vitdemo.models.loading import Classifier
 from vitdemo.types import Attribution, Capture
 
@@ -57,24 +57,6 @@ def watching_features(model: Classifier, request: Capture) -> Iterator[list[Tens
     seen += after
 
 
-def read_out(model: Classifier, patches: int) -> Tensor:
-    """`[N]`: the share of each final token in what the model classifies from; sums to 1."""
-    prefix = model.spec.num_prefix_tokens
-    head = type(model.network).__name__ if model.probe is None else ""
-    start = torch.zeros(prefix + patches)
-    if model.spec.readouts[0] == "mean" or model.spec.pooling == "mean":
-        start[prefix:] = 1 / patches
-    elif head == "DeiTForImageClassificationWithTeacher":
-        start[:2] = 0.5
-    elif head.startswith("Dinov2") and head.endswith("ForImageClassification"):
-        # It reads the class token and, beside it, the mean of the patches.
-        start[0] = 0.5
-        start[prefix:] = 0.5 / patches
-    else:
-        start[0] = 1
-    return start
-
-
 def _class_specific(
     model: Classifier, pixels: Tensor, request: Attribution, patches: int
 ) -> tuple[Tensor, Tensor, list[int]]:
@@ -109,9 +91,12 @@ def _class_specific(
             return logits.detach(), legrad(found)[:, prefix:], targets
         gradients = torch.autograd.grad(score, record.attentions)
     attentions = [attention.detach() for attention in record.attentions]
-    combine = relevance if request.method == "relevance" else grad_rollout
-    maps = combine(attentions, gradients, read_out(model, patches).to(pixels.device))
+    maps = _COMBINED[request.method](attentions, gradients, read_out(model, patches).to(pixels.device))
     return logits.detach(), maps[:, prefix:], targets
+
+
+_COMBINED = {"relevance": relevance, "grad-rollout": grad_rollout}
+"""Methods of the attention of all layers and its gradients."""
 
 
 def targets_of(logits: Tensor, request: Attribution) -> list[int]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vitdemo.models.loading import Classifier
+
 Head = Callable[[Tensor], Tensor]
 
 
@@ -67,6 +69,24 @@ def head_of(network: Any, probe: nn.Module | None, prefix: int, mean: bool) -> H
         return logits
 
     return read
+
+
+def read_out(model: Classifier, patches: int) -> Tensor:
+    """`[N]`: the share of each final token in what the model classifies from; sums to 1."""
+    prefix = model.spec.num_prefix_tokens
+    head = type(model.network).__name__ if model.probe is None else ""
+    start = torch.zeros(prefix + patches)
+    if model.spec.readouts[0] == "mean" or model.spec.pooling == "mean":
+        start[prefix:] = 1 / patches
+    elif head == "DeiTForImageClassificationWithTeacher":
+        start[:2] = 0.5
+    elif head.startswith("Dinov2") and head.endswith("ForImageClassification"):
+        # It reads the class token and, beside it, the mean of the patches.
+        start[0] = 0.5
+        start[prefix:] = 0.5 / patches
+    else:
+        start[0] = 1
+    return start
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         Args:
             image: a picture file, its address, or a data URL.
             model: a name from /models; empty means the first one.
-            method: "attention", "rollout", "grad-rollout", "relevance", "legrad", "grad-cam" or "similarity".
+            method: one of the `methods` that /models lists for the model.
             layer: for attention, from 0, or -1 for the last.
             head: for attention, "mean", "max", "min", or a number from 0; for rollout, how heads are fused.
             readout: for attention, "class", "distillation", "mean" or "patch"; empty means the model's own.

@@ -57,7 +57,7 @@ def add_segment(
         Args:
             image: a picture file, its address, or a data URL.
             model: a name from /models; empty means the first DINO.
-            method: "attention", "foreground", "parts", "pca" or "similarity".
+            method: such as "foreground" or "parts"; an unknown name is answered with all of them.
             threshold: for attention, share of it that is kept, above 0 and up to 1.
             head: for attention, "mean", "max", "min", a number from 0, or "all" for a mask of each.
             objects: for foreground, at most so many, 1 to 10.

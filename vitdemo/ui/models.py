@@ -21,6 +21,7 @@ from vitdemo.registry import (
     ready_models,
     remove,
 )
+from vitdemo.registry.configs import FAMILY_OF
 from vitdemo.settings import Settings
 from vitdemo.ui.components.model_list import model_list, model_list_value
 from vitdemo.ui.downloads import Downloads
@@ -63,7 +64,7 @@ class ModelsTab:
         self.box = gr.Textbox(
             label="Add a model",
             placeholder="organisation/model on the Hugging Face Hub, or a folder of this machine",
-            info="Any ViT, DeiT, BEiT, DINO, MAE, MSN, I-JEPA, hybrid or ResNet checkpoint with safetensors.",
+            info=f"Any checkpoint with safetensors of these types: {', '.join(FAMILY_OF)}.",
             submit_btn="Add",
             max_lines=1,
             visible=self.policy == "any",
