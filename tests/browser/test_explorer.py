@@ -443,7 +443,8 @@ def test_a_model_that_doubts_says_so_and_lists_its_classes(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
     sure, other = compared[:2]
-    doubting = replace(other, prediction=replace(other.prediction, uncovered=True))
+    strict = replace(other.prediction.spec, threshold=1.0)
+    doubting = replace(other, prediction=replace(other.prediction, spec=strict))
     explorer.show(cup, [sure, doubting])
     panels = explorer.find(".vd-panel")
     assert [panel.locator(".vd-doubt").count() for panel in panels.all()] == [0, 1]

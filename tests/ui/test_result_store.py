@@ -192,7 +192,7 @@ def test_bytes_keep_the_order_of_small_values_and_the_sign_of_negative_ones() ->
 def test_the_result_that_every_page_opens_with_is_never_dropped(
     cup: Photo, explanations: tuple[Explanation, ...]
 ) -> None:
-    results = Results(budget=1_500_000)
+    results = Results(budget=8_000_000)
     patch_rows = results.functions()[0]
     first, other = (results.keep(cup, explanations[:1]) for _ in range(2))
     results.pinned({"id": first})
