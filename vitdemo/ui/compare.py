@@ -72,12 +72,12 @@ class CompareTab:
         """Events of this tab's own controls; `options` are those of events that run a model."""
 
         def on_target(values: Values) -> Values:
-            return NOTHING if values[self.state].is_linked(values) else self.update(values[photo], values)
+            return NOTHING if values[self.state].is_linked(self.target, values) else self.update(values[photo], values)
 
         def on_models(values: Values) -> Values:
             """Other models may have other classes. The list also reports changes of its choices: those change nothing here."""
             state, models = values[self.state], list(values[self.models])
-            if state.is_linked(values) or models == (state.compared or list(self.default)):
+            if state.is_linked(self.models, values) or models == (state.compared or list(self.default)):
                 return NOTHING
             with user_errors():
                 offered = _targets([get_spec(name) for name in models], values[self.target])
@@ -86,7 +86,7 @@ class CompareTab:
             return {**found, self.target: gr.update(**offered)}
 
         def on_method(values: Values) -> Values:
-            if values[self.state].is_linked(values):
+            if values[self.state].is_linked(self.method, values):
                 return NOTHING
             method = values[self.method]
             return {

@@ -89,12 +89,15 @@ class ExplainTab:
     def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
 
-        def on_change(values: Values) -> Values:
-            return NOTHING if values[self.state].is_linked(values) else self.update(values[photo], values)
+        def on_target(values: Values) -> Values:
+            return NOTHING if values[self.state].is_linked(self.target, values) else self.update(values[photo], values)
+
+        def on_resolution(values: Values) -> Values:
+            return self.update(values[photo], values)
 
         def on_model(values: Values) -> Values:
             """The new model may have other methods, and other classes."""
-            if values[self.state].is_linked(values):
+            if values[self.state].is_linked(self.model, values):
                 return NOTHING
             with user_errors():
                 spec = get_spec(values[self.model])
@@ -103,7 +106,7 @@ class ExplainTab:
             return {**found, **self._lists(spec, method, PREDICTED), self.measure: gr.update(visible=bool(spec.labels))}
 
         def on_method(values: Values) -> Values:
-            if values[self.state].is_linked(values):
+            if values[self.state].is_linked(self.method, values):
                 return NOTHING
             found = self.update(values[photo], values)
             spec = get_spec(values[self.model])
@@ -146,8 +149,8 @@ class ExplainTab:
         self.follow_up(self.model.change(on_model, inputs, shown, **options), photo, options)
         # Not `input`: a choice by mouse fires that twice.
         self.method.change(on_method, inputs, [self.explained, self.target, self.method], **options)
-        self.target.change(on_change, inputs, self.explained, **options)
-        self.resolution.release(on_change, inputs, self.explained, **options)
+        self.target.change(on_target, inputs, self.explained, **options)
+        self.resolution.release(on_resolution, inputs, self.explained, **options)
         self.share.release(on_share, masked, rebuilt, **quiet)
         self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
         # A curve belongs to the map that it was measured on, and must not come late under another one.
@@ -222,7 +225,7 @@ class ExplainTab:
             self.resolution: link.resolution,
         }
         found = self.explain(photo, model, request, point, state.urls, link.start)
-        state.expect((self.model, self.method, self.target, self.resolution), updates)
+        state.expect((self.model, self.method, self.target), updates)
         return {**updates, self.point: point, self.explained: found}
 
     def rebuild(self, photo: Photo | RejectedImage | None, values: Values) -> Values:

@@ -92,7 +92,7 @@ class SegmentTab:
     def _run_on(self, triggers: Any, photo: gr.Image, options: dict[str, Any], changed: bool = False) -> None:
         def on_change(values: Values) -> Values:
             state: PageState = values[self.state]
-            if changed and state.is_linked(values):
+            if changed and state.is_arriving(values):
                 return NOTHING
             return self.update(values[photo], values if changed else state.with_link(values))
 

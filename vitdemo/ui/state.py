@@ -50,12 +50,17 @@ class PageState:
         """The values as they will be when all that a link sets has arrived."""
         return {**values, **{control: after for control, (_, after) in self.pending.items() if control in values}}
 
-    def is_linked(self, values: Values) -> bool:
-        """Whether a change is none of a person's: the controls are on their way from their first values to those of a link."""
+    def is_linked(self, control: Any, values: Values) -> bool:
+        """Whether a control's change is a link's, which has its result already, and not a person's. Each is reported once."""
+        _, after = self.pending.pop(control, (None, None))
+        return after is not None and bool(values[control] == after)
+
+    def is_arriving(self, values: Values) -> bool:
+        """The same where one event stands for all controls: whether they are on their way to the values of a link."""
         if not self.pending.keys() <= values.keys():
             return False  # another tab's controls
         reported = [(values[control], before, after) for control, (before, after) in self.pending.items()]
-        linked = bool(reported) and all(value in (before, after) for value, before, after in reported)
-        if not linked or all(value == after for value, _, after in reported):
+        arriving = bool(reported) and all(value in (before, after) for value, before, after in reported)
+        if not arriving or all(value == after for value, _, after in reported):
             self.pending = {}
-        return linked
+        return arriving
