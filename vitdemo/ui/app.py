@@ -19,6 +19,7 @@ from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.photo import PagePhoto
+from vitdemo.ui.components.segments import KEEP_LINK
 from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
@@ -150,7 +151,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
         segmented.follow_up(restored, photo, running)
-        restored.then(None, None, None, js=OPENED, **private)
+        # Segment's answer may come before or after: whichever is the later writes its link.
+        restored.then(None, None, None, js=OPENED, **private).then(None, None, None, js=KEEP_LINK, **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page
