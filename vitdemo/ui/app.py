@@ -170,7 +170,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     limit = pipeline.settings.max_image_mb
     return {
         "theme": theme(),
-        "css_paths": [STATIC / "page.css"],
+        "css_paths": [STATIC / "page.css", STATIC / "controls.css"],
         "head": f"<script>{(STATIC / 'reconnect.js').read_text(encoding='utf-8')}</script>",
         "favicon_path": str(ASSETS / "favicon.svg"),
         "allowed_paths": [str(ASSETS)],
