@@ -22,6 +22,7 @@ from tests.hostile import encode
 from tests.served import App, serving
 from vitdemo.registry import default_models
 from vitdemo.settings import Settings
+from vitdemo.types import Capture
 from vitdemo.ui.examples import examples
 
 CHANGES = 40
@@ -102,7 +103,7 @@ def arrivals(watched: Watched, app: App) -> None:
         whole.append(page.evaluate("async () => (await window.arrived) - window.chosen"))
         photo = app.pipeline.open(new_photo(1000 + turn))
         start = time.perf_counter()
-        comparison = app.pipeline.compare(photo, specs, keep=True)
+        comparison = app.pipeline.compare(photo, specs, capture=Capture(queries=True))
         alone.append(sum(item.prediction.milliseconds for item in comparison.explanations))
         assert time.perf_counter() > start
     ours, forwards = median(whole), median(alone)

@@ -144,7 +144,7 @@ def run_explain(options: argparse.Namespace) -> int:
 def run_compare(options: argparse.Namespace) -> int:
     from vitdemo.export.results import comparison_json
     from vitdemo.pipeline.batch import compare_many, in_words, ranked, rows_csv
-    from vitdemo.rendering.overlay import comparison_figure
+    from vitdemo.rendering.figures import comparison_figure
 
     several = len(options.images) > 1
     if several and options.out:
@@ -195,7 +195,7 @@ def _print_agreement(pairs: Sequence[dict[str, Any]]) -> None:
 
 def run_reconstruct(options: argparse.Namespace) -> int:
     from vitdemo.export.results import reconstruction_json
-    from vitdemo.rendering.overlay import reconstruction_figure
+    from vitdemo.rendering.figures import reconstruction_figure
 
     if not options.model:
         options.model = [reconstructing_model().name]

@@ -1,4 +1,4 @@
-"""Overlays of maps on photos, and figures. The browser uses the same colour tables and the same upsampling."""
+"""Overlays of maps on photos. The browser draws the same, in ui/static/explorer/draw.js."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from functools import lru_cache
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from vitdemo.types import AttributionMap, Explanation, Photo, Reconstruction, View
+from vitdemo.rendering.scale import ColourScale, colour_scale
+from vitdemo.types import AttributionMap, Photo, View
 
 COLOUR_MAPS = ("inferno", "viridis", "magma", "plasma", "cividis")
 """Perceptually uniform ones only, readable in grey and with colour blindness."""
 
 DEFAULT_COLOUR_MAP = "inferno"
-DEFAULT_OPACITY = 0.8
-FAINTEST = 0.25
+DEFAULT_OPACITY = 0.85
+FAINTEST = 0.1
 """Opacity of the lowest value, as a share of the chosen opacity, so that the photo shows where attention is low."""
+
+MUTED, DIMMED = 0.75, 0.4
+"""Shares of its colour and of its light that a photo loses under a map of full opacity."""
+
+LUMINOSITY = np.array([0.3, 0.59, 0.11], np.float32)
+"""Of red, green and blue: those of the "saturation" blend mode (W3C Compositing and Blending Level 1)."""
 
 
 @lru_cache(maxsize=16)
@@ -38,48 +45,35 @@ def upsample(values: NDArray[np.float32], width: int, height: int) -> NDArray[np
     return np.asarray(resized, np.float32)
 
 
-def overlay(photo: Photo, view: View, attribution: AttributionMap, opacity: float = DEFAULT_OPACITY) -> Image.Image:
-    """The view of the photo, at the photo's resolution, with the map in colour over it."""
+def muted(pixels: NDArray[np.uint8], opacity: float) -> NDArray[np.float32]:
+    """A photo `[h, w, 3]` as it lies under a map: darker and nearly grey, so that the colours are the map's."""
+    photo = pixels.astype(np.float32)
+    grey = photo @ LUMINOSITY
+    return (photo + (grey[:, :, None] - photo) * (opacity * MUTED)) * np.float32(1 - opacity * DIMMED)
+
+
+def overlay(
+    photo: Photo,
+    view: View,
+    attribution: AttributionMap,
+    opacity: float = DEFAULT_OPACITY,
+    scale: ColourScale | None = None,
+    heatmap: bool = False,
+) -> Image.Image:
+    """The view of the photo, at the photo's resolution, with the map in colour over it.
+
+    Args:
+        scale: what the colours stand for; that of this map alone by default.
+        heatmap: only the map.
+    """
     crop = photo.image.crop(view.crop)
-    values = upsample(attribution.scaled(), crop.width, crop.height)
-    indices = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    scale = scale or colour_scale([attribution.values])
+    shares = scale.shares(upsample(attribution.values, crop.width, crop.height))
+    indices = np.rint(shares * 255).astype(np.uint8)
+    colours = colour_table(DEFAULT_COLOUR_MAP)
+    if heatmap:
+        return Image.fromarray(colours[indices])
     weights = opacity * (FAINTEST + (1 - FAINTEST) * np.arange(256, dtype=np.float32) / 255)
     weight = weights[indices][:, :, None]
-    blended = np.asarray(crop, np.float32) * (1 - weight) + colour_table(DEFAULT_COLOUR_MAP)[indices] * weight
+    blended = muted(np.asarray(crop), opacity) * (1 - weight) + colours[indices] * weight
     return Image.fromarray(np.rint(blended).astype(np.uint8))
-
-
-def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
-    """The crop, the masked input and the reconstruction in a row."""
-    width, height = found.seen.size
-    crop = photo.image.crop(found.view.crop).resize((width, height), Image.Resampling.LANCZOS)
-    figure = Image.new("RGB", (3 * width + 16, height), "white")
-    for index, image in enumerate((crop, found.seen, found.filled)):
-        figure.paste(image, (index * (width + 8), 0))
-    return figure
-
-
-def comparison_figure(photo: Photo, explanations: tuple[Explanation, ...], side: int = 320) -> Image.Image:
-    """One column per model: overlay, name, best labels. Captions are black on white."""
-    margin, line = 16, 22
-    columns = max(1, len(explanations))
-    figure = Image.new("RGB", (columns * (side + margin) + margin, side + 6 * line + 2 * margin), "white")
-    draw = ImageDraw.Draw(figure)
-    bold, plain = ImageFont.load_default(17), ImageFont.load_default(15)
-    for index, explanation in enumerate(explanations):
-        left = margin + index * (side + margin)
-        image = photo.image.crop(explanation.view.crop)
-        if explanation.map is not None:
-            image = overlay(photo, explanation.view, explanation.map)
-        scale = side / max(image.size)
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-        figure.paste(image, (left + (side - image.width) // 2, margin + (side - image.height) // 2))
-        prediction = explanation.prediction
-        top = margin + side + line // 3
-        draw.text((left, top), f"{prediction.spec.name}  {prediction.milliseconds:.0f} ms", fill="black", font=bold)
-        for rank, label in enumerate(prediction.labels[:3]):
-            position = (left, top + (rank + 1) * line)
-            draw.text(position, f"{label.score:4.0%}  {label.label}", fill="black", font=plain)
-        if not prediction.labels:
-            draw.text((left, top + line), "no classifier: self-supervised", fill="black", font=plain)
-    return figure

@@ -21,7 +21,8 @@ from vitdemo.export.results import (
 from vitdemo.options.explain import ExplainRequest, parse_point
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
-from vitdemo.rendering.overlay import comparison_figure, overlay, reconstruction_figure
+from vitdemo.rendering.figures import comparison_figure, reconstruction_figure
+from vitdemo.rendering.overlay import overlay
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.api_segment import add_segment
 from vitdemo.ui.components.photo import PhotoInput, required

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import ASSETS
 from vitdemo.types import Photo
@@ -34,3 +35,19 @@ def examples() -> tuple[Example, ...]:
     """In the order in which they are shown; the first is on the page when it opens."""
     entries = json.loads((FOLDER / "credits.json").read_text(encoding="utf-8"))
     return tuple(Example(FOLDER / entry["file"], entry["title"], entry["label"]) for entry in entries)
+
+
+def example_of(photo: Photo) -> Example | None:
+    """The example that this photo is, by its content."""
+    return _by_digest().get(photo.digest)
+
+
+def label_of(photo: Photo) -> str:
+    """What is on an example, in the words of the embedded models' classes; "" where that is not known."""
+    example = example_of(photo)
+    return (example.label or "") if example else ""
+
+
+@lru_cache(maxsize=1)
+def _by_digest() -> dict[str, Example]:
+    return {open_image(example.path).digest: example for example in examples()}

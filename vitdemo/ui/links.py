@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from vitdemo.images.open import open_image
 from vitdemo.settings import ROOT
 from vitdemo.types import Photo
-from vitdemo.ui.examples import Example, examples
+from vitdemo.ui.examples import Example, example_of, examples
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,13 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def image_of(photo: Photo, urls: Mapping[str, str]) -> str:
     """What a link calls a photo: an example's id or a URL; "" for an uploaded one."""
-    example = _by_digest().get(photo.digest)
+    example = example_of(photo)
     return example.path.stem if example else urls.get(photo.digest, "")
 
 
 def typed(photo: Photo, urls: Mapping[str, str]) -> str:
     """What names a photo in a command: a path, a URL, or the name of an uploaded file."""
-    example = _by_digest().get(photo.digest)
+    example = example_of(photo)
     if example is None:
         return urls.get(photo.digest, "") or photo.name
     return str(example.path if ROOT is None else example.path.relative_to(ROOT))
@@ -131,8 +129,3 @@ def typed(photo: Photo, urls: Mapping[str, str]) -> str:
 def example_called(name: str) -> Example | None:
     """The example of that id."""
     return next((example for example in examples() if example.path.stem == name), None)
-
-
-@lru_cache(maxsize=1)
-def _by_digest() -> dict[str, Example]:
-    return {open_image(example.path).digest: example for example in examples()}

@@ -20,6 +20,7 @@ from vitdemo.export.results import comparison_json, explanation_json, npz
 from vitdemo.options.explain import resolve_layer
 from vitdemo.pipeline.cache import LRUCache
 from vitdemo.types import Comparison, Explanation, Photo
+from vitdemo.ui.animation import animation
 from vitdemo.ui.components.quantise import quantised
 
 WHOLE_LAYER = 400
@@ -78,7 +79,10 @@ class Results:
         def report(query: dict[str, Any]) -> dict[str, Any]:
             return self._answer(self._report, query)
 
-        return [patch_rows, arrays, report]
+        def animation(query: dict[str, Any]) -> dict[str, Any]:
+            return self._answer(_animation, query)
+
+        return [patch_rows, arrays, report, animation]
 
     def _answer(self, work: Callable[[StoredResult, dict[str, Any]], dict[str, Any]], query: Any) -> dict[str, Any]:
         try:
@@ -129,6 +133,10 @@ class Results:
         )
         pairs = tuple(agreement_of(*pair) for pair in combinations(compared, 2))
         return {"report": {"image": stored.name, **comparison_json(Comparison(compared, pairs))}}
+
+
+def _animation(stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
+    return {"data": base64.b64encode(animation([str(frame) for frame in query["frames"]])).decode()}
 
 
 def as_displayed(explanation: Explanation, size: tuple[int, int], query: dict[str, Any]) -> Explanation:

@@ -17,6 +17,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
 from vitdemo.types import Explanation, Photo
 from vitdemo.ui import STATIC
+from vitdemo.ui.examples import label_of
 from vitdemo.ui.components.quantise import base64_of, quantised
 
 PHOTO_SIDE = 800
@@ -68,15 +69,17 @@ def explorer_value(
         "id": identity,
         "name": photo.name,
         "photo": {"src": _data_url(photo.image), "width": width, "height": height},
-        "panels": [_panel(explanation, width, height) for explanation in explanations],
+        "panels": [_panel(explanation, photo) for explanation in explanations],
         "tables": _tables(),
         "link": link,
         "calls": calls,
         "start": start,
+        "truth": label_of(photo),
     }
 
 
-def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
+def _panel(explanation: Explanation, photo: Photo) -> dict[str, Any]:
+    width, height = photo.size
     prediction, spec = explanation.prediction, explanation.prediction.spec
     left, top, right, bottom = explanation.view.crop
     attribution = explanation.map
@@ -112,7 +115,9 @@ def _panel(explanation: Explanation, width: int, height: int) -> dict[str, Any]:
         "labels": [{"label": label.label, "score": label.score, "index": label.index} for label in prediction.labels],
         "vocabulary": _vocabulary(spec.labels),
         "uncovered": prediction.uncovered,
-        "classes": list(spec.labels) if prediction.uncovered else [],
+        "knows": label_of(photo) in spec.labels,
+        "embedded": spec.source == "embedded",
+        "classes": list(spec.labels) if spec.source == "embedded" else [],
         "notes": [*explanation.notes],
         "ms": prediction.milliseconds,
         "cached": prediction.from_cache,

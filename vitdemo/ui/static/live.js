@@ -114,7 +114,7 @@ function stop(text, wrong = false) {
 function phase(name, text, wrong = false) {
   root.dataset.phase = name;
   const button = $(".vd-start");
-  button.textContent = name === "idle" ? (number ? "Go on" : "Start the camera") : name === "asking" ? "Cancel" : "Stop";
+  button.textContent = name === "idle" ? (number ? "Resume" : "Start the camera") : name === "asking" ? "Cancel" : "Stop";
   $(".vd-freeze").disabled = name !== "running";
   say(text, wrong);
 }
@@ -252,7 +252,7 @@ function showFacts(now) {
   $(".vd-latency").textContent = median("took");
   $(".vd-model-time").textContent = median("ms");
   $(".vd-where").textContent = `${answer.model}: ${median("served")} on the server (${answer.device}, ${answer.dtype})`;
-  $(".vd-doubt").textContent = answer.uncovered ? `Probably not one of this model's ${answer.classes} classes.` : "";
+  $(".vd-doubt").textContent = answer.uncovered ? "Low confidence" : "";
   canvas.setAttribute("aria-label", `Where ${answer.model} looks: layer ${$("[name=layer]").value}, ${headWords()}`);
   const notes = answer.notes.join(" ");
   if ($(".vd-notes").textContent !== notes) $(".vd-notes").textContent = notes;
@@ -270,7 +270,7 @@ function showControls() {
   const layer = Math.round(state.layer * (answer.layers - 1));
   slider.max = String(Math.max(0, answer.layers - 1));
   if (slider.value !== String(layer)) slider.value = String(layer);
-  $("output").textContent = `${layer} of ${answer.layers - 1}`;
+  $("output").textContent = `${layer + 1} of ${answer.layers}`;
   if (heads.options.length !== answer.heads + 3) {
     while (heads.options.length > 3) heads.lastElementChild.remove();
     for (let head = 0; head < answer.heads; head++) heads.append(new Option(`head ${head}`, String(head)));
@@ -295,9 +295,9 @@ function paint() {
   Object.assign(crop.style, place);
   Object.assign(canvas.style, place);
   if (!answer.data) return;
-  const { values, low, high } = currentMap(), [rows, columns] = answer.grid;
+  const { values } = currentMap(), [rows, columns] = answer.grid;
   const times = Math.max(1, Math.floor(200 / Math.max(rows, columns))), width = columns * times, height = rows * times;
-  putPixels(canvas, pixelsOf(values, answer.grid, width, height, low, high, colours), width, height);
+  putPixels(canvas, pixelsOf(values, answer.grid, width, height, scaleOf([values]), colours.over), width, height);
 }
 
 /* ---- what a person does ---- */
@@ -309,7 +309,7 @@ root.addEventListener("input", (event) => {
   if (control.name === "layer") state.layer = Number(control.max) ? Number(control.value) / Number(control.max) : 1;
   else if (control.name === "head") state.head = control.value;
   else if (control.name === "opacity") {
-    canvas.style.opacity = control.value / 100;
+    film.style.setProperty("--opacity", control.value / 100);
     control.parentElement.querySelector("output").textContent = `${control.value}%`;
   }
   if (answer) { showControls(); paint(); }

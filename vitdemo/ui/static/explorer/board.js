@@ -2,35 +2,62 @@
 
 const best = (panel) => (panel.labels.length ? panel.labels[0].label : "");
 
-/* What most models say, where more say it than anything else; "" where there is no such label. */
-function majority() {
-  const counts = new Map();
-  for (const panel of panels) if (best(panel)) counts.set(best(panel), (counts.get(best(panel)) || 0) + 1);
-  const order = [...counts.entries()].sort((a, b) => b[1] - a[1]);
-  return order.length && (order.length === 1 || order[0][1] > order[1][1]) ? order[0][0] : "";
-}
-
-/* Who says what, in one line: the most frequent label first. */
-function verdictOfAll() {
+/* Of each answer its models, the most frequent first. */
+function answers() {
   const groups = new Map();
-  for (const panel of panels) {
-    if (best(panel)) groups.set(best(panel), [...(groups.get(best(panel)) || []), panel.model]);
-  }
-  const order = [...groups.entries()].sort((a, b) => b[1].length - a[1].length);
-  if (!order.length) return "";
-  const said = panels.filter(best).length;
-  if (order.length === 1) return said > 1 ? `All ${said} models say ${order[0][0]}.` : "";
-  return `${order.length} answers from ${said} models: ${order.map(([label, models]) => `${label} (${models.join(", ")})`).join("; ")}.`;
+  for (const panel of panels) if (best(panel)) groups.set(best(panel), [...(groups.get(best(panel)) || []), panel]);
+  return [...groups.entries()].sort((a, b) => b[1].length - a[1].length);
 }
 
-function showDisagreement() {
-  const common = majority();
-  for (const panel of panels) {
-    const differs = Boolean(common && best(panel) && best(panel) !== common);
-    panel.nodes.section.classList.toggle("vd-differs", differs);
-    panel.nodes.differs.hidden = !differs;
+/* Okabe & Ito 2008: distinguishable with colour blindness. */
+const ANSWERS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442"];
+const COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+const counted = (count) => COUNTS[count] || String(count);
+
+/* Who says what, in one line, with a colour for each answer. */
+function showVerdict() {
+  const groups = answers();
+  groups.forEach(([, models], rank) => {
+    for (const panel of models) panel.nodes.section.style.setProperty("--answer", ANSWERS[rank % ANSWERS.length]);
+  });
+  const said = groups.reduce((sum, [, models]) => sum + models.length, 0);
+  const line = $(".vd-verdict");
+  line.replaceChildren();
+  if (!groups.length) return;
+  const tag = (label, models, text) => {
+    const node = make("strong", { title: models.map((panel) => panel.model).join(", ") }, make("span", { class: "vd-dot", "aria-hidden": "true" }), text);
+    node.style.setProperty("--answer", ANSWERS[groups.findIndex(([one]) => one === label) % ANSWERS.length]);
+    return node;
+  };
+  if (groups.length === 1) {
+    const [label, models] = groups[0];
+    if (said === 1) line.append(`${models[0].model} says `, tag(label, models, label));
+    else line.append(said === 2 ? "Both say " : `All ${counted(said)} say `, tag(label, models, label));
+  } else {
+    const tie = groups[0][1].length === groups[1][1].length;
+    line.append(said === groups.length ? "All differ: " : tie ? "A tie: " : "");
+    groups.forEach(([label, models], rank) => {
+      if (rank) line.append(", ");
+      line.append(tag(label, models, said === groups.length ? label : `${models.length} ${label}`));
+    });
   }
-  $(".vd-verdict").textContent = single() ? "" : verdictOfAll();
+  const judged = panels.map(rightness).filter((right) => right !== null);
+  const right = judged.filter(Boolean).length;
+  if (judged.length) {
+    const truth = right === judged.length ? "right" : right ? `it is ${shown.truth}: ${right} of ${judged.length} right` : `wrong: it is ${shown.truth}`;
+    line.append(make("span", { class: right ? "vd-right-mark" : "vd-wrong-mark" }, right ? " ✓ " : " ✗ "), truth);
+  }
+  const unsure = panels.filter((panel) => best(panel) && panel.uncovered).length;
+  if (unsure) line.append(make("span", { class: "vd-tag" }, unsure === said ? "Low confidence" : `Low confidence: ${unsure} of ${said}`));
+}
+
+/* What the small models know. */
+function showAbout() {
+  const small = panels.filter((panel) => panel.embedded && panel.classes.length);
+  $(".vd-about").hidden = small.length < panels.filter((panel) => panel.labels.length).length || !small.length;
+  if (!small.length) return;
+  $(".vd-known summary").textContent = `They know ${small[0].classes.length} classes`;
+  $(".vd-known p").textContent = small[0].classes.join(", ");
 }
 
 /* ---- order ---- */
@@ -118,7 +145,7 @@ function buildSwipe() {
   };
 }
 
-function drawSwipe(maps, range) {
+function drawSwipe(maps, scales) {
   const details = $(".vd-swipe");
   if (details.hidden || !details.open) return;
   const canvas = $(".vd-swipe canvas");
@@ -126,8 +153,8 @@ function drawSwipe(maps, range) {
   const [left, right] = [Number(state.left), Number(state.right)];
   const over = panels[right].over || (panels[right].over = document.createElement("canvas"));
   if (over.width !== canvas.width || over.height !== canvas.height) Object.assign(over, { width: canvas.width, height: canvas.height });
-  paint(panels[left], maps[left], ...range(maps[left]), canvas);
-  paint(panels[right], maps[right], ...range(maps[right]), over);
+  paint(panels[left], maps[left], scales[left], canvas);
+  paint(panels[right], maps[right], scales[right], over);
   const x = Math.round(state.swipe * canvas.width);
   if (x < canvas.width) {
     context.clearRect(x, 0, canvas.width - x, canvas.height);

@@ -3,7 +3,7 @@
 const MAP_PIXELS = 224; // side of the colour map that is drawn over the photo; the browser scales it on
 
 /* Draw photo, map and marks of one panel on a canvas of any size. */
-function paint(panel, map, low, high, canvas = panel.nodes.canvas) {
+function paint(panel, map, scale, canvas = panel.nodes.canvas) {
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
   context.globalAlpha = 1;
@@ -13,9 +13,12 @@ function paint(panel, map, low, high, canvas = panel.nodes.canvas) {
   const box = [left * width, top * height, (right - left) * width, (bottom - top) * height];
   if (map && map.values) {
     const kept = state.mass < 1 ? brightest(map.values, state.mass) : null;
-    context.globalAlpha = state.opacity;
+    const alone = state.view === "heatmap";
+    if (!alone) mute(context, box, state.opacity);
+    else context.clearRect(...box);
+    context.globalAlpha = alone ? 1 : state.opacity;
     context.imageSmoothingEnabled = state.smooth && !kept;
-    context.drawImage(colour(panel, map, low, high, kept), ...box);
+    context.drawImage(colour(panel, map, scale, kept, alone), ...box);
     context.globalAlpha = 1;
     if (kept) outline(context, panel.grid, box, (row, column) => kept[row * panel.grid[1] + column]);
   }
@@ -66,13 +69,13 @@ function outline(context, [rows, columns], box, inside) {
 }
 
 /* Map to colours on a canvas of its own. Where only some patches are kept, they are drawn flat and the others not at all. */
-function colour(panel, map, low, high, kept) {
+function colour(panel, map, scale, kept, alone) {
   const [rows, columns] = panel.grid;
   const smooth = state.smooth && !kept;
-  const scale = MAP_PIXELS / Math.max(rows, columns);
-  const width = smooth ? Math.round(columns * scale) : columns;
-  const height = smooth ? Math.round(rows * scale) : rows;
-  const pixels = pixelsOf(map.values, panel.grid, width, height, low, high, tables[state.colourMap]);
+  const zoom = MAP_PIXELS / Math.max(rows, columns);
+  const width = smooth ? Math.round(columns * zoom) : columns;
+  const height = smooth ? Math.round(rows * zoom) : rows;
+  const pixels = pixelsOf(map.values, panel.grid, width, height, scale, tables[state.colourMap][alone ? "opaque" : "over"]);
   if (kept) for (let i = 0; i < pixels.length; i++) if (!kept[i]) pixels[i] = 0;
   panel.buffer = panel.buffer || document.createElement("canvas");
   putPixels(panel.buffer, pixels, width, height);
@@ -81,15 +84,10 @@ function colour(panel, map, low, high, kept) {
 
 /* A whole map, flat and opaque, one pixel per patch. */
 function thumbnail(canvas, values, [rows, columns]) {
-  const { low, high } = measured({ values });
-  const opaque = tables[state.colourMap].map((entry) => (entry | 0xff000000) >>> 0);
-  putPixels(canvas, pixelsOf(values, [rows, columns], columns, rows, low, high, opaque), columns, rows);
+  putPixels(canvas, pixelsOf(values, [rows, columns], columns, rows, scaleOf([values], state.linear), tables[state.colourMap].opaque), columns, rows);
 }
 
 /* The colours from lowest to highest. */
 function ramp(canvas) {
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(256, 1);
-  new Uint32Array(image.data.buffer).set(tables[state.colourMap].map((entry) => (entry | 0xff000000) >>> 0));
-  context.putImageData(image, 0, 0);
+  putPixels(canvas, tables[state.colourMap].opaque, 256, 1);
 }

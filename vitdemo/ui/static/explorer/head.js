@@ -14,12 +14,14 @@ const state = {
   readout: "",
   patch: null, // a place of the photo, in shares of its width and height
   pinned: false, // whether the patch stays where it is while the pointer moves
-  opacity: 0.8,
+  opacity: 0.85,
   mass: 1,
   colourMap: "",
   smooth: true,
   common: true,
-  heads: false,
+  view: "overlay",
+  linear: false,
+  open: {}, // folds of the pictures, by class
   sort: "as chosen",
   swipe: 0.5,
   left: "",

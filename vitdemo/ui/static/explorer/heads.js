@@ -5,22 +5,13 @@
 function headGrid(panel) {
   const cells = make("div", { class: "vd-cells", role: "group", "aria-label": `Heads of ${panel.model}` });
   cells.style.setProperty("--heads", panel.heads);
-  const details = make("details", { class: "vd-heads" }, make("summary", {}, "All heads"), cells);
-  details.open = state.heads;
   panel.nodes.cells = cells;
-  details.ontoggle = () => {
-    if (details.open === state.heads) return;
-    state.heads = details.open;
-    // What one picture shows, all do: rows of pictures stay level.
-    for (const other of root.querySelectorAll(".vd-heads")) other.open = state.heads;
-    redraw();
-  };
-  return details;
+  return fold("vd-heads", "All heads", cells);
 }
 
 function drawHeads(panel) {
   const { cells } = panel.nodes;
-  if (!cells || !state.heads) return;
+  if (!cells || !state.open["vd-heads"]) return;
   const layers = single() ? Array.from({ length: panel.layers }, (_, layer) => layer) : [layerOf(panel)];
   const wanted = layers.length * panel.heads;
   while (cells.children.length > wanted) cells.lastChild.remove();
@@ -38,7 +29,7 @@ function drawHeads(panel) {
       button.setAttribute("aria-pressed", String(here));
       button.dataset.layer = layer;
       button.dataset.head = head;
-      button.title = `layer ${layer}, head ${head}`;
+      button.title = `layer ${layer + 1}, head ${head}`;
       button.setAttribute("aria-label", button.title);
       if (cells.dataset.key !== key) {
         const values = fused(entry, layer * panel.heads, panel.heads, panel.patches, String(head));
@@ -76,5 +67,5 @@ function play() {
     step();
   }
   button.setAttribute("aria-pressed", String(Boolean(playing)));
-  button.textContent = playing ? "❚❚ Stop" : "▶ Play layers";
+  button.textContent = playing ? "❚❚ Stop" : "▶ Play";
 }

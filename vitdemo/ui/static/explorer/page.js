@@ -4,16 +4,15 @@ function draw() {
   frame = 0;
   if (!photo) return;
   const maps = panels.map(currentMap);
-  const range = rangeOf(maps);
+  const scales = scalesOf(maps);
   panels.forEach((panel, index) => {
-    const [low, high] = range(maps[index]);
-    paint(panel, maps[index], low, high);
-    caption(panel, maps[index], low, high);
+    paint(panel, maps[index], scales[index]);
+    caption(panel, maps[index], scales[index]);
     drawHeads(panel);
   });
   if (!single()) {
     drawMatrix(maps);
-    drawSwipe(maps, range);
+    drawSwipe(maps, scales);
   }
   drawCalls();
   root.dataset.draws = String(Number(root.dataset.draws || 0) + 1);
@@ -28,12 +27,11 @@ function comparable() {
   return !single() && !panels.some((panel) => panel.method && panel.method.aims);
 }
 
-/* Lowest and highest value that the colours stand for: of all maps, or of each its own. */
-function rangeOf(maps) {
-  const drawn = maps.filter((map) => map && map.values);
-  const common = comparable() && state.common && drawn.length > 1;
-  const low = Math.min(...drawn.map((map) => map.low)), high = Math.max(...drawn.map((map) => map.high));
-  return (map) => (common ? [low, high] : map && map.values ? [map.low, map.high] : [0, 1]);
+/* What the colours stand for: one scale for all maps, or of each its own. */
+function scalesOf(maps) {
+  const drawn = maps.filter((map) => map && map.values).map((map) => map.values);
+  const shared = comparable() && state.common && drawn.length > 1 ? scaleOf(drawn, state.linear) : null;
+  return maps.map((map) => (map && map.values ? shared || scaleOf([map.values], state.linear) : null));
 }
 
 function setLayer(number) {
@@ -48,7 +46,7 @@ function showLayer() {
   const slider = $("[name=layer]");
   slider.max = String(layers - 1);
   slider.value = String(Math.round(state.layer * (layers - 1)));
-  $(".vd-layer-number").textContent = `${slider.value} of 0–${layers - 1}`;
+  $(".vd-layer-number").textContent = `${Number(slider.value) + 1} of ${layers}`;
 }
 
 function showControls() {
@@ -57,23 +55,23 @@ function showControls() {
   if (!method && shaped.length) {
     const heads = Math.max(...shaped.map((panel) => panel.heads));
     const numbers = Array.from({ length: heads }, (_, head) => [String(head), `head ${head}`]);
-    state.head = options($("[name=head]"), [["mean", "mean"], ["max", "max"], ["min", "min"], ...numbers], state.head);
-    const named = new Map(single() ? [] : [["", "each model's own"]]);
+    state.head = options($("[name=head]"), [["mean", "mean of all"], ["max", "max of all"], ["min", "min of all"], ...numbers], state.head);
+    const named = new Map(single() ? [] : [["", "model default"]]);
     for (const panel of shaped) for (const [name, entry] of Object.entries(panel.readouts)) named.set(name, entry.label);
-    named.set("patch", "a patch of the picture");
+    named.set("patch", "the chosen patch");
     state.readout = options($("[name=readout]"), [...named], state.readout);
   }
   for (const name of ["layer", "head", "readout"]) $(`[name=${name}]`).closest("label").hidden = Boolean(method) || !shaped.length;
-  $(".vd-play").hidden = Boolean(method) || !shaped.length;
+  for (const name of [".vd-play", ".vd-film"]) $(name).hidden = Boolean(method) || !shaped.length;
   $("[name=common]").closest("label").hidden = !comparable();
   $("[name=sort]").closest("label").hidden = single();
-  for (const part of [".vd-agreement", ".vd-swipe", ".vd-verdict", ".vd-board"]) $(part).hidden = single();
+  for (const part of [".vd-agreement", ".vd-swipe", ".vd-board"]) $(part).hidden = single();
   state.colourMap = options($("[name=colourMap]"), Object.keys(tables).map((name) => [name, name]), state.colourMap);
   state.sort = options($("[name=sort]"), Object.keys(ORDERS).map((name) => [name, name]), state.sort);
-  const aims = method && method.aims ? " Press a label to see the map for it." : "";
-  const picks = method && method.pick ? " Click on the picture, or move with the arrow keys, to choose the patch." : "";
+  const aims = method && method.aims ? " Click a label to see the map for that class." : "";
+  const picks = method && method.pick ? " Click the picture, or use the arrow keys, to choose the patch." : "";
   $(".vd-caution").textContent = method
-    ? `${method.says} It shows what this method makes of the model, not why the class was chosen.${picks}${aims}`
+    ? `${method.says} It shows this method's view of the model, not why the class was chosen.${picks}${aims}`
     : CAUTION;
   showLayer();
 }
@@ -87,7 +85,7 @@ function show() {
   root.classList.toggle("vd-stale", !result && Boolean(shown));
   message.classList.toggle("vd-refused", Boolean(value && value.refused));
   message.textContent = value && value.refused ? value.refused : HINT;
-  if (shown && !result) message.textContent += value && value.refused ? " Below is the last result." : " Below is the last result.";
+  if (shown && !result) message.textContent += " Showing the previous result.";
   if (!result) return;
   if (!shown && result.start) begin(result.start);
   shown = result;
@@ -105,7 +103,8 @@ function show() {
   for (const panel of panels) ramp(panel.nodes.gradient);
   grid.replaceChildren(...built);
   if (focused) panels[0].nodes.canvas.focus({ preventScroll: true });
-  showDisagreement();
+  showVerdict();
+  showAbout();
   if (!single()) {
     buildMatrix();
     buildSwipe();
@@ -118,13 +117,29 @@ function show() {
   redraw();
 }
 
-/* Settings that a link brought. */
+/* Settings that a link brought. The server has checked layer, head, read-out and patch; the rest is read here. */
 function begin(start) {
   const layers = Math.max(1, ...props.value.panels.map((panel) => panel.layers));
   if (start.layer !== null) state.layer = layers > 1 ? Math.min(Math.max((start.layer + layers) % layers, 0), layers - 1) / (layers - 1) : 1;
   if (start.head) state.head = start.head;
   if (start.readout) state.readout = start.readout;
   if (start.patch) Object.assign(state, { patch: start.patch, pinned: true });
+  const query = new URLSearchParams(location.search);
+  const share = (name, usual, lowest) => {
+    const value = query.has(name) ? Number(query.get(name)) : usual;
+    return Math.round(Math.min(Math.max(Number.isFinite(value) ? value : usual, lowest), 100)) / 100;
+  };
+  Object.assign(state, { opacity: share("opacity", 85, 0), mass: share("top", 100, 10), colourMap: query.get("colours") || "" });
+  Object.assign(state, { linear: query.get("scale") === "linear", common: query.get("shared") !== "0", smooth: query.get("smooth") !== "0" });
+  if (query.get("sort") in ORDERS) state.sort = query.get("sort");
+  for (const name of ["opacity", "mass"]) $(`[name=${name}]`).value = String(Math.round(state[name] * 100));
+  for (const name of ["linear", "common", "smooth"]) $(`[name=${name}]`).checked = state[name];
+  for (const name of ["opacity", "mass"]) showShare($(`[name=${name}]`));
+  setView(query.get("view") === "heatmap" ? "heatmap" : "overlay");
+}
+
+function showShare(control) {
+  control.closest("label").querySelector("output").textContent = control.name === "mass" && control.value === "100" ? "all" : `${control.value}%`;
 }
 
 root.addEventListener("input", (event) => {
@@ -134,8 +149,7 @@ root.addEventListener("input", (event) => {
   else if (control.type === "checkbox") state[control.name] = control.checked;
   else if (control.type === "range") {
     state[control.name] = Number(control.value) / 100;
-    const output = control.closest("label").querySelector("output");
-    if (output) output.textContent = control.name === "mass" && control.value === "100" ? "all" : `${control.value}%`;
+    if (control.name !== "swipe") showShare(control);
   } else {
     if (control.name === "readout" && control.value === "patch") before = state.readout;
     if (control.name === "readout") state.pinned = false;
@@ -150,13 +164,35 @@ root.addEventListener("click", () => setTimeout(keepLink));
 root.addEventListener("keyup", keepLink);
 window.addEventListener("vitdemo-opened", keepLink);
 for (const details of [$(".vd-swipe"), $(".vd-calls")]) details.addEventListener("toggle", redraw);
-const acts = { play, link: copyLink, figure: saveFigure, table: saveTable, report: () => saveReport(null), full: fullScreen };
+const acts = { play, link: copyLink, figure: saveFigure, film: saveFilm, table: saveTable, report: () => saveReport(null), full: fullScreen, models: openModels };
 root.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
   if (button) acts[button.dataset.act]();
+  const view = event.target.closest("[data-view]");
+  if (view) setView(view.dataset.view);
   const call = event.target.closest("[data-copy]");
   if (call) copy($(`[data-call=${call.dataset.copy}]`).textContent, "Copied.");
 });
+
+function setView(view) {
+  state.view = view;
+  for (const button of root.querySelectorAll("[data-view]")) button.setAttribute("aria-pressed", String(button.dataset.view === view));
+  redraw();
+}
+
+function openModels() {
+  [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Models")?.click();
+}
+
+// What pops up over the page goes when something else is pressed, or at Escape.
+for (const details of [$(".vd-display"), $(".vd-known")]) {
+  document.addEventListener("pointerdown", (event) => { if (!details.contains(event.target)) details.open = false; });
+  details.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !details.open) return;
+    details.open = false;
+    details.querySelector("summary").focus();
+  });
+}
 
 function fullScreen() {
   if (document.fullscreenElement) document.exitFullscreen();

@@ -24,12 +24,19 @@ function size(canvas, side) {
   canvas.height = Math.max(1, Math.round(photo.height * zoom));
 }
 
+/* The colour of an answer, and whether it is right. */
+function marks(panel) {
+  const right = rightness(panel);
+  const mark = right === null ? null : make("span", { class: right ? "vd-right-mark" : "vd-wrong-mark", role: "img", ariaLabel: right ? "right: " : "wrong: " }, right ? "✓ " : "✗ ");
+  return [single() ? null : make("span", { class: "vd-dot", "aria-hidden": "true" }), mark].filter(Boolean);
+}
+
 /* A label and its score. Where the map explains a class, a click makes it explain this one. */
 function bar(panel, entry, rank) {
   const fill = make("span", { class: "vd-fill" });
   fill.style.width = percent(entry.score, 1);
   const parts = [
-    make("span", { class: "vd-label", title: entry.label }, entry.label),
+    make("span", { class: "vd-label", title: entry.label }, ...(rank === 0 ? marks(panel) : []), entry.label),
     make("span", { class: "vd-score" }, percent(entry.score, 1)),
     make("span", { class: "vd-track", "aria-hidden": "true" }, fill),
   ];
@@ -45,14 +52,17 @@ function bar(panel, entry, rank) {
   return item;
 }
 
-function doubt(panel) {
-  if (!panel.uncovered) return null;
-  return make(
-    "details",
-    { class: "vd-doubt" },
-    make("summary", {}, `Probably not one of this model's ${panel.classes.length} classes`),
-    make("p", {}, panel.classes.join(", "))
-  );
+/* A fold of one picture. What one picture shows, all do: rows of pictures stay level. */
+function fold(name, title, ...children) {
+  const details = make("details", { class: name }, make("summary", {}, title), ...children);
+  details.open = Boolean(state.open[name]);
+  details.ontoggle = () => {
+    if (details.open === Boolean(state.open[name])) return;
+    state.open[name] = details.open;
+    for (const other of root.querySelectorAll(`.${name}`)) other.open = details.open;
+    redraw();
+  };
+  return details;
 }
 
 function takeAway(panel) {
@@ -72,6 +82,9 @@ function takeAway(panel) {
   );
 }
 
+/* Right or wrong, where the photo's label is known and among the model's classes. */
+const rightness = (panel) => (shown.truth && panel.knows && best(panel) ? best(panel) === shown.truth : null);
+
 function buildPanel(panel) {
   const canvas = make("canvas", { role: "img" });
   size(canvas, 640);
@@ -80,39 +93,32 @@ function buildPanel(panel) {
   const legend = make("div", { class: "vd-legend" }, gradient, low, unit, high);
   const text = make("p", { class: "vd-text" });
   const labels = panel.labels.length
-    ? make("ol", { class: "vd-labels" }, ...panel.labels.map((entry, rank) => bar(panel, entry, rank)))
+    ? make("ol", { class: "vd-labels" }, ...panel.labels.slice(0, single() ? 5 : 3).map((entry, rank) => bar(panel, entry, rank)))
     : make("p", { class: "vd-none" }, "No classifier: self-supervised");
   const facts = [
     `${panel.ms.toFixed(0)} ms${panel.cached ? " (from cache)" : ""}, ${panel.device}, ${panel.dtype}`,
     `${(panel.parameters / 1e6).toFixed(1)} M parameters`,
     `${panel.grid[0]} × ${panel.grid[1]} ${panel.layers ? "patches" : "cells"}`,
-    `revision ${/^[0-9a-f]{40}$/.test(panel.revision) ? panel.revision.slice(0, 12) : panel.revision}`,
-  ];
-  const differs = make("span", { class: "vd-tag", hidden: true }, "≠ differs");
+    panel.revision ? `Version ${/^[0-9a-f]{40}$/.test(panel.revision) ? panel.revision.slice(0, 12) : panel.revision}` : "",
+  ].filter(Boolean);
+  const doubt = make("span", { class: "vd-tag", hidden: !panel.uncovered, title: "The scores are as spread as for photos of none of its classes." }, "Low confidence");
   const section = make(
     "section",
     { class: "vd-panel", "aria-label": panel.model },
-    make("h2", {}, make("span", {}, panel.family, differs), make("code", { title: panel.model }, panel.model)),
-    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend, text))
+    make("h2", {}, make("span", {}, panel.family, doubt), make("code", { title: panel.model }, panel.model)),
+    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend))
   );
-  panel.nodes = { canvas, text, low, high, unit, legend, gradient, section, differs };
+  panel.nodes = { canvas, text, low, high, unit, legend, gradient, section };
   const heads = !panel.method && panel.heads > 1 && Object.keys(panel.readouts).length ? headGrid(panel) : null;
-  section.append(
-    make(
-      "div",
-      { class: "vd-right" },
-      make("div", { class: "vd-answer" }, labels, doubt(panel)),
-      make("div", { class: "vd-facts" }, ...[...facts, ...panel.notes].map((fact) => make("p", {}, fact)), takeAway(panel)),
-      heads
-    )
-  );
+  const facts_ = [text, ...[...facts, ...panel.notes].map((fact) => make("p", {}, fact)), takeAway(panel)];
+  section.append(make("div", { class: "vd-right" }, make("div", { class: "vd-answer" }, labels), heads, fold("vd-facts", "Details", ...facts_)));
   pointable(panel, canvas);
   return section;
 }
 
 /* Words and scale under a picture. */
-function caption(panel, map, low, high) {
-  const { text, low: lowText, high: highText, unit, legend, canvas } = panel.nodes;
+function caption(panel, map, scale) {
+  const { text, low, high, unit, legend, canvas } = panel.nodes;
   const values = map && map.values;
   legend.style.visibility = values ? "visible" : "hidden";
   text.textContent = values
@@ -120,11 +126,10 @@ function caption(panel, map, low, high) {
     : map ? map.missing : panel.absent || "This model has no attention to show.";
   canvas.setAttribute("aria-label", `${panel.model}: ${text.textContent}`);
   if (!values) return;
-  const worded = panel.method ? (number) => String(Number(number.toPrecision(3))) : (number) => percent(number, 2);
-  lowText.textContent = worded(low);
-  highText.textContent = worded(high);
+  const shares = !panel.method;
+  [low.textContent, high.textContent] = scaleEnds(scale, shares);
   const [row, column] = patchAt(panel, hovered);
   unit.textContent = hovered
-    ? `here ${worded(map.values[row * panel.grid[1] + column])}`
-    : panel.method ? panel.method.title.toLowerCase() : single() ? "of attention a patch" : "";
+    ? `here ${worded(map.values[row * panel.grid[1] + column], shares)}`
+    : panel.method ? panel.method.title.toLowerCase() : single() ? "attention per patch" : "";
 }

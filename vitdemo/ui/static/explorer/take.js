@@ -24,8 +24,8 @@ function say(text) {
 function picture(panel, side) {
   const canvas = document.createElement("canvas");
   size(canvas, side);
-  const map = currentMap(panel);
-  paint(panel, map, ...rangeOf(panels.map(currentMap))(map), canvas);
+  const maps = panels.map(currentMap);
+  paint(panel, maps[panel.index], scalesOf(maps)[panel.index], canvas);
   return canvas;
 }
 
@@ -56,35 +56,76 @@ async function asked(name, what) {
   return answer.error ? null : answer;
 }
 
-/* All panels in a row, with captions, as one picture. */
-function saveFigure() {
-  const side = 360, gap = 20, line = 24;
+/* All panels in rows of at most six, with captions and colour bars, as one picture. As vitdemo/rendering/figures.py. */
+function figure(side, title, captions = true) {
+  const gap = 16, line = 22, bar = 8;
+  const maps = panels.map(currentMap), scales = scalesOf(maps);
   const pictures = panels.map((panel) => picture(panel, side));
-  const tall = Math.max(...pictures.map((one) => one.height));
-  const canvas = document.createElement("canvas");
-  const columns = Math.min(panels.length, 6), rows = Math.ceil(panels.length / columns);
-  const block = tall + line * 7;
-  Object.assign(canvas, { width: columns * (side + gap) + gap, height: rows * block + gap + line });
-  const context = canvas.getContext("2d");
+  const pen = document.createElement("canvas").getContext("2d");
+  const fonts = { bold: "600 17px system-ui, sans-serif", plain: "15px system-ui, sans-serif", small: "13px system-ui, sans-serif" };
+  const texts = panels.map((panel) => {
+    const labels = panel.labels.length ? panel.labels.slice(0, 3).map((entry) => `${percent(entry.score)}  ${entry.label}`) : ["no classifier: self-supervised"];
+    const lines = [[panel.model, fonts.bold], ...(captions ? [...labels, panel.nodes.text.textContent].map((text) => [text, fonts.plain]) : [])];
+    return lines.flatMap(([text, font]) => wrapped(pen, text, font, side).map((part) => [part, font]));
+  });
+  const tall = Math.max(...pictures.map((one) => one.height)), columns = Math.min(panels.length, 6);
+  const block = tall + bar + line + Math.max(...texts.map((lines) => lines.length)) * line + gap;
+  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+  Object.assign(canvas, { width: columns * (side + gap) + gap, height: Math.ceil(panels.length / columns) * block + gap + line });
+  const write = (text, x, y, font, align = "left") => {
+    Object.assign(context, { font, textAlign: align, fillStyle: "#111" });
+    context.fillText(text, x, y);
+  };
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  const write = (text, x, y, font) => {
-    context.font = `${font} system-ui, sans-serif`;
-    context.fillStyle = "#111";
-    let fitting = text;
-    while (context.measureText(fitting).width > side && fitting.length > 4) fitting = `${fitting.slice(0, -2).trimEnd()}…`.replace("……", "…");
-    context.fillText(fitting, x, y);
-  };
   panels.forEach((panel, i) => {
     const x = gap + (i % columns) * (side + gap), y = gap + Math.floor(i / columns) * block;
     context.drawImage(pictures[i], x + (side - pictures[i].width) / 2, y + (tall - pictures[i].height) / 2);
-    write(panel.model, x, y + tall + line, "600 17px");
-    const lines = panel.labels.length ? panel.labels.slice(0, 3).map((entry) => `${percent(entry.score)}  ${entry.label}`) : ["no classifier: self-supervised"];
-    lines.forEach((text, rank) => write(text, x, y + tall + line * (rank + 2), "15px"));
-    write(panel.nodes.text.textContent, x, y + tall + line * 5, "13px");
+    if (scales[i]) {
+      const [low, high] = scaleEnds(scales[i], !panel.method);
+      context.drawImage(panel.nodes.gradient, x, y + tall + 4, side, bar);
+      write(low, x, y + tall + bar + 17, fonts.small);
+      write(high, x + side, y + tall + bar + 17, fonts.small, "right");
+    }
+    texts[i].forEach(([text, font], number) => write(text, x, y + tall + bar + line * (number + 2), font));
   });
-  write(`vitdemo · scale ${comparable() && state.common ? "common" : "each its own"} · ${state.colourMap}`, gap, canvas.height - gap / 2, "13px");
-  canvas.toBlob((blob) => save(`${stem()}-models.png`, blob), "image/png");
+  write(title, gap, canvas.height - gap / 2 - 4, fonts.small);
+  return canvas;
+}
+
+/* Lines of at most this width, broken at spaces where there are some, else anywhere. */
+function wrapped(pen, text, font, width) {
+  pen.font = font;
+  const lines = [""];
+  const wide = (more) => pen.measureText((lines[lines.length - 1] + more).trimEnd()).width > width;
+  for (const word of text.match(/\S+\s*/g) || []) {
+    if (lines[lines.length - 1] && wide(word)) lines.push("");
+    for (const character of word) {
+      if (lines[lines.length - 1] && wide(character)) lines.push("");
+      lines[lines.length - 1] += character;
+    }
+  }
+  return lines;
+}
+
+const scaleWords = () => `${comparable() && state.common ? "shared scale" : "a scale for each"}, ${state.linear ? "linear" : "square root"}, ${state.colourMap}`;
+
+function saveFigure() {
+  figure(360, `vitdemo · ${scaleWords()}`).toBlob((blob) => save(`${stem()}-models.png`, blob), "image/png");
+}
+
+/* A picture that walks through the layers: drawn here, joined to a GIF on the server. */
+async function saveFilm() {
+  const before = Number($("[name=layer]").value), last = Number($("[name=layer]").max), frames = [];
+  for (let number = 0; number <= last; number++) {
+    setLayer(number);
+    const title = `Layer ${number + 1} of ${last + 1} · ${scaleWords()}`;
+    frames.push(figure(panels.length > 3 ? 220 : 360, title, false).toDataURL("image/jpeg", 0.92).split(",")[1]);
+  }
+  setLayer(before);
+  say("Making the animation …");
+  const answer = await asked("animation", { frames });
+  if (answer) save(`${stem()}-layers.gif`, new Blob([bytesOf(answer.data)], { type: "image/gif" }));
 }
 
 /* A line a model. A cell that a spreadsheet would take for a formula is marked as text. */
@@ -117,7 +158,18 @@ function saveTable() {
 
 /* ---- link ---- */
 
-const OURS = ["tab", "model", "models", "method", "target", "resolution", "layer", "head", "readout", "patch", "image"];
+/* How the pictures look, in the words of links: the value that is left out, and how the page has it. */
+const DISPLAY = {
+  opacity: ["85", () => String(Math.round(state.opacity * 100))],
+  top: ["100", () => String(Math.round(state.mass * 100))],
+  colours: ["inferno", () => state.colourMap],
+  view: ["overlay", () => state.view],
+  scale: ["", () => (state.linear ? "linear" : "")],
+  shared: ["1", () => String(Number(state.common))],
+  smooth: ["1", () => String(Number(state.smooth))],
+  sort: ["as chosen", () => (single() ? "as chosen" : state.sort)],
+};
+const OURS = ["tab", "model", "models", "method", "target", "resolution", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
 
 function link() {
   const query = new URLSearchParams(location.search);
@@ -129,6 +181,7 @@ function link() {
     if (state.readout && state.readout !== Object.keys(panels[0].readouts)[0]) query.set("readout", state.readout);
     if (state.readout === "patch" && state.patch) query.set("patch", state.patch.map((share) => share.toFixed(3)).join());
   }
+  for (const [name, [usual, now]] of Object.entries(DISPLAY)) if (now() !== usual) query.set(name, now());
   return `${location.origin}${location.pathname}?${query}`;
 }
 
@@ -143,12 +196,12 @@ async function copy(text, done) {
     await navigator.clipboard.writeText(text);
     say(done);
   } catch (error) {
-    say("The browser does not allow copying here: mark the text and copy it yourself.");
+    say("The browser does not allow copying here: select the text and copy it yourself.");
   }
 }
 
 function copyLink() {
-  copy(link(), shown.link.image ? "The link is copied." : "The link is copied. It holds the settings, not your photo: that stays here.");
+  copy(link(), shown.link.image ? "Link copied." : "Link copied. It holds the settings, not your photo.");
 }
 
 /* The server writes the calls; what the controls chose since then is filled in here. */
