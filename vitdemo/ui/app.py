@@ -130,7 +130,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         quick = {**private, "show_progress": "hidden", "queue": False}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
         opening = {
-            tab: panel.select(_opens(tab), state, None, **quick)
+            tab: panel.select(_opens(tab), state, None, js=f"(state) => (document.body.dataset.tab = '{tab}', state)", **quick)
             for tab, panel in zip(TABS, (compare_tab, explain_tab, segment_tab, live_tab, models_tab), strict=True)
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}
@@ -202,8 +202,8 @@ def theme() -> gr.themes.Base:
 
 def _heading() -> str:
     return (
-        "<h1>What Vision Transformers see</h1>"
-        "<p>Drop a photo. Several transformers name what is on it, and show where each one looked.</p>"
+        '<div class="vd-heading"><h1>What Vision Transformers see</h1>'
+        "<p>Drop a photo. Several transformers say what's in it and show where each one looked.</p></div>"
     )
 
 

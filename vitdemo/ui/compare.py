@@ -29,6 +29,8 @@ HOST = "@HOST@"
 PREDICTED = ""
 """The target that means the class that a model predicts."""
 
+ORDINALS = {2: "2nd", 3: "3rd", 4: "4th", 5: "5th"}
+
 OFFERED = 2000
 """How many classes a list offers; any other can be typed."""
 
@@ -43,21 +45,22 @@ class CompareTab:
 
     def __init__(self, pipeline: Pipeline, results: Results, photo: Photo, models: list[str], state: gr.State) -> None:
         self.pipeline, self.results, self.state, self.default = pipeline, results, state, tuple(models)
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, elem_classes="vd-toolbar"):
             self.models = gr.Dropdown(
-                choices(), value=models, multiselect=True, label="Models", scale=3, min_width=300, elem_id="models"
+                choices(), value=models, multiselect=True, label="Models", scale=6, min_width=300, elem_id="models"
             )
             self.method = gr.Dropdown(
                 [(method.title, name) for name, method in METHODS.items() if name != "similarity"],
                 value="attention",
                 label="Method",
-                info=_cost("attention"),
+                info=cost_of("attention"),
                 min_width=200,
+                scale=1,
                 elem_id="compare-method",
             )
             self.target = gr.Dropdown(
                 **_targets([get_spec(name) for name in models]),
-                label="Class that is explained",
+                label="Explain class",
                 visible=False,
                 allow_custom_value=True,
                 min_width=200,
@@ -92,7 +95,7 @@ class CompareTab:
             return {
                 **self.update(values[photo], values),
                 self.target: gr.update(visible=METHODS[method].class_specific),
-                self.method: gr.update(info=_cost(method)),
+                self.method: gr.update(info=cost_of(method)),
             }
 
         inputs: set[Block] = {photo, *self.controls}
@@ -148,7 +151,7 @@ class CompareTab:
         state.compared = models
         updates: Values = {
             self.models: models,
-            self.method: gr.update(value=method, info=_cost(method)),
+            self.method: gr.update(value=method, info=cost_of(method)),
             self.target: gr.update(**_targets(specs, link.target), visible=METHODS[method].class_specific),
         }
         state.expect((self.models, self.method, self.target), updates)
@@ -164,17 +167,18 @@ def nothing(photo: RejectedImage | None) -> dict[str, Any] | None:
     return None if photo is None else {"refused": photo.message}
 
 
-def _cost(method: str) -> str:
-    """How slow it is, before it runs."""
-    return METHODS[method].cost[:1].upper() + METHODS[method].cost[1:]
+def cost_of(method: str) -> str:
+    """How slow it is, before it runs; "" where it takes no more time."""
+    cost = METHODS[method].cost
+    return "" if cost == "no extra time" else cost[:1].upper() + cost[1:]
 
 
 def _targets(specs: Sequence[ModelSpec], value: str = PREDICTED) -> dict[str, Any]:
     """Each model's own prediction, its next ones, then every class that one of the models has."""
-    ranks = [(f"each model's number {rank}", f"top:{rank}") for rank in range(2, 6)]
+    ranks = [(f"{ORDINALS[rank]} choice", f"top:{rank}") for rank in range(2, 6)]
     named = list(dict.fromkeys(label for spec in specs for label in spec.labels))[:OFFERED]
     known = [PREDICTED, *(rank for _, rank in ranks), *named]
     return {
-        "choices": [("each model's best", PREDICTED), *ranks, *((label, label) for label in named)],
+        "choices": [("predicted class", PREDICTED), *ranks, *((label, label) for label in named)],
         "value": value if value in known else PREDICTED,
     }

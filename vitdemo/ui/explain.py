@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from vitdemo.errors import OptionError
 from vitdemo.evaluation.faithfulness import faithfulness
 from vitdemo.export.snippets import reproduce_explain
 from vitdemo.options.explain import ExplainRequest, reason_against
@@ -17,7 +18,7 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
 from vitdemo.registry import get_spec
 from vitdemo.types import Capture, ModelSpec, Photo
-from vitdemo.ui.compare import HOST, OFFERED, PREDICTED, nothing
+from vitdemo.ui.compare import HOST, OFFERED, ORDINALS, PREDICTED, cost_of, nothing
 from vitdemo.ui.components.choice import DependentChoice
 from vitdemo.ui.components.curve import curve_html
 from vitdemo.ui.components.explorer import explorer, explorer_value
@@ -28,6 +29,9 @@ from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.state import EXPLAIN, NOTHING, PageState, Values
+
+RESOLUTIONS = (224, 320, 448, 640, 896, 1024)
+"""Long sides that the list offers, in pixels; any other up to the last can be typed."""
 
 Share = tuple[float, float]
 """x and y as shares of the photo's width and height."""
@@ -45,23 +49,21 @@ class ExplainTab:
         self.pipeline, self.results, self.state, self.default = pipeline, results, state, model
         spec = get_spec(model)
         first = fitting("attention", spec)
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, elem_classes="vd-toolbar"):
             self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="model")
             self.method = DependentChoice(**_methods(spec, first), label="Method", elem_id="method")
             self.target = gr.Dropdown(
                 **_targets(spec),
-                label="Class that is explained",
+                label="Explain class",
                 visible=METHODS[first].class_specific,
                 allow_custom_value=True,
                 elem_id="target",
             )
-            self.resolution = gr.Slider(
-                0,
-                1024,
-                0,
-                step=32,
+            self.resolution = gr.Dropdown(
+                [("model default", ""), *((f"{side} px", str(side)) for side in RESOLUTIONS)],
+                value="",
                 label="Resolution",
-                info="Long side in pixels; 0 is the model's own",
+                allow_custom_value=True,
                 elem_id="resolution",
             )
         self.point = gr.State(None)
@@ -69,7 +71,7 @@ class ExplainTab:
         self.explained = explorer(results.pinned(opening), results.functions(), elem_id="explained")
         with gr.Row():
             self.measure = gr.Button(
-                "How faithful is this map?",
+                "Measure faithfulness",
                 visible=bool(spec.labels),
                 size="sm",
                 elem_id="measure",
@@ -80,7 +82,7 @@ class ExplainTab:
         with gr.Column(visible=False, elem_id="masked") as self.masked:
             with gr.Row(equal_height=True):
                 self.share = gr.Slider(0.1, 0.95, 0.75, step=0.05, label="Share of hidden patches", scale=4)
-                self.again = gr.Button("Hide others", scale=1, min_width=120)
+                self.again = gr.Button("New random mask", scale=1, min_width=120)
             self.rebuilt = reconstruction(elem_id="rebuilt")
         self.seed = gr.State(0)
         self.controls: set[Block] = {self.model, self.method, self.target, self.resolution, self.point, state}
@@ -93,7 +95,7 @@ class ExplainTab:
             return NOTHING if values[self.state].is_linked(self.target, values) else self.update(values[photo], values)
 
         def on_resolution(values: Values) -> Values:
-            return self.update(values[photo], values)
+            return NOTHING if values[self.state].is_linked(self.resolution, values) else self.update(values[photo], values)
 
         def on_model(values: Values) -> Values:
             """The new model may have other methods, and other classes."""
@@ -150,7 +152,7 @@ class ExplainTab:
         # Not `input`: a choice by mouse fires that twice.
         self.method.change(on_method, inputs, [self.explained, self.target, self.method], **options)
         self.target.change(on_target, inputs, self.explained, **options)
-        self.resolution.release(on_resolution, inputs, self.explained, **options)
+        self.resolution.change(on_resolution, inputs, self.explained, **options)
         self.share.release(on_share, masked, rebuilt, **quiet)
         self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
         # A curve belongs to the map that it was measured on, and must not come late under another one.
@@ -222,10 +224,10 @@ class ExplainTab:
         updates: Values = {
             self.model: model,
             **self._lists(spec, method, link.target),
-            self.resolution: link.resolution,
+            self.resolution: str(link.resolution or ""),
         }
         found = self.explain(photo, model, request, point, state.urls, link.start)
-        state.expect((self.model, self.method, self.target), updates)
+        state.expect((self.model, self.method, self.target, self.resolution), updates)
         return {**updates, self.point: point, self.explained: found}
 
     def rebuild(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
@@ -240,7 +242,7 @@ class ExplainTab:
     def _request(self, photo: Photo, values: Values) -> ExplainRequest:
         names = (self.method, self.target, self.resolution, self.point)
         method, target, resolution, point = (values[one] for one in names)
-        return _request(photo, get_spec(values[self.model]), method, target, resolution, point)
+        return _request(photo, get_spec(values[self.model]), method, target, _pixels(resolution), point)
 
     def _lists(self, spec: ModelSpec, method: str, target: str) -> Values:
         """The lists of methods and of classes, set."""
@@ -259,18 +261,30 @@ class ExplainTab:
 
 
 def _request(
-    photo: Photo, spec: ModelSpec, method: str, target: str, resolution: float, point: Share | None
+    photo: Photo, spec: ModelSpec, method: str, target: str, resolution: int, point: Share | None
 ) -> ExplainRequest:
     """What the controls ask for; the method may still be that of the model before."""
     method = fitting(method, spec)
     chosen = target or None if METHODS[method].class_specific else None
-    request = ExplainRequest(method, target=chosen, resolution=int(resolution) or None)
+    request = ExplainRequest(method, target=chosen, resolution=resolution or None)
     if method != "similarity" or point is None:
         return request
     width, height = photo.size
     left, top, right, bottom = prepare(photo, spec, request).view.crop
     x, y = point[0] * width, point[1] * height
     return replace(request, point=(min(max(x, left), right - 0.01), min(max(y, top), bottom - 0.01)))
+
+
+def _pixels(text: str | None) -> int:
+    """What was typed as a long side, such as "448 px"; 0 for the model's default.
+
+    Raises:
+        OptionError: it is no number.
+    """
+    digits = str(text or "0").removesuffix("px").strip()
+    if not digits.isdecimal():
+        raise OptionError(f"{text!r} is not a resolution. Type the long side in pixels, such as 448.")
+    return int(digits)
 
 
 def fitting(method: str, spec: ModelSpec) -> str:
@@ -286,12 +300,11 @@ def _methods(spec: ModelSpec, value: str) -> dict[str, Any]:
         if reason := reason_against(method.name, spec):
             reasons.setdefault(reason, []).append(method.title)
     absent = [f"not {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
-    slow = METHODS[value].cost[:1].upper() + METHODS[value].cost[1:]
-    return {"choices": offered, "value": value, "info": "; ".join([slow, *absent])}
+    return {"choices": offered, "value": value, "info": "; ".join(filter(None, [cost_of(value), *absent]))}
 
 
 def _targets(spec: ModelSpec) -> dict[str, Any]:
     """The predicted class, the next best ones, then all by name."""
-    ranks = [(f"number {rank} of the scores", f"top:{rank}") for rank in range(2, min(5, len(spec.labels)) + 1)]
+    ranks = [(f"{ORDINALS[rank]} choice", f"top:{rank}") for rank in range(2, min(5, len(spec.labels)) + 1)]
     named = [(label, str(index)) for index, label in enumerate(spec.labels[:OFFERED])]
-    return {"choices": [("the predicted one", PREDICTED), *ranks, *named], "value": PREDICTED}
+    return {"choices": [("predicted class", PREDICTED), *ranks, *named], "value": PREDICTED}

@@ -48,7 +48,7 @@ def policy_of(settings: Settings) -> str:
 
 def choices() -> list[tuple[str, str]]:
     """What the lists of models offer: those that can run at once."""
-    return [(f"{spec.family} ({spec.name})", spec.name) for spec in ready_models()]
+    return [(f"{spec.family[:1].upper()}{spec.family[1:]} ({spec.name})", spec.name) for spec in ready_models()]
 
 
 class ModelsTab:

@@ -105,13 +105,13 @@ function buildPanel(panel) {
   const section = make(
     "section",
     { class: "vd-panel", "aria-label": panel.model },
-    make("h2", {}, make("span", {}, panel.family, doubt), make("code", { title: panel.model }, panel.model)),
+    make("h2", {}, panel.family[0].toUpperCase() + panel.family.slice(1), make("code", { title: panel.model }, panel.model)),
     make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend))
   );
   panel.nodes = { canvas, text, low, high, unit, legend, gradient, section };
   const heads = !panel.method && panel.heads > 1 && Object.keys(panel.readouts).length ? headGrid(panel) : null;
   const facts_ = [text, ...[...facts, ...panel.notes].map((fact) => make("p", {}, fact)), takeAway(panel)];
-  section.append(make("div", { class: "vd-right" }, make("div", { class: "vd-answer" }, labels), heads, fold("vd-facts", "Details", ...facts_)));
+  section.append(make("div", { class: "vd-right" }, make("div", { class: "vd-answer" }, labels, doubt), heads, fold("vd-facts", "Details", ...facts_)));
   pointable(panel, canvas);
   return section;
 }
