@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAP = 98
-"""Percentile of all values at which colours end. Few patches hold most attention: up to the highest one, all others look alike."""
+"""Percentile of all values at which colours end: a few patches hold most attention; up to them all others look alike."""
 
 
 @dataclass(frozen=True)

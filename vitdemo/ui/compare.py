@@ -15,6 +15,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.types import Capture, ModelSpec, Photo
+from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.errors import user_errors
@@ -25,14 +26,6 @@ from vitdemo.ui.state import NOTHING, PageState, Values
 
 HOST = "@HOST@"
 """Stands for the server's URL in texts that the browser completes."""
-
-PREDICTED = ""
-"""The target that means the class that a model predicts."""
-
-ORDINALS = {2: "2nd", 3: "3rd", 4: "4th", 5: "5th"}
-
-OFFERED = 2000
-"""How many classes a list offers; any other can be typed."""
 
 
 class CompareTab:
@@ -165,12 +158,6 @@ class CompareTab:
 def nothing(photo: RejectedImage | None) -> dict[str, Any] | None:
     """What the explorer is given where there is no photo."""
     return None if photo is None else {"refused": photo.message}
-
-
-def cost_of(method: str) -> str:
-    """How slow it is, before it runs; "" where it takes no more time."""
-    cost = METHODS[method].cost
-    return "" if cost == "no extra time" else cost[:1].upper() + cost[1:]
 
 
 def _targets(specs: Sequence[ModelSpec], value: str = PREDICTED) -> dict[str, Any]:

@@ -9,16 +9,25 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from vitdemo.errors import OptionError
 from vitdemo.evaluation.faithfulness import faithfulness
 from vitdemo.export.snippets import reproduce_explain
-from vitdemo.options.explain import ExplainRequest, reason_against
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
-from vitdemo.pipeline.prepare import prepare
 from vitdemo.registry import get_spec
-from vitdemo.types import Capture, ModelSpec, Photo
-from vitdemo.ui.compare import HOST, OFFERED, ORDINALS, PREDICTED, cost_of, nothing
+from vitdemo.types import FUSIONS, Capture, ModelSpec, Photo
+from vitdemo.ui.choices import (
+    DISCARDS,
+    PREDICTED,
+    RESOLUTIONS,
+    Share,
+    fitting,
+    method_choices,
+    pixels_of,
+    request_of,
+    target_choices,
+)
+from vitdemo.ui.compare import HOST, nothing
 from vitdemo.ui.components.choice import DependentChoice
 from vitdemo.ui.components.curve import curve_html
 from vitdemo.ui.components.explorer import explorer, explorer_value
@@ -29,12 +38,6 @@ from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.state import EXPLAIN, NOTHING, PageState, Values
-
-RESOLUTIONS = (224, 320, 448, 640, 896, 1024)
-"""Long sides that the list offers, in pixels; any other up to the last can be typed."""
-
-Share = tuple[float, float]
-"""x and y as shares of the photo's width and height."""
 
 
 class ExplainTab:
@@ -51,9 +54,9 @@ class ExplainTab:
         first = fitting("attention", spec)
         with gr.Row(equal_height=True, elem_classes="vd-toolbar"):
             self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="model")
-            self.method = DependentChoice(**_methods(spec, first), label="Method", elem_id="method")
+            self.method = DependentChoice(**method_choices(spec, first), label="Method", elem_id="method")
             self.target = gr.Dropdown(
-                **_targets(spec),
+                **target_choices(spec),
                 label="Explain class",
                 visible=METHODS[first].class_specific,
                 allow_custom_value=True,
@@ -65,6 +68,20 @@ class ExplainTab:
                 label="Resolution",
                 allow_custom_value=True,
                 elem_id="resolution",
+            )
+            self.fusion = gr.Dropdown(
+                [(f"{name} of all", name) for name in FUSIONS],
+                value="mean",
+                label="Heads",
+                visible=first == "rollout",
+                elem_id="fusion",
+            )
+            self.discard = gr.Dropdown(
+                [("nothing", 0.0), *((f"lowest {share:.0%}", share) for share in DISCARDS)],
+                value=0.0,
+                label="Discard",
+                visible=first == "rollout",
+                elem_id="discard",
             )
         self.point = gr.State(None)
         opening = self.explain(photo, model, ExplainRequest(first), None, {})
@@ -85,7 +102,8 @@ class ExplainTab:
                 self.again = gr.Button("New random mask", scale=1, min_width=120)
             self.rebuilt = reconstruction(elem_id="rebuilt")
         self.seed = gr.State(0)
-        self.controls: set[Block] = {self.model, self.method, self.target, self.resolution, self.point, state}
+        own = (self.model, self.method, self.target, self.resolution, self.fusion, self.discard)
+        self.controls: set[Block] = {*own, self.point, state}
         """What an explanation depends on, beside the photo."""
 
     def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
@@ -95,7 +113,15 @@ class ExplainTab:
             return NOTHING if values[self.state].is_linked(self.target, values) else self.update(values[photo], values)
 
         def on_resolution(values: Values) -> Values:
-            return NOTHING if values[self.state].is_linked(self.resolution, values) else self.update(values[photo], values)
+            return (
+                NOTHING if values[self.state].is_linked(self.resolution, values) else self.update(values[photo], values)
+            )
+
+        def on_fusion(values: Values) -> Values:
+            return NOTHING if values[self.state].is_linked(self.fusion, values) else self.update(values[photo], values)
+
+        def on_discard(values: Values) -> Values:
+            return NOTHING if values[self.state].is_linked(self.discard, values) else self.update(values[photo], values)
 
         def on_model(values: Values) -> Values:
             """The new model may have other methods, and other classes."""
@@ -115,8 +141,8 @@ class ExplainTab:
             method = fitting(values[self.method], spec)
             return {
                 **found,
-                self.target: gr.update(visible=METHODS[method].class_specific),
-                self.method: gr.update(info=_methods(spec, method)["info"]),
+                **self._fitting_controls(method),
+                self.method: gr.update(info=method_choices(spec, method)["info"]),
             }
 
         def on_point(values: Values, event: gr.EventData) -> Values:
@@ -144,21 +170,25 @@ class ExplainTab:
             seed = values[self.seed] + 1
             return {**self.rebuild(values[photo], {**values, self.seed: seed}), self.seed: seed}
 
+        own = (self.model, self.method, self.target, self.resolution, self.fusion, self.discard)
         inputs: set[Block] = {photo, *self.controls}
         masked: set[Block] = {photo, self.state, self.model, self.share, self.seed}
         rebuilt, quiet = [self.masked, self.rebuilt], {**options, "show_progress": "hidden"}
-        shown = [self.explained, self.method, self.target, self.measure]
+        shown = [self.explained, self.method, self.target, self.fusion, self.discard, self.measure]
         self.follow_up(self.model.change(on_model, inputs, shown, **options), photo, options)
         # Not `input`: a choice by mouse fires that twice.
-        self.method.change(on_method, inputs, [self.explained, self.target, self.method], **options)
+        fitted = [self.target, self.fusion, self.discard]
+        self.method.change(on_method, inputs, [self.explained, *fitted, self.method], **options)
         self.target.change(on_target, inputs, self.explained, **options)
         self.resolution.change(on_resolution, inputs, self.explained, **options)
+        self.fusion.change(on_fusion, inputs, self.explained, **options)
+        self.discard.change(on_discard, inputs, self.explained, **options)
         self.share.release(on_share, masked, rebuilt, **quiet)
         self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
         # A curve belongs to the map that it was measured on, and must not come late under another one.
         measured = self.measure.click(on_measure, inputs, self.curve, **options)
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-        for control in (photo, self.model, self.method, self.target, self.resolution):
+        for control in (photo, *own):
             control.change(None, None, self.curve, js="() => ''", cancels=[measured], **quick)
         shown = [self.explained, self.point, self.curve, self.target]
         self.explained.select(on_point, inputs, shown, cancels=[measured], **options)
@@ -204,6 +234,8 @@ class ExplainTab:
                 "method": "" if request.method == "attention" else request.method,
                 "target": str(request.target or ""),
                 "resolution": str(request.resolution or ""),
+                "fusion": str(request.head) if request.method == "rollout" and request.head != "mean" else "",
+                "discard": str(request.discard or ""),
                 "patch": ",".join(f"{share:.3f}" for share in point or ()) if request.point else "",
                 "image": image_of(photo, urls),
             }
@@ -220,14 +252,18 @@ class ExplainTab:
         spec = get_spec(model)
         method = fitting(link.method, spec)
         point = link.patch if method == "similarity" else None
-        request = _request(photo, spec, method, link.target, link.resolution, point)
+        request = request_of(photo, spec, method, link.target, link.resolution, point)
+        if method == "rollout":
+            request = replace(request, head=link.fusion, discard=link.discard)
         updates: Values = {
             self.model: model,
             **self._lists(spec, method, link.target),
             self.resolution: str(link.resolution or ""),
+            self.fusion: gr.update(value=link.fusion, visible=method == "rollout"),
+            self.discard: gr.update(value=link.discard, visible=method == "rollout"),
         }
         found = self.explain(photo, model, request, point, state.urls, link.start)
-        state.expect((self.model, self.method, self.target, self.resolution), updates)
+        state.expect((self.model, self.method, self.target, self.resolution, self.fusion, self.discard), updates)
         return {**updates, self.point: point, self.explained: found}
 
     def rebuild(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
@@ -242,14 +278,27 @@ class ExplainTab:
     def _request(self, photo: Photo, values: Values) -> ExplainRequest:
         names = (self.method, self.target, self.resolution, self.point)
         method, target, resolution, point = (values[one] for one in names)
-        return _request(photo, get_spec(values[self.model]), method, target, _pixels(resolution), point)
+        request = request_of(photo, get_spec(values[self.model]), method, target, pixels_of(resolution), point)
+        if request.method != "rollout":
+            return request
+        return replace(request, head=values[self.fusion], discard=float(values[self.discard] or 0))
 
     def _lists(self, spec: ModelSpec, method: str, target: str) -> Values:
         """The lists of methods and of classes, set."""
-        classes = {**_targets(spec), "value": target}
+        classes = {**target_choices(spec), "value": target}
         return {
-            self.method: gr.update(**_methods(spec, method)),
+            self.method: gr.update(**method_choices(spec, method)),
+            **self._fitting_controls(method),
             self.target: gr.update(**classes, visible=METHODS[method].class_specific),
+        }
+
+    def _fitting_controls(self, method: str) -> Values:
+        """Which controls a method has."""
+        rollout = gr.update(visible=method == "rollout")
+        return {
+            self.target: gr.update(visible=METHODS[method].class_specific),
+            self.fusion: rollout,
+            self.discard: rollout,
         }
 
     def _measured(self, photo: Photo, values: Values) -> str:
@@ -258,53 +307,3 @@ class ExplainTab:
         # The display controls of attention are the browser's: they do not reach this.
         which = " of the last layer, mean of heads" if request.method == "attention" else ""
         return curve_html(found, spec.labels[found.target], METHODS[request.method].title + which)
-
-
-def _request(
-    photo: Photo, spec: ModelSpec, method: str, target: str, resolution: int, point: Share | None
-) -> ExplainRequest:
-    """What the controls ask for; the method may still be that of the model before."""
-    method = fitting(method, spec)
-    chosen = target or None if METHODS[method].class_specific else None
-    request = ExplainRequest(method, target=chosen, resolution=resolution or None)
-    if method != "similarity" or point is None:
-        return request
-    width, height = photo.size
-    left, top, right, bottom = prepare(photo, spec, request).view.crop
-    x, y = point[0] * width, point[1] * height
-    return replace(request, point=(min(max(x, left), right - 0.01), min(max(y, top), bottom - 0.01)))
-
-
-def _pixels(text: str | None) -> int:
-    """What was typed as a long side, such as "448 px"; 0 for the model's default.
-
-    Raises:
-        OptionError: it is no number.
-    """
-    digits = str(text or "0").removesuffix("px").strip()
-    if not digits.isdecimal():
-        raise OptionError(f"{text!r} is not a resolution. Type the long side in pixels, such as 448.")
-    return int(digits)
-
-
-def fitting(method: str, spec: ModelSpec) -> str:
-    """The method, or, of a model to which it does not apply, the first one that does."""
-    return method if method in spec.methods else next(iter(spec.methods), "attention")
-
-
-def _methods(spec: ModelSpec, value: str) -> dict[str, Any]:
-    """What the list of methods offers, and why others are absent."""
-    offered = [(METHODS[name].title, name) for name in spec.methods]
-    reasons: dict[str, list[str]] = {}
-    for method in METHODS.values():
-        if reason := reason_against(method.name, spec):
-            reasons.setdefault(reason, []).append(method.title)
-    absent = [f"not {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
-    return {"choices": offered, "value": value, "info": "; ".join(filter(None, [cost_of(value), *absent]))}
-
-
-def _targets(spec: ModelSpec) -> dict[str, Any]:
-    """The predicted class, the next best ones, then all by name."""
-    ranks = [(f"{ORDINALS[rank]} choice", f"top:{rank}") for rank in range(2, min(5, len(spec.labels)) + 1)]
-    named = [(label, str(index)) for index, label in enumerate(spec.labels[:OFFERED])]
-    return {"choices": [("predicted class", PREDICTED), *ranks, *named], "value": PREDICTED}

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from vitdemo.settings import ROOT
-from vitdemo.types import Photo
+from vitdemo.types import FUSIONS, Photo
+from vitdemo.ui.choices import DISCARDS
 from vitdemo.ui.examples import Example, example_of, examples
 
 
@@ -23,6 +24,10 @@ class LinkState:
     method: str = ""
     target: str = ""
     resolution: int = 0
+    fusion: str = "mean"
+    """For rollout: how heads are joined."""
+    discard: float = 0.0
+    """For rollout: one of the shares that the page offers."""
     layer: int | None = None
     head: str = ""
     readout: str = ""
@@ -52,6 +57,8 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         method=query.get("method", "").strip(),
         target=query.get("target", "").strip(),
         resolution=next((int(number) for number in _numbers(query.get("resolution", ""))), 0),
+        fusion=query["fusion"] if query.get("fusion") in FUSIONS else "mean",
+        discard=next((share for share in _numbers(query.get("discard", "")) if share in DISCARDS), 0.0),
         layer=next((int(number) for number in _numbers(query.get("layer", ""))), None),
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),

@@ -36,6 +36,7 @@ class RestoreLink:
             *(self.tabs, self.photo),
             *(compare.models, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
+            *(explain.fusion, explain.discard),
             *(*segment.controls.settings.values(), segment.controls.point),
         ]
 

@@ -13,12 +13,13 @@ import gradio as gr
 from PIL import Image
 
 from vitdemo.attribution.describe import READOUT_WORDS
+from vitdemo.options.explain import reason_against
 from vitdemo.options.methods import METHODS
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
-from vitdemo.types import Explanation, Photo
+from vitdemo.types import Explanation, ModelSpec, Photo
 from vitdemo.ui import STATIC
-from vitdemo.ui.examples import label_of
 from vitdemo.ui.components.quantise import base64_of, quantised
+from vitdemo.ui.examples import label_of
 
 PHOTO_SIDE = 800
 """Long side, in pixels, of the photo that is sent to the browser."""
@@ -118,7 +119,7 @@ def _panel(explanation: Explanation, photo: Photo) -> dict[str, Any]:
         "knows": label_of(photo) in spec.labels,
         "embedded": spec.source == "embedded",
         "classes": list(spec.labels) if spec.source == "embedded" else [],
-        "notes": [*explanation.notes],
+        "notes": [*explanation.notes, *_absent_methods(spec)],
         "ms": prediction.milliseconds,
         "cached": prediction.from_cache,
         "device": prediction.device,
@@ -126,6 +127,15 @@ def _panel(explanation: Explanation, photo: Photo) -> dict[str, Any]:
         "parameters": spec.parameters,
         "revision": spec.revision,
     }
+
+
+def _absent_methods(spec: ModelSpec) -> list[str]:
+    """Which methods do not apply to a model, and why."""
+    reasons: dict[str, list[str]] = {}
+    for method in METHODS.values():
+        if reason := reason_against(method.name, spec):
+            reasons.setdefault(reason, []).append(method.title)
+    return [f"Not for this model: {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
 
 
 @lru_cache(maxsize=256)

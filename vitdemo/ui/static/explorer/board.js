@@ -47,6 +47,7 @@ function showVerdict() {
     const truth = right === judged.length ? "right" : right ? `it is ${shown.truth}: ${right} of ${judged.length} right` : `wrong: it is ${shown.truth}`;
     line.append(make("span", { class: right ? "vd-right-mark" : "vd-wrong-mark" }, right ? " ✓ " : " ✗ "), truth);
   }
+  root.classList.toggle("vd-some-unsure", panels.some((panel) => best(panel) && panel.uncovered));
   const unsure = panels.filter((panel) => best(panel) && panel.uncovered).length;
   if (unsure) line.append(make("span", { class: "vd-tag" }, unsure === said ? "Low confidence" : `Low confidence: ${unsure} of ${said}`));
 }
@@ -153,8 +154,8 @@ function drawSwipe(maps, scales) {
   const [left, right] = [Number(state.left), Number(state.right)];
   const over = panels[right].over || (panels[right].over = document.createElement("canvas"));
   if (over.width !== canvas.width || over.height !== canvas.height) Object.assign(over, { width: canvas.width, height: canvas.height });
-  paint(panels[left], maps[left], scales[left], canvas);
-  paint(panels[right], maps[right], scales[right], over);
+  paint(panels[left], maps[left], scales[left], canvas, [0, 0, 1, 1]);
+  paint(panels[right], maps[right], scales[right], over, [0, 0, 1, 1]);
   const x = Math.round(state.swipe * canvas.width);
   if (x < canvas.width) {
     context.clearRect(x, 0, canvas.width - x, canvas.height);

@@ -2,15 +2,19 @@
 
 const MAP_PIXELS = 224; // side of the colour map that is drawn over the photo; the browser scales it on
 
+/* What of the photo is shown: all of it, or what the model sees; left, top, right, bottom as shares. */
+const frameOf = (panel) => (state.whole ? [0, 0, 1, 1] : panel.crop);
+
 /* Draw photo, map and marks of one panel on a canvas of any size. */
-function paint(panel, map, scale, canvas = panel.nodes.canvas) {
+function paint(panel, map, scale, canvas = panel.nodes.canvas, frame = frameOf(panel)) {
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
   context.globalAlpha = 1;
   context.clearRect(0, 0, width, height);
-  if (photo.complete && photo.naturalWidth) context.drawImage(photo, 0, 0, width, height);
+  const all = [width / (frame[2] - frame[0]), height / (frame[3] - frame[1])]; // the whole photo, in this canvas's pixels
+  if (photo.complete && photo.naturalWidth) context.drawImage(photo, -frame[0] * all[0], -frame[1] * all[1], ...all);
   const [left, top, right, bottom] = panel.crop;
-  const box = [left * width, top * height, (right - left) * width, (bottom - top) * height];
+  const box = [(left - frame[0]) * all[0], (top - frame[1]) * all[1], (right - left) * all[0], (bottom - top) * all[1]];
   if (map && map.values) {
     const kept = state.mass < 1 ? brightest(map.values, state.mass) : null;
     const alone = state.view === "heatmap";
@@ -25,7 +29,7 @@ function paint(panel, map, scale, canvas = panel.nodes.canvas) {
   const asked = panel.method ? panel.method.pick : state.readout === "patch" && map;
   if (asked) mark(context, panel, box, patchAt(panel, state.patch), "white", 2);
   else if (hovered && map && map.values) mark(context, panel, box, patchAt(panel, hovered), "rgba(255, 255, 255, 0.7)", 1);
-  if (left > 0.002 || top > 0.002 || right < 0.998 || bottom < 0.998) {
+  if (left - frame[0] > 0.002 || top - frame[1] > 0.002 || frame[2] - right > 0.002 || frame[3] - bottom > 0.002) {
     // What the model did not see.
     context.fillStyle = "rgba(0, 0, 0, 0.6)";
     context.beginPath();

@@ -20,6 +20,7 @@ const state = {
   smooth: true,
   common: true,
   view: "overlay",
+  whole: true, // the whole photo, or the model's crop
   linear: false,
   open: {}, // folds of the pictures, by class
   sort: "as chosen",

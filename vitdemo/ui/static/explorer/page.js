@@ -70,9 +70,12 @@ function showControls() {
   state.sort = options($("[name=sort]"), Object.keys(ORDERS).map((name) => [name, name]), state.sort);
   const aims = method && method.aims ? " Click a label to see the map for that class." : "";
   const picks = method && method.pick ? " Click the picture, or use the arrow keys, to choose the patch." : "";
-  $(".vd-caution").textContent = method
-    ? `${method.says} It shows this method's view of the model, not why the class was chosen.${picks}${aims}`
-    : CAUTION;
+  const caution = method ? `${method.says} It shows this method's view of the model, not why the class was chosen.${picks}${aims}` : CAUTION;
+  // The paper is a link.
+  const parts = caution.split(/arXiv:([\w./-]*\w)/);
+  $(".vd-caution").replaceChildren(
+    ...parts.map((part, i) => (i % 2 ? make("a", { href: `https://arxiv.org/abs/${part}`, target: "_blank", rel: "noopener" }, `arXiv:${part}`) : part))
+  );
   showLayer();
 }
 
@@ -87,7 +90,8 @@ function show() {
   message.textContent = value && value.refused ? value.refused : HINT;
   if (shown && !result) message.textContent += " Showing the previous result.";
   if (!result) return;
-  if (!shown && result.start) begin(result.start);
+  if (result.start && !begun) begin(result.start);
+  const another = shown && shown.photo.src !== result.photo.src;
   shown = result;
   tables = Object.fromEntries(Object.entries(result.tables).map(([name, text]) => [name, tableOf(text)]));
   photo = new Image(result.photo.width, result.photo.height);
@@ -115,10 +119,14 @@ function show() {
   root.dataset.result = result.id;
   keepLink();
   redraw();
+  // On a phone the result of a new photo is below the fold.
+  if (another && window.vitdemoOpened && root.offsetParent && matchMedia("(max-width: 700px)").matches) root.scrollIntoView({ block: "start" });
 }
 
 /* Settings that a link brought. The server has checked layer, head, read-out and patch; the rest is read here. */
+let begun = false;
 function begin(start) {
+  begun = true;
   const layers = Math.max(1, ...props.value.panels.map((panel) => panel.layers));
   if (start.layer !== null) state.layer = layers > 1 ? Math.min(Math.max((start.layer + layers) % layers, 0), layers - 1) / (layers - 1) : 1;
   if (start.head) state.head = start.head;
@@ -130,10 +138,10 @@ function begin(start) {
     return Math.round(Math.min(Math.max(Number.isFinite(value) ? value : usual, lowest), 100)) / 100;
   };
   Object.assign(state, { opacity: share("opacity", 85, 0), mass: share("top", 100, 10), colourMap: query.get("colours") || "" });
-  Object.assign(state, { linear: query.get("scale") === "linear", common: query.get("shared") !== "0", smooth: query.get("smooth") !== "0" });
+  Object.assign(state, { linear: query.get("scale") === "linear", common: query.get("shared") !== "0", smooth: query.get("smooth") !== "0", whole: query.get("crop") !== "1" });
   if (query.get("sort") in ORDERS) state.sort = query.get("sort");
   for (const name of ["opacity", "mass"]) $(`[name=${name}]`).value = String(Math.round(state[name] * 100));
-  for (const name of ["linear", "common", "smooth"]) $(`[name=${name}]`).checked = state[name];
+  for (const name of ["linear", "common", "smooth", "whole"]) $(`[name=${name}]`).checked = state[name];
   for (const name of ["opacity", "mass"]) showShare($(`[name=${name}]`));
   setView(query.get("view") === "heatmap" ? "heatmap" : "overlay");
 }
@@ -155,6 +163,7 @@ root.addEventListener("input", (event) => {
     if (control.name === "readout") state.pinned = false;
     state[control.name] = control.value;
   }
+  if (control.name === "whole") for (const panel of panels) size(panel.nodes.canvas, 640, frameOf(panel));
   if (control.name === "colourMap") for (const panel of panels) ramp(panel.nodes.gradient);
   if (control.name === "sort") sortPanels();
   redraw();
@@ -206,3 +215,19 @@ new IntersectionObserver((entries) => {
 
 watch("value", show);
 show();
+
+/* A hint for the first visit, which leaves when something is pressed. */
+function hint() {
+  const tip = $(".vd-tip");
+  try {
+    if (localStorage.getItem("vitdemo-visited")) return;
+    localStorage.setItem("vitdemo-visited", "1");
+  } catch (error) {
+    return; // no storage: no telling whether this is the first visit
+  }
+  tip.hidden = false;
+  const leave = () => { tip.hidden = true; };
+  root.addEventListener("pointerdown", leave, { once: true });
+  setTimeout(leave, 15000);
+}
+if (root.offsetParent) hint();

@@ -17,11 +17,12 @@ function options(select, entries, wanted) {
   return select.value;
 }
 
-/* A canvas of the photo's shape. */
-function size(canvas, side) {
-  const zoom = Math.min(1, side / Math.max(photo.width, photo.height));
-  canvas.width = Math.max(1, Math.round(photo.width * zoom));
-  canvas.height = Math.max(1, Math.round(photo.height * zoom));
+/* A canvas of the shape of the photo, or of a part of it. */
+function size(canvas, side, frame = [0, 0, 1, 1]) {
+  const [width, height] = [photo.width * (frame[2] - frame[0]), photo.height * (frame[3] - frame[1])];
+  const zoom = Math.min(1, side / Math.max(width, height));
+  canvas.width = Math.max(1, Math.round(width * zoom));
+  canvas.height = Math.max(1, Math.round(height * zoom));
 }
 
 /* The colour of an answer, and whether it is right. */
@@ -87,7 +88,7 @@ const rightness = (panel) => (shown.truth && panel.knows && best(panel) ? best(p
 
 function buildPanel(panel) {
   const canvas = make("canvas", { role: "img" });
-  size(canvas, 640);
+  size(canvas, 640, frameOf(panel));
   const gradient = make("canvas", { class: "vd-gradient", width: 256, height: 1, "aria-hidden": "true" });
   const low = make("span"), high = make("span"), unit = make("span", { class: "vd-unit" });
   const legend = make("div", { class: "vd-legend" }, gradient, low, unit, high);

@@ -20,7 +20,7 @@ function patchMap(panel, layer, head) {
   const key = whole ? `${layer}` : `${layer}/${index}`;
   const found = panel.asked.get(key);
   if (found === undefined) ask(panel, key, { layer, row: whole ? null : index });
-  if (!found || found.waiting) return panel.shown || { layer, missing: "Asking for the attention of this patch …" };
+  if (!found || found.waiting) return panel.shown || { layer, missing: "Fetching the attention of this patch …" };
   if (found.error) return { layer, missing: found.error };
   const values = fused(found, (index - found.first) * panel.heads, panel.heads, panel.patches, head);
   const label = `patch in row ${place[0]}, column ${place[1]}`;
@@ -71,7 +71,8 @@ function pointable(panel, canvas) {
   canvas.style.cursor = "crosshair";
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    const [left, top, right, bottom] = frameOf(panel);
+    return [left + ((event.clientX - box.left) / box.width) * (right - left), top + ((event.clientY - box.top) / box.height) * (bottom - top)];
   };
   let pressed = false;
   canvas.onpointerdown = (event) => {

@@ -23,7 +23,7 @@ function say(text) {
 /* One panel on a canvas of its own, at the size in which the photo is here. */
 function picture(panel, side) {
   const canvas = document.createElement("canvas");
-  size(canvas, side);
+  size(canvas, side, frameOf(panel));
   const maps = panels.map(currentMap);
   paint(panel, maps[panel.index], scalesOf(maps)[panel.index], canvas);
   return canvas;
@@ -164,12 +164,13 @@ const DISPLAY = {
   top: ["100", () => String(Math.round(state.mass * 100))],
   colours: ["inferno", () => state.colourMap],
   view: ["overlay", () => state.view],
+  crop: ["0", () => String(Number(!state.whole))],
   scale: ["", () => (state.linear ? "linear" : "")],
   shared: ["1", () => String(Number(state.common))],
   smooth: ["1", () => String(Number(state.smooth))],
   sort: ["as chosen", () => (single() ? "as chosen" : state.sort)],
 };
-const OURS = ["tab", "model", "models", "method", "target", "resolution", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
+const OURS = ["tab", "model", "models", "method", "target", "resolution", "fusion", "discard", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
 
 function link() {
   const query = new URLSearchParams(location.search);
