@@ -40,6 +40,13 @@ MOUNT = """([html, css, script]) => {
 }"""
 """As Gradio runs a component's script; `within` evaluates code where its functions are."""
 
+UNFOLD = """(one) => {
+    const fold = one.closest("details:not([open])");
+    if (fold) fold.open = true;
+    return fold;
+}"""
+"""Opens what a control is folded away in; what is to be closed again."""
+
 LOOK = """(all) => all.map((one) => {
     const { width, height } = one;
     let look = 2166136261;
@@ -101,12 +108,14 @@ class StaticPage:
     def set(self, name: str, value: str) -> None:
         """Move a control, and see what it changes drawn."""
         control = self.find(f"[name={name}]")
+        folds = control.evaluate_handle(UNFOLD)
         if control.evaluate("(one) => one.tagName") == "SELECT":
             control.select_option(value)
         elif control.get_attribute("type") == "checkbox":
             control.set_checked(value == "on")
         else:
             control.fill(value)
+        folds.evaluate("(fold) => { if (fold) fold.open = false; }")
         self.drawn()
 
     def triggered(self) -> list[Any]:
@@ -138,6 +147,8 @@ class StaticExplorer(StaticPage):
         """Show a result: `options` as for `value`."""
         self.page.evaluate("(value) => window.show(value)", self.value(photo, explanations, **options))
         self.page.wait_for_function("() => window.within('photo.complete && photo.naturalWidth > 0')")
+        # Words, facts and files of each picture are in a fold.
+        self.find(".vd-facts").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
         self.drawn()
 
     def pictures(self) -> list[str]:

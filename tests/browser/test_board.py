@@ -20,7 +20,7 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
 from vitdemo.settings import Settings
 from vitdemo.types import Capture, Comparison, Explanation, Photo, Prediction
-from vitdemo.ui.examples import examples
+from vitdemo.ui.examples import examples, opened
 
 pytestmark = pytest.mark.browser
 
@@ -60,7 +60,7 @@ def test_the_matrix_holds_pythons_agreement(
 ) -> None:
     board.set("layer", str(layer))
     board.set("head", head)
-    shown = [row.locator("td").all_inner_texts() for row in board.find(".vd-matrix tbody tr").all()]
+    shown = [row.locator("td").all_text_contents() for row in board.find(".vd-matrix tbody tr").all()]
     pairs = pipeline.compare(disputed, MODELS, ExplainRequest(layer=layer, head=head)).agreement
     for (i, j), pair in zip(itertools.combinations(range(COUNT), 2), pairs, strict=True):
         above, below = shown[i][j], shown[j][i]
@@ -80,26 +80,44 @@ def relabelled(explanation: Explanation, label: str) -> Explanation:
 
 
 @pytest.mark.parametrize(
-    ("labels", "verdict", "marked"),
+    ("labels", "verdict"),
     [
-        ("aaaaa", "All 5 models say a.", ""),
-        ("abaab", "2 answers from 5 models: a (vit, beit, dino); b (deit, hybrid).", "bb"),
-        ("abbcd", "4 answers from 5 models: b (deit, beit); a (vit); c (dino); d (hybrid).", "acd"),
+        ("aaaaa", "All five say a"),
+        ("abaab", "3 a, 2 b"),
+        ("abbcd", "2 b, 1 a, 1 c, 1 d"),
         # Nobody differs from the most where there is no most.
-        ("aabbc", "3 answers from 5 models: a (vit, deit); b (beit, dino); c (hybrid).", ""),
+        ("aabbc", "A tie: 2 a, 2 b, 1 c"),
     ],
     ids=["one", "two", "four", "a tie"],
 )
-def test_who_differs_from_the_most_is_marked_and_said(
-    explorer: StaticExplorer, disputed: Photo, comparison: Comparison, labels: str, verdict: str, marked: str
+def test_who_says_what_is_said_with_a_colour_for_each_answer(
+    explorer: StaticExplorer, disputed: Photo, comparison: Comparison, labels: str, verdict: str
 ) -> None:
     shown = [relabelled(*pair) for pair in zip(comparison.explanations, labels, strict=True)]
     explorer.show(disputed, shown)
-    for spec, name in zip(MODELS, ("vit", "deit", "beit", "dino", "hybrid"), strict=True):
-        verdict = verdict.replace(name, spec.name) if name in spec.name else verdict
-    assert explorer.find(".vd-verdict").inner_text() == verdict
-    tags = [panel.locator(".vd-tag").is_visible() for panel in explorer.find(".vd-panel").all()]
-    assert "".join(label for label, tag in zip(labels, tags, strict=True) if tag) == marked
+    assert explorer.find(".vd-verdict").inner_text().startswith(verdict)
+    colours = explorer.find(".vd-panel").evaluate_all(
+        "(all) => all.map((one) => one.style.getPropertyValue('--answer'))"
+    )
+    # A colour stands for an answer, and for no other one.
+    assert len(set(zip(labels, colours, strict=True))) == len(set(labels)) == len(set(colours))
+    named = explorer.find(".vd-verdict strong").evaluate_all(
+        "(all) => all.map((one) => [one.textContent.slice(-1), one.style.getPropertyValue('--answer')])"
+    )
+    assert {tuple(pair) for pair in named} == set(zip(labels, colours, strict=True))
+
+
+def test_of_a_labelled_example_right_and_wrong_answers_are_marked(
+    explorer: StaticExplorer, pipeline: Pipeline, comparison: Comparison
+) -> None:
+    example = next(one for one in examples() if one.label == "sunflower")
+    labels = ["sunflower", "sunflower", "lotus", "sunflower", "lamp"]
+    shown = [relabelled(*pair) for pair in zip(comparison.explanations, labels, strict=True)]
+    explorer.show(opened(pipeline, example), shown)
+    assert "it is sunflower: 3 of 5 right" in explorer.find(".vd-verdict").inner_text()
+    marked = [panel.locator(".vd-right-mark").count() for panel in explorer.find(".vd-panel").all()]
+    assert [label == "sunflower" for label in labels] == [bool(count) for count in marked]
+    assert explorer.find(".vd-panel .vd-wrong-mark").count() == 2
 
 
 def test_panels_can_be_sorted_by_anything(board: StaticExplorer, comparison: Comparison) -> None:
@@ -133,8 +151,7 @@ def test_of_gradients_each_map_has_its_own_scale(
     explorer.show(disputed, found)
     assert explorer.words() == [one.description for one in found]
     assert explorer.find("[name=common]").is_hidden()
-    highest = explorer.find(".vd-legend span:last-child").all_inner_texts()
-    assert len(set(highest)) == COUNT
+    assert len(set(explorer.run("scalesOf(panels.map(currentMap)).map((scale) => scale.high)"))) == COUNT
     pressed = explorer.find(".vd-labels button[aria-pressed=true] .vd-label").all_inner_texts()
     assert set(pressed) == {label}
 

@@ -164,11 +164,11 @@ def test_a_bad_file_gets_its_message_in_its_place_and_costs_nothing(watched: Wat
     forwards, before = watched.app.forwards, result_id(page)
     for refused in map(case, files):
         page.get_by_label("Remove Image").click()
-        expect(hint).to_have_text("Drop a photo, or choose an example. Below is the last result.")
+        expect(hint).to_have_text("Drop a photo, or choose an example. Showing the previous result.")
         upload(page, refused.file, refused.data)
         # Above the last good result, which stays and is greyed.
         expect(hint).to_contain_text(refused.refusal or "")
-        expect(hint).to_contain_text("Below is the last result.")
+        expect(hint).to_contain_text("Showing the previous result.")
         expect(explorer).to_have_class(re.compile("vd-stale"))
         assert page.locator("#compared .vd-panel").count() == COUNT
         assert watched.app.forwards == forwards, refused.file

@@ -9,15 +9,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from vitdemo.rendering.figures import comparison_figure
 from vitdemo.rendering.overlay import (
     COLOUR_MAPS,
     DEFAULT_COLOUR_MAP,
+    DIMMED,
     FAINTEST,
+    MUTED,
     colour_table,
-    comparison_figure,
+    muted,
     overlay,
     upsample,
 )
+from vitdemo.rendering.scale import ColourScale
 from vitdemo.types import AttributionMap, Explanation, Label, ModelSpec, Photo, Prediction, View
 
 
@@ -91,8 +95,28 @@ def test_at_full_opacity_the_strongest_patch_has_the_last_colour_and_the_faintes
     table = colour_table(DEFAULT_COLOUR_MAP)
     # Outside the two patch centres nothing is interpolated.
     assert np.array_equal(pixels[:, 72:], np.broadcast_to(table[-1], (64, 24, 3)))
-    expected = np.asarray(one.image)[:, :24] * (1 - FAINTEST) + table[0] * FAINTEST
+    expected = muted(np.asarray(one.image), 1)[:, :24] * (1 - FAINTEST) + table[0] * FAINTEST
     assert abs(pixels[:, :24] - expected).max() <= 0.5 + 1e-3
+
+
+def test_under_a_map_the_photo_is_darker_and_nearly_grey() -> None:
+    red, grey = np.array([[[200, 0, 0]]], np.uint8), np.array([[[100, 100, 100]]], np.uint8)
+    np.testing.assert_array_equal(muted(red, 0), red)
+    np.testing.assert_allclose(muted(grey, 1), grey * (1 - DIMMED), rtol=1e-5)
+    channels = muted(red, 1)[0, 0]
+    assert channels[0] - channels[1] == pytest.approx(200 * (1 - MUTED) * (1 - DIMMED), rel=1e-4)
+
+
+def test_most_of_a_map_with_one_bright_patch_is_seen_at_the_default_settings(photo: Callable[..., Photo]) -> None:
+    values = _noise(14, 14)
+    values[3, 3] = 40  # as attention is: one patch gets more than all others
+    one, view = photo(140, 140), View((0, 0, 140, 140))
+    shown = np.asarray(overlay(one, view, _map(values), heatmap=True), int).max(axis=-1)
+    linear = np.asarray(overlay(one, view, _map(values), scale=ColourScale(0, 40, linear=True), heatmap=True), int).max(
+        axis=-1
+    )
+    assert np.median(shown) > 100
+    assert np.median(linear) < 30
 
 
 def test_a_map_lies_over_the_photo_rows_down_and_columns_along(photo: Callable[..., Photo]) -> None:
@@ -153,3 +177,13 @@ def test_a_figure_of_a_thread_of_a_photo_can_be_drawn(
 ) -> None:
     figure = comparison_figure(photo(*size), (_explanation(vit, (0, 0, *size), labels=1),), side=64)
     assert figure.width == 64 + 2 * 16
+
+
+def test_a_figure_of_many_models_has_rows_of_six_and_captions_are_whole(
+    photo: Callable[..., Photo], vit: ModelSpec
+) -> None:
+    one = _explanation(vit, (16, 0, 80, 64), labels=3)
+    narrow, wide = (comparison_figure(photo(96, 64), (one,) * 7, side=side) for side in (60, 300))
+    assert narrow.width == 6 * (60 + 16) + 16
+    # The same words take more lines where there is less room: nothing is cut off.
+    assert narrow.height - 2 * 60 > wide.height - 2 * 300

@@ -130,9 +130,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         quick = {**private, "show_progress": "hidden", "queue": False}
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
         opening = {
-            tab: panel.select(
-                _opens(tab), state, None, js=f"(state) => (document.body.dataset.tab = '{tab}', state)", **quick
-            )
+            tab: panel.select(_opens(tab), state, None, **quick)
             for tab, panel in zip(TABS, (compare_tab, explain_tab, segment_tab, live_tab, models_tab), strict=True)
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}

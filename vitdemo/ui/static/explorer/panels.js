@@ -32,12 +32,15 @@ function marks(panel) {
   return [single() ? null : make("span", { class: "vd-dot", "aria-hidden": "true" }), mark].filter(Boolean);
 }
 
+/* Whether the map is that of this class. */
+const explains = (panel, entry) => Boolean(panel.method && panel.method.aims && panel.method.target === entry.label);
+
 /* A label and its score. Where the map explains a class, a click makes it explain this one. */
 function bar(panel, entry, rank) {
   const fill = make("span", { class: "vd-fill" });
   fill.style.width = percent(entry.score, 1);
   const parts = [
-    make("span", { class: "vd-label", title: entry.label }, ...(rank === 0 ? marks(panel) : []), entry.label),
+    make("span", { class: "vd-name" }, ...(rank === 0 ? marks(panel) : []), make("span", { class: "vd-label", title: entry.label }, entry.label)),
     make("span", { class: "vd-score" }, percent(entry.score, 1)),
     make("span", { class: "vd-track", "aria-hidden": "true" }, fill),
   ];
@@ -46,8 +49,7 @@ function bar(panel, entry, rank) {
     item.append(...parts);
     return item;
   }
-  const chosen = panel.method.target === entry.label;
-  const button = make("button", { type: "button", title: `Show the map for ${entry.label}`, "aria-pressed": String(chosen) }, ...parts);
+  const button = make("button", { type: "button", title: `Show the map for ${entry.label}`, "aria-pressed": String(explains(panel, entry)) }, ...parts);
   button.onclick = () => trigger("select", { label: entry.label, index: entry.index });
   item.append(button);
   return item;
@@ -94,7 +96,7 @@ function buildPanel(panel) {
   const legend = make("div", { class: "vd-legend" }, gradient, low, unit, high);
   const text = make("p", { class: "vd-text" });
   const labels = panel.labels.length
-    ? make("ol", { class: "vd-labels" }, ...panel.labels.slice(0, single() ? 5 : 3).map((entry, rank) => bar(panel, entry, rank)))
+    ? make("ol", { class: "vd-labels" }, ...panel.labels.map((entry, rank) => (rank < (single() ? 5 : 3) || explains(panel, entry) ? bar(panel, entry, rank) : null)).filter(Boolean))
     : make("p", { class: "vd-none" }, "No classifier: self-supervised");
   const facts = [
     `${panel.ms.toFixed(0)} ms${panel.cached ? " (from cache)" : ""}, ${panel.device}, ${panel.dtype}`,
