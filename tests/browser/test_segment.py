@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
+from vitdemo.ui.segment_controls import TITLES
 
 from tests.browser.acts import choose, open_tab, upload
 from tests.browser.driver import Watched
@@ -22,7 +23,6 @@ from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation
 from vitdemo.ui.examples import examples
-from vitdemo.ui.segment_controls import TITLES
 
 pytestmark = pytest.mark.browser
 

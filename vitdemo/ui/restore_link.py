@@ -36,7 +36,7 @@ class RestoreLink:
             *(self.tabs, self.photo),
             *(compare.models, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
-            *(*segment.controls.settings.values(), segment.controls.point),
+            segment.view,
         ]
 
     def on_load(self, state: PageState, request: gr.Request) -> Values:
@@ -52,7 +52,7 @@ class RestoreLink:
                 if tab == EXPLAIN:
                     found = self.explain.follow(link, photo, state)
                 elif tab == SEGMENT:
-                    found = self.segment.controls.follow(link, state)
+                    found = self.segment.follow(link)
                 elif tab == COMPARE:
                     found = self.compare.follow(link, photo, state)
         except gr.Error as error:
