@@ -16,6 +16,7 @@ from PIL import Image
 from vitdemo.pipeline.segment import outlier_note
 from vitdemo.rendering.masks import COLOURS, extended_colours, innermost_point, pairs_image
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
+from vitdemo.segmentation.edges import NO_EDGE
 from vitdemo.types import Photo, Segmentation
 from vitdemo.ui import STATIC
 from vitdemo.ui.components.quantise import base64_of
@@ -94,7 +95,7 @@ def view_value(photo: Photo, found: Segmentation) -> dict[str, Any]:
         "boxes": [[x / wide, y / high, z / wide, w / high] for x, y, z, w in found.boxes],
         "scores": [round(score, 4) for score in found.scores],
         "outliers": np.flatnonzero(found.outliers).tolist() if found.outliers is not None else [],
-        "notes": [note for note in found.notes if note not in aside],
+        "notes": _notes([note for note in found.notes if note not in aside]),
         "details": [
             f"{rows} \N{MULTIPLICATION SIGN} {columns} patches",
             f"{found.milliseconds:.0f} ms forward pass, {found.device}, {found.dtype}",
@@ -133,6 +134,17 @@ def other_values(photos: Sequence[Photo], results: Sequence[Segmentation]) -> li
 def table() -> str:
     """The colours of a similarity map, lowest first."""
     return base64_of(colour_table(next(iter(COLOUR_MAPS))))
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    """What is said of several masks, once.
+
+    >>> _notes(["head 1: No clear edge; patch outline kept", "head 4: No clear edge; patch outline kept", "Unsure"])
+    ['head 1, head 4: No clear edge; patch outline kept', 'Unsure']
+    """
+    end = f": {NO_EDGE}"
+    names = [note.removesuffix(end) for note in notes if note.endswith(end)]
+    return [*([", ".join(names) + end] if names else []), *(note for note in notes if not note.endswith(end))]
 
 
 def _cosines(values: NDArray[np.float32]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ function say(text) {
 }
 
 function remark(texts) {
-  $(".vd-remarks").replaceChildren(...texts.map((text) => make("li", {}, text)));
+  $(".vd-remarks").textContent = texts.join(" ");
 }
 
 /* ---- controls ---- */
