@@ -195,10 +195,24 @@ def test_what_a_link_asks_for_in_vain_is_said_in_one_line_and_defaults_are_used(
     expect(control(page, "parts")).to_have_value("8")
 
 
-def test_a_photo_that_is_chosen_while_the_tab_is_open_is_segmented(page: Page) -> None:
+def test_a_photo_is_segmented_when_it_is_chosen_or_else_when_the_tab_is_opened(page: Page, watched: Watched) -> None:
     plain(page)
     answered(page, lambda: example(page, 1).click())
     expect(page).to_have_url(re.compile("image=crocodile"))
+    open_tab(page, "Models")
+    watched.settle()
+    before = root(page).get_attribute("data-result")
+    example(page, 2).click()
+    watched.settle()
+    assert root(page).get_attribute("data-result") == before
+    answered(page, lambda: open_tab(page, "Segment"))
+    expect(page).to_have_url(re.compile("image=pyramid"))
+    # Nothing new: nothing is asked for.
+    open_tab(page, "Models")
+    watched.requests.clear()
+    open_tab(page, "Segment")
+    watched.settle()
+    assert not any("/queue/join" in request for request in watched.requests[1:])
 
 
 def test_other_photos_share_the_parts(page: Page) -> None:

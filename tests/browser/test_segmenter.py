@@ -30,10 +30,11 @@ class StaticSegmenter(StaticPage):
 
     def start(self, **given: Any) -> None:
         """Open it with these settings, and wait for what it asks for."""
-        self.served.pipeline.open(self.photo.image)
         self.told = lambda name, data: self.value(data) if self.answering else None
         settings, _ = read_settings({"refine": False, **given}, MODEL)
-        self.page.evaluate("(value) => window.show(value)", {"start": settings.json, "models": models_offered(MODEL), "notes": []})
+        self.page.evaluate(
+            "(value) => window.show(value)", {"start": settings.json, "models": models_offered(MODEL), "notes": []}
+        )
         self.settle()
 
     def value(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +197,9 @@ def test_each_method_has_its_own_controls_and_says_what_they_do(segment: StaticS
     assert untold == []
 
 
-def test_a_contour_runs_where_values_reach_the_level_and_along_the_edge_it_has_no_line(segment: StaticSegmenter) -> None:
+def test_a_contour_runs_where_values_reach_the_level_and_along_the_edge_it_has_no_line(
+    segment: StaticSegmenter,
+) -> None:
     inside = """(() => {
         const path = contour(Float32Array.from([0, 0, 0, 0, 1, 1, 0, 1, 1]), 3, 3, 0.5);
         const context = document.createElement("canvas").getContext("2d");

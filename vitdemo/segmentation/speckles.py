@@ -12,8 +12,8 @@ FEW = 0.05
 """Share of a mask's largest region below which another one is a speckle."""
 
 
-def without_speckles(mask: Mask, smallest: float) -> Mask:
-    """A mask `[H, W]` without regions of less than `smallest` pixels or 5% of its largest one, which stays whatever its size.
+def without_speckles(mask: Mask, smallest: float, few: float = FEW) -> Mask:
+    """A mask `[H, W]` without regions of less than `smallest` pixels or `few` of its largest one, which stays whatever its size.
 
     >>> without_speckles(np.array([[True, True, False, True]]), smallest=2).tolist()
     [[True, True, False, False]]
@@ -22,10 +22,16 @@ def without_speckles(mask: Mask, smallest: float) -> Mask:
     if count <= 2:
         return mask
     sizes = stats[:, cv2.CC_STAT_AREA]
-    keep = (sizes >= max(smallest, FEW * sizes[1:].max())) | (sizes == sizes[1:].max())
+    keep = (sizes >= max(smallest, few * sizes[1:].max())) | (sizes == sizes[1:].max())
     keep[0] = False
     kept: Mask = keep[regions]
     return kept
+
+
+def without_holes(mask: Mask, smallest: float) -> Mask:
+    """A mask whose gaps of less than `smallest` pixels are filled."""
+    filled: Mask = ~without_speckles(~mask, smallest, few=0)
+    return filled
 
 
 def largest_share(mask: Mask) -> float:

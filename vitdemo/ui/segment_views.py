@@ -19,7 +19,7 @@ from vitdemo.pipeline.prepare import prepare
 from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.rendering.masks import label_map
-from vitdemo.segmentation.speckles import absorb_speckles, largest_share, without_speckles
+from vitdemo.segmentation.speckles import absorb_speckles, largest_share, without_holes, without_speckles
 from vitdemo.types import Photo, Segmentation
 from vitdemo.ui.segment_settings import SHARED, Settings, heads_offered
 
@@ -137,6 +137,10 @@ def tidied(found: Segmentation) -> Segmentation:
         )
     masks = np.array([without_speckles(mask, SPECKLE * patch) for mask in found.masks])
     patches = np.array([without_speckles(mask, SPECKLE) for mask in found.patches])
+    if found.method == "pca" or not found.parameters.get("refine"):
+        # What follows the edges may have small gaps for a reason.
+        masks = np.array([without_holes(mask, SPECKLE * patch) for mask in masks])
+        patches = np.array([without_holes(mask, SPECKLE) for mask in patches])
     notes = [
         f"Unsure: {name} is scattered over the picture"
         for name, mask in zip(found.names, found.patches, strict=True)
