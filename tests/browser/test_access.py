@@ -28,7 +28,7 @@ OURS = ", ".join(
         ".vd-models",
         ".vd-curve",
         ".vd-rebuilt",
-        ".vd-segments",
+        ".vd-segment",
         "#heading",
         "#footer",
         "#vd-connection",
@@ -161,7 +161,8 @@ def measured(watched: Watched) -> None:
 
 def segmented(watched: Watched) -> None:
     open_tab(watched.page, "Segment")
-    expect(watched.page.locator("#segment-said .vd-segments")).to_contain_text("patches")
+    expect(watched.page.locator("#segmented .vd-items")).to_contain_text("of the picture")
+    unfolded(watched, "segmented")
 
 
 def live(watched: Watched) -> None:

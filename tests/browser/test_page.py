@@ -233,7 +233,7 @@ def test_a_display_control_moves_every_picture_without_any_request(watched: Watc
 TABS = {
     "Compare": ".vd-explorer *, #examples button",
     "Explain": ".vd-explorer *, #method, #target, #resolution",
-    "Segment": ".vd-segments *",
+    "Segment": ".vd-segment *",
     "Live": ".vd-live *",
     "Models": "#model-list *, #add-model *",
 }

@@ -1,4 +1,4 @@
-"""The Segment tab: masks, parameters without a forward, a clicked patch, other photos, and the zip."""
+"""The Segment tab on the running page: masks, files, links, other photos and words where something is wrong."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.acts import choose, open_tab, upload
+from tests.browser.acts import example, open_tab, upload
 from tests.browser.driver import Watched
 from tests.hostile import encode
 from vitdemo.options.segment import SegmentRequest
@@ -22,7 +23,7 @@ from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation
 from vitdemo.ui.examples import examples
-from vitdemo.ui.segment_controls import TITLES
+from vitdemo.ui.segment_views import tidied
 
 pytestmark = pytest.mark.browser
 
@@ -33,36 +34,74 @@ MODEL = "dino-mini"
 def page(watched: Watched) -> Page:
     """The open Segment tab."""
     open_tab(watched.page, "Segment")
-    expect(watched.page.locator("#segment-first-masks img").first).to_be_visible()
-    expect(said(watched.page)).to_contain_text(MODEL)
+    expect(root(watched.page)).to_have_attribute("data-result", re.compile(r"\d"))
     watched.settle()
     return watched.page
 
 
-def said(page: Page) -> Any:
-    return page.locator("#segment-said .vd-segments")
+def root(page: Page) -> Locator:
+    return page.locator("#segmented .vd-segment")
+
+
+def items(page: Page) -> Locator:
+    return root(page).locator(".vd-items li")
+
+
+def control(page: Page, name: str) -> Locator:
+    return root(page).locator(f"[name={name}]")
+
+
+def choose(page: Page, title: str) -> None:
+    """A method, by its button."""
+    root(page).get_by_role("radio", name=title, exact=True).check()
+
+
+def unfold(page: Page, title: str) -> None:
+    root(page).locator("summary", has_text=title).click()
+
+
+def answered(page: Page, act: Callable[[], object]) -> None:
+    """Until what it asks for is shown."""
+    before = root(page).get_attribute("data-result") or ""
+    act()
+    expect(root(page)).not_to_have_attribute("data-result", before)
+    expect(root(page)).to_have_attribute("aria-busy", "false")
+
+
+def plain(page: Page) -> None:
+    """Masks of whole patches: to follow the edges takes seconds a mask."""
+    unfold(page, "Display")
+    answered(page, lambda: page.get_by_label("Snap to edges").uncheck())
 
 
 def expected(watched: Watched, model: str = MODEL, **parameters: Any) -> Segmentation:
     pipeline = watched.app.pipeline
     found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(model), SegmentRequest(**parameters))
-    return found[0]
+    return tidied(found[0])
 
 
 def listed(found: Segmentation) -> list[str]:
     return [f"{name}: {area:.1%} of the picture" for name, area in zip(found.names, found.areas, strict=True)]
 
 
-def plain(page: Page) -> None:
-    """Masks of whole patches: to follow the edges takes seconds a mask."""
-    page.get_by_label("Follow the photo's edges").uncheck()
+def taken(page: Page) -> dict[str, bytes]:
+    """The files of the zip."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download results").click()
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_the_foreground_is_there_when_the_tab_is_opened_and_its_files_hold_it(page: Page, watched: Watched) -> None:
     found = expected(watched, refine=True)
-    assert said(page).locator("li").all_inner_texts() == listed(found)
+    assert items(page).all_inner_texts() == listed(found)
+    box = root(page).locator(".vd-view canvas").bounding_box()
+    assert box
+    assert box["y"] <= 300
     rows, columns = found.patches.shape[1:]
-    expect(said(page)).to_contain_text(f"{rows} \N{MULTIPLICATION SIGN} {columns} patches")
+    unfold(page, "Details")
+    expect(root(page).locator(".vd-facts")).to_contain_text(f"{rows} \N{MULTIPLICATION SIGN} {columns} patches")
     files = taken(page)
     with Image.open(io.BytesIO(files["mask-01.png"])) as mask:
         np.testing.assert_array_equal(np.asarray(mask) > 0, found.masks[0])
@@ -76,108 +115,142 @@ def test_the_foreground_is_there_when_the_tab_is_opened_and_its_files_hold_it(pa
 def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watched) -> None:
     forwards = watched.app.forwards
     plain(page)
-    expect(said(page).locator("li").first).to_have_text(listed(expected(watched))[0])
-    choose(page, "segment-method", TITLES["attention"])
-    found = expected(watched, method="attention")
-    expect(said(page).locator("li").first).to_have_text(listed(found)[0])
-    slider = page.locator("label:has-text('Attention kept'), div:has(> label:has-text('Attention kept'))")
-    expect(slider.first).to_be_visible()
-    number = page.get_by_label("number input for Attention kept")
-    number.fill("0.3")
-    number.press("Tab")
-    found = expected(watched, method="attention", threshold=0.3)
-    expect(said(page).locator("li").first).to_have_text(listed(found)[0])
-    page.get_by_role("button", name="Each head").click()
-    expect(page.locator("#segment-heads img")).to_have_count(get_spec(MODEL).num_heads)
-    choose(page, "segment-method", TITLES["parts"])
-    found = expected(watched, method="parts")
-    expect(said(page).locator("li")).to_have_text(listed(found))
+    expect(items(page)).to_have_text(listed(expected(watched)))
+    choose(page, "Attention")
+    expect(items(page)).to_have_text(listed(expected(watched, method="attention")))
+    control(page, "threshold").fill("0.3")
+    expect(items(page)).to_have_text(listed(expected(watched, method="attention", threshold=0.3)))
+    unfold(page, "Each head")
+    heads = root(page).locator(".vd-cells button")
+    expect(heads).to_have_count(get_spec(MODEL).num_heads)
+    heads.nth(1).click()
+    expect(items(page)).to_have_text(listed(expected(watched, method="attention", threshold=0.3, head=1)))
+    expect(control(page, "head")).to_have_value("1")
+    choose(page, "Parts")
+    expect(items(page)).to_have_text(listed(expected(watched, method="parts")))
     assert watched.app.forwards == forwards
 
 
-def test_a_clicked_patch_is_looked_for(page: Page, watched: Watched) -> None:
-    choose(page, "segment-method", TITLES["similarity"])
-    picture = page.locator("#segment-first-picture img")
-    expect(picture).to_be_visible()
-    watched.settle()
-    before, forwards = picture.get_attribute("src"), watched.app.forwards
-    box = picture.bounding_box()
-    assert box
-    picture.click(position={"x": box["width"] * 0.3, "y": box["height"] * 0.6})
-    expect(picture).not_to_have_attribute("src", before or "")
-    assert watched.app.forwards == forwards
-    report = json.loads(taken(page)["segmentation.json"])
-    assert len(report["matches"]) == 5
-    width, height = watched.app.pipeline.open(examples()[0].path).size
-    x, y = report["parameters"]["point"]
-    # The picture may be letterboxed in its place: what counts is that another point was taken than the middle.
-    assert 0 <= x < width
-    assert 0 <= y < height
-    assert (round(x), round(y)) != (width // 2, height // 2)
+def test_the_resolution_is_typed_or_stepped_with_the_arrow_keys(page: Page) -> None:
+    plain(page)
+    unfold(page, "Details")
+    resolution = page.get_by_label("Resolution")
+    resolution.fill("448")
+    answered(page, lambda: resolution.press("Enter"))
+    expect(root(page).locator(".vd-facts")).to_contain_text("28 \N{MULTIPLICATION SIGN} 28 patches")
+    answered(page, lambda: resolution.press("ArrowDown"))
+    expect(resolution).to_have_value("416")
+    expect(root(page).locator(".vd-facts")).to_contain_text("26 \N{MULTIPLICATION SIGN} 26 patches")
+    expect(page).to_have_url(re.compile("resolution=416"))
 
 
-def taken(page: Page) -> dict[str, bytes]:
-    """The files of the zip."""
-    with page.expect_download() as download:
-        page.locator("#segment-zip").click()
-    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
-        assert archive.testzip() is None
-        return {Path(name).name: archive.read(name) for name in archive.namelist()}
-
-
-@pytest.mark.thorough
-def test_another_model_is_shown_beside_it(page: Page, watched: Watched) -> None:
-    choose(page, "segment-beside", "ViT (vit-mini)")
-    expect(page.locator("#segment-second-masks img").first).to_be_visible()
-    expect(said(page).locator("strong")).to_have_text(["dino-mini", "vit-mini"])
-    own = expected(watched, "vit-mini", refine=True)
-    assert said(page).locator("li").all_inner_texts() == [*listed(expected(watched, refine=True)), *listed(own)]
-    choose(page, "segment-beside", "none")
-    expect(page.locator("#segment-second-masks")).to_have_count(0)
+def test_a_second_model_has_its_picture_its_words_and_its_files(page: Page, watched: Watched) -> None:
+    plain(page)
+    answered(page, lambda: control(page, "beside").select_option("vit-mini"))
+    expect(root(page).locator("h2 code")).to_have_text(["dino-mini", "vit-mini"])
+    own = expected(watched, "vit-mini")
+    assert items(page).all_inner_texts() == [*listed(expected(watched)), *listed(own)]
+    files = taken(page)
+    with Image.open(io.BytesIO(files["vit-mini/mask-01.png"])) as mask:
+        np.testing.assert_array_equal(np.asarray(mask) > 0, own.masks[0])
+    assert json.loads(files["vit-mini/segmentation.json"])["model"] == "vit-mini"
+    assert json.loads(files["segmentation.json"])["model"] == "dino-mini"
 
 
 def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
     plain(page)
-    choose(page, "segment-method", TITLES["parts"])
-    number = page.get_by_label("number input for Parts")
-    number.fill("3")
-    number.press("Tab")
-    page.get_by_label("Only in the foreground").uncheck()
+    choose(page, "Parts")
+    control(page, "parts").fill("3")
+    page.get_by_label("Only parts of the object").uncheck()
     found = expected(watched, method="parts", parts=3, within=False)
-    expect(said(page).locator("li")).to_have_text(listed(found))
+    expect(items(page)).to_have_text(listed(found))
     expect(page).to_have_url(re.compile(r"tab=segment.*method=parts.*refine=0.*parts=3.*within=0"))
     watched.settle()
-    url = page.url
+    url, forwards = page.url, watched.app.forwards
     page.goto(url)
     page.wait_for_function("window.vitdemoOpened")
-    expect(said(page).locator("li")).to_have_text(listed(found))
-    expect(page.get_by_label("number input for Parts")).to_have_value("3")
-    expect(page.get_by_label("Only in the foreground")).not_to_be_checked()
-    expect(page.get_by_label("number input for Attention kept")).to_have_count(0)
+    expect(items(page)).to_have_text(listed(found))
+    expect(control(page, "parts")).to_have_value("3")
+    expect(page.get_by_label("Only parts of the object")).not_to_be_checked()
+    expect(control(page, "threshold")).to_be_hidden()
     expect(page).to_have_url(url)
+    assert watched.app.forwards == forwards
 
 
-def test_other_photos_share_the_parts(page: Page, watched: Watched) -> None:
+def test_what_a_link_asks_for_in_vain_is_said_in_one_line_and_defaults_are_used(watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{watched.app.url}?tab=segment&method=nope&parts=99&beside=<html>&tau=much&head=77&refine=0")
+    page.wait_for_function("window.vitdemoOpened")
+    expect(items(page)).to_have_text(listed(expected(watched)))
+    remarks = root(page).locator(".vd-remarks")
+    for words in (
+        "There is no method “nope”; using Foreground.",
+        "Parts goes from 2 to 8; using 8 instead of 99.",
+        "There is no model “<html>”; comparing with none.",
+        "Similarity threshold must be a number, not “much”; using 0.5.",
+        "dino-mini has no head “77”; using the mean of heads.",
+    ):
+        expect(remarks).to_contain_text(words)
+    expect(page.locator(".toast-body")).to_have_count(0)
+    expect(control(page, "parts")).to_have_value("8")
+
+
+def test_a_photo_is_segmented_when_it_is_chosen_or_else_when_the_tab_is_opened(page: Page, watched: Watched) -> None:
     plain(page)
-    choose(page, "segment-method", TITLES["parts"])
-    page.get_by_role("button", name="The same in other photos").click()
-    page.locator("#segment-others input[type=file]").set_input_files(
+    answered(page, lambda: example(page, 1).click())
+    expect(page).to_have_url(re.compile("image=crocodile"))
+    open_tab(page, "Models")
+    watched.settle()
+    before = root(page).get_attribute("data-result")
+    example(page, 2).click()
+    watched.settle()
+    assert root(page).get_attribute("data-result") == before
+    answered(page, lambda: open_tab(page, "Segment"))
+    expect(page).to_have_url(re.compile("image=pyramid"))
+    # Nothing new: nothing is asked for.
+    open_tab(page, "Models")
+    watched.requests.clear()
+    open_tab(page, "Segment")
+    watched.settle()
+    assert not any("/queue/join" in request for request in watched.requests[1:])
+
+
+def test_other_photos_share_the_parts(page: Page) -> None:
+    plain(page)
+    choose(page, "Parts")
+    unfold(page, "Find in other photos")
+    control(page, "others").set_input_files(
         [
             {"name": "croc.jpg", "mimeType": "image/jpeg", "buffer": examples()[1].path.read_bytes()},
             {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"},
         ]
     )
-    expect(page.locator("#segment-shared img")).to_have_count(1)
-    expect(said(page)).to_contain_text("broken.jpg: Not a readable image")
-    choose(page, "segment-method", TITLES["similarity"])
+    found = root(page).locator(".vd-found")
+    expect(found.locator("canvas")).to_have_count(1)
+    expect(root(page).locator(".vd-remarks")).to_contain_text("broken.jpg: Not a readable image")
+    choose(page, "Similarity")
     # Beside the map of the other photo, what is where in both.
-    expect(page.locator("#segment-shared img")).to_have_count(2)
-    expect(page.locator("#segment-shared")).to_contain_text("each other's nearest")
+    expect(found.locator("img")).to_have_count(1)
+    expect(found).to_contain_text(re.compile(r"croc\.jpg: \d+ mutual match"))
+    assert {name.split("/")[0] for name in taken(page)} == {"sunflower", "croc"}
+
+
+def test_of_a_file_that_was_not_uploaded_nothing_is_shown(watched: Watched, page: Page) -> None:
+    choose(page, "Parts")
+    watched.settle()
+    page.route("**/upload*", lambda route: route.fulfill(json=["/etc/hostname"]))
+    picture = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": examples()[1].path.read_bytes()}
+    control(page, "others").set_input_files([picture])
+    expect(root(page).get_by_role("alert")).to_have_text("The server does not answer. Try again.")
+    expect(root(page)).to_have_attribute("aria-busy", "false")
+    expect(root(page).locator(".vd-found canvas")).to_have_count(0)
 
 
 def test_without_a_photo_the_tab_says_what_to_do_and_of_nothing_that_there_is_no_foreground(page: Page) -> None:
     page.get_by_label("Remove Image").click()
-    expect(said(page)).to_have_text("Drop a photo, or choose an example.")
+    alert = root(page).get_by_role("alert")
+    expect(alert).to_have_text("Drop a photo, or choose an example. Showing the previous result.")
     upload(page, "grey.png", encode(Image.new("RGB", (300, 200), (128, 128, 128)), "PNG"))
-    expect(said(page)).to_contain_text("No foreground found.")
-    assert said(page).locator("li").count() == 0
+    expect(root(page).locator("figcaption")).to_contain_text("No foreground found.")
+    expect(alert).to_be_hidden()
+    assert items(page).count() == 0

@@ -75,7 +75,7 @@ def test_outlier_patches_are_told_and_clipped_on_request(pipeline: Pipeline) -> 
     assert clipped.values is not None
     changed = plain.values != clipped.values
     np.testing.assert_array_equal(changed, plain.outliers)
-    assert "crossed out" in " ".join(plain.notes)
+    assert "can be suppressed" in " ".join(plain.notes)
     assert "mean of the neighbours" in " ".join(clipped.notes)
 
 

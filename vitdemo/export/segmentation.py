@@ -18,7 +18,6 @@ from PIL import Image
 from vitdemo.export.results import box_of, segmentation_json
 from vitdemo.rendering.masks import (
     COLOURS,
-    base_image,
     colours_of,
     components_image,
     label_map,
@@ -30,7 +29,6 @@ from vitdemo.types import Photo, Segmentation
 __all__ = [
     "COLOURS",
     "archive",
-    "base_image",
     "coco",
     "files",
     "folder_names",
@@ -95,18 +93,30 @@ def files(
     return made
 
 
-def archive(photos: Sequence[Photo], segmentations: Sequence[Segmentation]) -> bytes:
-    """A zip of the files of each photo, in one folder per photo if there are several. Deterministic."""
+def archive(
+    photos: Sequence[Photo], segmentations: Sequence[Segmentation], *, second: Segmentation | None = None
+) -> bytes:
+    """A zip of the files of each photo, in one folder per photo if there are several. Deterministic.
+
+    Args:
+        second: another model's segmentation of the first photo, for a folder that is called after that model.
+    """
     folders = [""] if len(photos) == 1 else [f"{name}/" for name in folder_names(photo.name for photo in photos)]
     buffer, first = io.BytesIO(), None
     with zipfile.ZipFile(buffer, "w") as zipped:
-        for folder, photo, segmentation in zip(folders, photos, segmentations, strict=True):
-            made = files(photo, segmentation, first=first)
-            first = first or (photo, segmentation)
+
+        def add(folder: str, made: dict[str, bytes]) -> None:
             for name, data in made.items():
                 # PNG is already compressed.
                 compression = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
                 zipped.writestr(zipfile.ZipInfo(folder + name), data, compression)
+
+        for folder, photo, segmentation in zip(folders, photos, segmentations, strict=True):
+            add(folder, files(photo, segmentation, first=first))
+            first = first or (photo, segmentation)
+        if second is not None:
+            *_, folder = folder_names([*(photo.name for photo in photos), f"{second.spec.name}.model"])
+            add(f"{folder}/", files(photos[0], second))
     return buffer.getvalue()
 
 

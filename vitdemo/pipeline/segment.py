@@ -108,7 +108,7 @@ def _finish(
     crop = np.asarray(photo.image.crop(explanation.view.crop))
     masks, notes = (
         [],
-        [*explanation.notes, *_outlier_note(outliers, request.clip), *([patches.note] if patches.note else [])],
+        [*explanation.notes, *outlier_note(outliers, request.clip), *([patches.note] if patches.note else [])],
     )
     # Where its labels come from does not matter here.
     notes = [note for note in notes if note != explanation.prediction.spec.note]
@@ -153,7 +153,8 @@ def _finish(
     )
 
 
-def _outlier_note(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
+def outlier_note(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
+    """How many patches are outliers, and what was done about them; nothing where there are none."""
     count = int(outliers.sum())
     if not count:
         return ()
@@ -161,7 +162,7 @@ def _outlier_note(outliers: NDArray[np.bool_], clip: bool) -> tuple[str, ...]:
     said += " features far larger than the others"
     if clip:
         return (f"{said}: replaced by the mean of the neighbours.",)
-    return (f"{said} (crossed out); they can be clipped.",)
+    return (f"{said}; they can be suppressed.",)
 
 
 def _size(explanation: Explanation) -> tuple[int, int]:

@@ -18,9 +18,6 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 
 DEFAULT_MASK_OPACITY = 0.6
 
-DIMMED = 0.45
-"""Brightness outside the foreground, so that masks also show on objects of their own colour."""
-
 
 def colours_of(numbers: Sequence[int]) -> NDArray[np.uint8]:
     """RGB colours `[n, 3]` of the masks of these numbers.
@@ -45,16 +42,20 @@ def label_map(masks: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.ui
 
 
 def segmentation_overlay(
-    photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY
+    photo: Photo, segmentation: Segmentation, opacity: float = DEFAULT_MASK_OPACITY, *, outliers: bool = False
 ) -> Image.Image:
     """The crop with masks filled and outlined, and numbered if there are several.
 
     For `pca` the fill is the components; for `similarity` a heat map, with the best matches boxed and numbered.
+
+    Args:
+        outliers: whether each outlier patch has a dotted square.
     """
     if segmentation.method == "similarity" and segmentation.values is not None:
         heat = AttributionMap(segmentation.values, segmentation.method, None, None, None)
         pixels = np.array(overlay(photo, segmentation.view, heat, opacity=opacity))
-        _cross(pixels, segmentation)
+        if outliers:
+            _mark_outliers(pixels, segmentation)
         _outline(pixels, segmentation, white=True)
         return _with_boxes(pixels, segmentation)
     pixels = np.array(photo.image.crop(segmentation.view.crop))
@@ -64,26 +65,16 @@ def segmentation_overlay(
         where = label_map(segmentation.masks, segmentation.numbers)
         fill = cv2.LUT(cv2.merge([where] * 3), colours_of(range(256))[:, None])
     cv2.copyTo(cv2.addWeighted(pixels, 1 - opacity, fill, opacity, 0), where, pixels)
-    _cross(pixels, segmentation)
+    if outliers:
+        _mark_outliers(pixels, segmentation)
     _outline(pixels, segmentation, white=segmentation.colours is not None)
     image = Image.fromarray(pixels)
     if len(segmentation.masks) > 1:
         for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
             if mask.any():
                 # The number in the name, as in the list of masks: "head 0", "part 3".
-                _number(image, _innermost_point(mask), name.split()[-1])
+                _number(image, innermost_point(mask), name.split()[-1])
     return image
-
-
-def base_image(photo: Photo, segmentation: Segmentation) -> Image.Image:
-    """The crop under interactive masks: white outlines, outlier patches crossed out, dimmed outside the foreground."""
-    pixels = np.array(photo.image.crop(segmentation.view.crop))
-    if segmentation.method == "foreground" and len(segmentation.masks):
-        outside = ~np.logical_or.reduce(segmentation.masks)
-        cv2.copyTo(cv2.convertScaleAbs(pixels, alpha=DIMMED), outside.astype(np.uint8), pixels)
-    _cross(pixels, segmentation)
-    _outline(pixels, segmentation, white=True)
-    return Image.fromarray(pixels)
 
 
 def pairs_image(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmentation]) -> Image.Image:
@@ -119,19 +110,25 @@ def pairs_image(first: tuple[Photo, Segmentation], second: tuple[Photo, Segmenta
 
 def components_image(segmentation: Segmentation) -> Image.Image:
     """The principal components as colours, at the size of the crop; black outside the mask."""
-    colours = segmentation.colours
-    if colours is None:
-        raise ValueError(f"{segmentation.method} has no components.")
-    if len(segmentation.patches):
-        # Colours are extended beyond the mask, so that they do not fade to black at its edge.
-        inside = np.logical_or.reduce(segmentation.patches)
-        rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-        colours = colours[rows, columns] if inside.any() else colours
+    colours = extended_colours(segmentation)
     height, width = segmentation.masks.shape[1:]
     large = np.stack([upsample(colours[:, :, channel], width, height) for channel in range(3)], axis=-1)
     pixels = np.rint(np.clip(large, 0, 1) * 255).astype(np.uint8)
     pixels[~_coloured(segmentation)] = 0
     return Image.fromarray(pixels)
+
+
+def extended_colours(segmentation: Segmentation) -> NDArray[np.float32]:
+    """Its principal components as colours `[h, w, 3]`, continued beyond the mask, so that its edge is not dark."""
+    colours = segmentation.colours
+    if colours is None:
+        raise ValueError(f"{segmentation.method} has no components.")
+    if not segmentation.patches.any():
+        return colours
+    inside = np.logical_or.reduce(segmentation.patches)
+    rows, columns = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    extended: NDArray[np.float32] = colours[rows, columns]
+    return extended
 
 
 def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
@@ -142,18 +139,19 @@ def _coloured(segmentation: Segmentation) -> NDArray[np.bool_]:
     return inside
 
 
-def _cross(pixels: NDArray[np.uint8], segmentation: Segmentation) -> None:
-    """Draw a cross over every outlier patch."""
+def _mark_outliers(pixels: NDArray[np.uint8], segmentation: Segmentation) -> None:
+    """Draw a dotted square around every outlier patch: light dots with a dark rim."""
     if segmentation.outliers is None:
         return
     stroke, (height, width) = _stroke(pixels), pixels.shape[:2]
     rows, columns = segmentation.outliers.shape
     for row, column in np.argwhere(segmentation.outliers).tolist():
-        x = [round((column + share) / columns * width) for share in (0.2, 0.8)]
-        y = [round((row + share) / rows * height) for share in (0.2, 0.8)]
-        for shade, wide in ((0, 3 * stroke), (255, stroke)):
-            cv2.line(pixels, (x[0], y[0]), (x[1], y[1]), (shade,) * 3, wide, cv2.LINE_AA)
-            cv2.line(pixels, (x[0], y[1]), (x[1], y[0]), (shade,) * 3, wide, cv2.LINE_AA)
+        x = [round((column + share) / columns * width) for share in np.linspace(0.15, 0.85, 5)]
+        y = [round((row + share) / rows * height) for share in np.linspace(0.15, 0.85, 5)]
+        dots = [*((one, y[end]) for one in x for end in (0, -1)), *((x[end], one) for one in y for end in (0, -1))]
+        for shade, radius in ((0, 2 * stroke), (255, stroke)):
+            for dot in dots:
+                cv2.circle(pixels, dot, radius, (shade,) * 3, -1, cv2.LINE_AA)
 
 
 def _stroke(pixels: NDArray[np.uint8]) -> int:
@@ -194,7 +192,7 @@ def _number(image: Image.Image, centre: tuple[int, int], text: str) -> None:
     draw.text((x, y), text, fill="white", font=ImageFont.load_default(size), anchor="mm")
 
 
-def _innermost_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
+def innermost_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
     """x and y of the point of a mask that is farthest from its edge."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(np.argmax(depth)), depth.shape)

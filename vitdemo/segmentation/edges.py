@@ -26,6 +26,10 @@ AGREEMENT = 0.4
 """Intersection over union with the patch mask below which a result is rejected."""
 
 
+NO_EDGE = "No clear edge; patch outline kept"
+"""Said of a mask that the colours of the photo do not tell from the rest."""
+
+
 @dataclass(frozen=True)
 class Refined:
     """A mask in pixels."""
@@ -77,16 +81,8 @@ def refine(photo: NDArray[np.uint8], mask: Mask, *, side: int = SIDE, band: floa
     seeds = _seeds(mask, *small, band)
     resized = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
     found = _grab_cut(np.ascontiguousarray(resized), seeds)
-    if found is None or not found.any() or found.all():
-        return Refined(
-            plain,
-            False,
-            "The colours of the photo do not tell the object from the rest: the edge is that of the patches.",
-        )
-    if iou(found, enlarge(mask, *small)) < AGREEMENT:
-        return Refined(
-            plain, False, "The colours of the photo tell of something else: the edge is that of the patches."
-        )
+    if found is None or not found.any() or found.all() or iou(found, enlarge(mask, *small)) < AGREEMENT:
+        return Refined(plain, False, NO_EDGE)
     return Refined(found if scale == 1 else _resize(found, width, height) >= 0.5, True)
 
 

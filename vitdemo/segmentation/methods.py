@@ -153,7 +153,7 @@ def _pca(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -
             np.zeros((0, *grid), np.bool_) if mask is None else mask[None],
             () if mask is None else ("foreground",),
             colours=colours,
-            note=f"Red, green and blue hold {shares} of the variance.",
+            note=f"The three components explain {shares} of the variance.",
         )
         for colours, grid, mask in zip(found.colours, grids, inside, strict=True)
     ]

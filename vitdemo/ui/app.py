@@ -19,7 +19,6 @@ from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.photo import PagePhoto
-from vitdemo.ui.components.segments import KEEP_LINK
 from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
@@ -138,7 +137,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         opening[COMPARE].then(on_compare, {photo, *compare.controls}, compare.compared, **running)
         explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, explain.explained, **running)
         compare.connect(photo, running)
-        segmented.connect(photo, opening[SEGMENT], running)
+        segmented.connect(photo, running)
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
@@ -150,9 +149,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
-        segmented.follow_up(restored, photo, running)
-        # Segment's answer may come before or after: whichever is the later writes its link.
-        restored.then(None, None, None, js=OPENED, **private).then(None, None, None, js=KEEP_LINK, **private)
+        restored.then(None, None, None, js=OPENED, **private)
         page.queue(max_size=settings.max_queue, api_open=False)
     assert isinstance(page, gr.Blocks)
     return page

@@ -32,8 +32,8 @@ class LinkState:
     head: str = ""
     readout: str = ""
     patch: tuple[float, float] | None = None
-    segment: Mapping[str, Any] = field(default_factory=dict)
-    """Controls of the Segment tab, by their names."""
+    segment: Mapping[str, str] = field(default_factory=dict)
+    """What it says of the Segment tab, unchecked, by the names of its settings."""
 
     @property
     def start(self) -> dict[str, Any]:
@@ -63,35 +63,17 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),
         patch=(patch[0], patch[1]) if len(patch) == 2 else None,
-        segment=_segment(query) if query.get("tab") == "segment" else {},
+        segment={name: query[name] for name in SEGMENT_NAMES if query.get(name)}
+        if query.get("tab") == "segment"
+        else {},
     )
 
 
-_SEGMENT: Mapping[str, tuple[float, float]] = {
-    "resolution": (0, 640),
-    "opacity": (0, 1),
-    "threshold": (0.05, 1),
-    "objects": (1, 5),
-    "tau": (0, 0.8),
-    "parts": (2, 8),
-    "matches": (1, 10),
-}
-"""Ranges of the sliders of the Segment tab."""
-
-
-def _segment(query: Mapping[str, str]) -> dict[str, Any]:
-    """What can be read of its controls; whatever is out of a slider's range is moved into it."""
-    found: dict[str, Any] = {name: query[name] for name in ("model", "beside", "method", "head") if query.get(name)}
-    for name, (low, high) in _SEGMENT.items():
-        if numbers := _numbers(query.get(name, "")):
-            found[name] = min(max(numbers[0], low), high)
-    for name in ("refine", "clip", "within"):
-        if query.get(name) in ("0", "1"):
-            found[name] = query[name] == "1"
-    point = _numbers(query.get("point", ""))
-    if len(point) == 2:
-        found["point"] = point
-    return found
+SEGMENT_NAMES = (
+    *("model", "beside", "method", "resolution", "refine", "clip", "opacity"),
+    *("threshold", "head", "objects", "tau", "parts", "within", "matches", "point"),
+)
+"""What links call the settings of the Segment tab."""
 
 
 def segment_link(image: str, values: Mapping[str, Any]) -> str:

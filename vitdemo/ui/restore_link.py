@@ -37,7 +37,7 @@ class RestoreLink:
             *(compare.models, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
             *(explain.fusion, explain.discard),
-            *(*segment.controls.settings.values(), segment.controls.point),
+            segment.view,
         ]
 
     def on_load(self, state: PageState, request: gr.Request) -> Values:
@@ -53,7 +53,7 @@ class RestoreLink:
                 if tab == EXPLAIN:
                     found = self.explain.follow(link, photo, state)
                 elif tab == SEGMENT:
-                    found = self.segment.controls.follow(link, state)
+                    found = self.segment.follow(link)
                 elif tab == COMPARE:
                     found = self.compare.follow(link, photo, state)
         except gr.Error as error:

@@ -34,8 +34,6 @@ class PageState:
     """Where photos came from, by their digests."""
     compared: list[str] = field(default_factory=list)
     """Models that Compare's list of classes is made of."""
-    segmented: tuple[str, str, str] = ("", "", "")
-    """Model, method and photo that Segment showed last; the photo of a link that brought its controls is ""."""
 
     def expect(self, controls: Iterable[Any], updates: Values) -> None:
         """Note which controls a link sets: the page is going to report each of them as if a person had changed it."""
@@ -46,21 +44,7 @@ class PageState:
             if value is not None and value != control.value:
                 self.pending[control] = (control.value, value)
 
-    def with_link(self, values: Values) -> Values:
-        """The values as they will be when all that a link sets has arrived."""
-        return {**values, **{control: after for control, (_, after) in self.pending.items() if control in values}}
-
     def is_linked(self, control: Any, values: Values) -> bool:
         """Whether a control's change is a link's, which has its result already, and not a person's. Each is reported once."""
         _, after = self.pending.pop(control, (None, None))
         return after is not None and bool(values[control] == after)
-
-    def is_arriving(self, values: Values) -> bool:
-        """The same where one event stands for all controls: whether they are on their way to the values of a link."""
-        if not self.pending.keys() <= values.keys():
-            return False  # another tab's controls
-        reported = [(values[control], before, after) for control, (before, after) in self.pending.items()]
-        arriving = bool(reported) and all(value in (before, after) for value, before, after in reported)
-        if not arriving or all(value == after for value, _, after in reported):
-            self.pending = {}
-        return arriving
