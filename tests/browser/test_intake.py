@@ -126,7 +126,7 @@ def test_a_photo_over_the_limit_is_reduced_upright_and_a_line_says_so(watched: W
     data = encode(photo(6000, 4500), "JPEG", exif=exif)
     with page.expect_response(lambda answer: "/upload" in answer.url) as answered:
         wait_for_new_result(page, lambda: upload(page, "large.jpg", data))
-    expect(line(page)).to_have_text("Reduced from 4500 × 6000 to 3072 × 4096.")
+    expect(line(page)).to_have_text("Reduced from 4500 \xd7 6000 to 3072 \xd7 4096.")
     with Image.open(answered.value.json()[0]) as image:
         assert image.size == (3072, 4096)
         corner = np.asarray(image.convert("RGB"))

@@ -16,7 +16,8 @@ def intake(settings: Settings, elem_id: str) -> gr.HTML:
 
     The script is `static/intake.js`: what is over the limits is reduced before it is sent.
     """
-    limits = f'data-bytes="{max_bytes(settings)}" data-pixels="{settings.max_megapixels * 1e6:.0f}" data-side="{settings.max_side}"'
+    pixels = f"{settings.max_megapixels * 1e6:.0f}"
+    limits = f'data-bytes="{max_bytes(settings)}" data-pixels="{pixels}" data-side="{settings.max_side}"'
     return gr.HTML(
         "",
         html_template=f'<p class="vd-intake vd-note" role="status" {limits}></p>',
