@@ -30,13 +30,11 @@ from vitdemo.ui.live import LiveTab
 from vitdemo.ui.middleware import middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
+from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
-
-TITLE = "vitdemo: what Vision Transformers see"
-
 
 OPENED = """() => {
   window.vitdemoOpened = true;

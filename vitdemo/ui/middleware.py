@@ -8,6 +8,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vitdemo.ui.preview import Preview
+
 REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
 """Routes that fetch URLs or start encoders for anyone."""
 
@@ -17,7 +19,10 @@ def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     # A data URL is a third longer than its image; the rest is room for the other fields. Several photos are uploaded in one
     # body, whose files Gradio measures one by one.
     uploads = max_image_bytes * max_photos + 1_000_000
-    return [Middleware(BodyLimit, image=max_image_bytes, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads)]
+    return [
+        Middleware(Preview),
+        Middleware(BodyLimit, image=max_image_bytes, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads),
+    ]
 
 
 class BodyLimit:
