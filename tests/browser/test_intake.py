@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.acts import COUNT, best_labels, expected_labels, open_tab, result_id, upload, wait_for_new_result
+from tests.browser.acts import (
+    COUNT,
+    best_labels,
+    example,
+    expected_labels,
+    open_tab,
+    result_id,
+    upload,
+    wait_for_new_result,
+)
 from tests.browser.driver import Watched
 from tests.hostile import encode, photo
 
@@ -134,6 +143,8 @@ def test_a_photo_over_the_limit_is_reduced_upright_and_a_line_says_so(watched: W
     assert corner[50, -50].min() > 250
     assert corner[50, 50].min() < 100
     assert watched.app.forwards == forwards + COUNT
+    wait_for_new_result(page, example(page, 1).click)
+    expect(line(page)).to_have_text("")
 
 
 @pytest.mark.thorough

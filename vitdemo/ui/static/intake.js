@@ -164,6 +164,14 @@
     }
   }
 
+  // What was said of a photo goes with it.
+  document.addEventListener("click", (event) => {
+    const others = "#examples button, #several-gallery button, #photo button[aria-label='Remove Image']";
+    if (!event.target.closest || !event.target.closest(others)) return;
+    last += 1;
+    say("");
+  }, true);
+
   // What is wrong with a URL is said until another one is typed.
   document.addEventListener("input", (event) => {
     const line = event.target.closest && event.target.closest("#address") && document.querySelector("#address-answer .vd-note");
