@@ -48,5 +48,51 @@ def main(url: str) -> None:
                 page.screenshot(path=folder / f"{name}.png")
 
 
+def preview(url: str) -> None:
+    """What other sites show of a link: the models side by side, 1200 x 630."""
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        launched(film(Path(temporary) / "film.mjpeg")) as browser,
+        opened(browser, 1440, 1000) as context,
+    ):
+        page = context.new_page()
+        page.goto(f"{url}?image=sunflower&models=vit-mini,dino-mini,beit-mini")
+        page.wait_for_function("window.vitdemoOpened")
+        page.evaluate("window.settled()")
+        # The panels alone, as if they were the page.
+        page.evaluate(PANELS)
+        page.set_viewport_size({"width": 1200, "height": 630})
+        page.evaluate("window.settled()")
+        page.screenshot(path=ASSETS / "preview.jpg", type="jpeg", quality=85)
+
+
+PANELS = """() => {
+    const cover = document.createElement("div");
+    cover.id = "cover";
+    cover.style.cssText = "position:fixed;inset:0;z-index:99999;background:#fff;display:grid;align-content:center;padding:0 60px";
+    const heading = document.createElement("h1");
+    heading.textContent = "What Vision Transformers see";
+    heading.style.cssText = "font:650 46px system-ui,sans-serif;color:#0f172a;margin:0 0 24px;text-align:center";
+    const row = document.createElement("div");
+    row.style.cssText = "display:grid;grid-template-columns:repeat(3,1fr);gap:32px;font:600 22px system-ui;color:#0f172a";
+    for (const panel of [...document.querySelectorAll("#compared .vd-panel")]) {
+        const one = document.createElement("div"), image = new Image();
+        image.src = panel.querySelector("canvas").toDataURL();
+        image.style.cssText = "width:100%;height:330px;object-fit:cover;border-radius:8px;display:block";
+        const words = document.createElement("p");
+        words.textContent = `${panel.querySelector(".vd-best .vd-label")?.textContent ?? ""}`;
+        words.style.cssText = "margin:10px 0 0";
+        const name = document.createElement("p");
+        name.textContent = panel.getAttribute("aria-label");
+        name.style.cssText = "margin:2px 0 0;font-weight:400;color:#475569";
+        one.append(image, words, name);
+        row.append(one);
+    }
+    cover.append(heading, row);
+    document.body.append(cover);
+}"""
+
+
 if __name__ == "__main__":
     main(sys.argv[1])
+    preview(sys.argv[1])

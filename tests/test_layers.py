@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "settings": 0,
     "threads": 0,
+    "interrupt": 0,
     "types": 0,
     "options": 1,
     "images": 2,

@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).resolve().parent
 ROOT: Path | None = None if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
 """The repository that this runs from; None where a wheel was installed."""
 ASSETS = (_PACKAGE if ROOT is None else ROOT) / "assets"
-"""Embedded models, examples and the favicon; inside the package where a wheel was installed."""
+"""Embedded models, examples, favicon and preview; inside the package where a wheel was installed."""
 
 
 @dataclass(frozen=True)

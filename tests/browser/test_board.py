@@ -206,8 +206,13 @@ def test_the_figure_the_table_and_the_report_say_the_same(
         assert int(row["parameters"]) == item.prediction.spec.parameters
         assert row[f"overlap with {item.prediction.spec.name}"] == ""
     first, second = MODELS[0].name, MODELS[1].name
-    assert abs(float(rows[0][f"rank correlation with {second}"]) - (expected.agreement[0].rank_correlation or 0)) < 0.01
+    # To the last digit: whatever is saved comes from the same numbers.
+    assert float(rows[0][f"rank correlation with {second}"]) == expected.agreement[0].rank_correlation
+    assert float(rows[0][f"overlap with {second}"]) == expected.agreement[0].overlap
     assert rows[0][f"overlap with {second}"] == rows[1][f"overlap with {first}"]
+    for row, entry in zip(rows, report["results"], strict=True):
+        assert (float(row["lowest"]), float(row["highest"])) == (entry["min"], entry["max"])
+        assert row["map"] == entry["description"]
     with Image.open(io.BytesIO(taken(board, "Save figure"))) as figure:
         assert figure.width >= COUNT * 360
         colours = figure.convert("RGB").getcolors(maxcolors=1 << 24)

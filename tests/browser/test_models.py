@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.acts import COUNT, open_tab, too_wide, wait_for_new_result
+from tests.browser.acts import COUNT, contrast, open_tab, too_wide, wait_for_new_result
 from tests.browser.driver import Watched, opened
 from tests.fakehub import FakeHub
 from tests.served import App, serving
@@ -170,7 +170,7 @@ def test_what_cannot_be_fetched_says_why_in_its_place_until_it_is_dismissed(mode
     expect(state(models, GATED)).to_contain_text("Accept the licence")
     expect(state(models, ABSENT)).to_have_text("not downloaded")
     expect(row(models, "tiny/swin")).to_have_count(0)
-    expect(models.get_by_text("Asked for")).to_have_count(0)
+    expect(models.get_by_text("Requests")).to_have_count(0)
 
 
 def test_a_model_of_the_hub_and_a_folder_are_added_by_name(models: Page, tiny_folder: Callable[[str], Path]) -> None:
@@ -179,12 +179,14 @@ def test_a_model_of_the_hub_and_a_folder_are_added_by_name(models: Page, tiny_fo
         expect(state(models, "tiny/one")).to_contain_text("on this machine")
         add(models, str(tiny_folder("beit")))
         expect(models.locator("#model-list .vd-message")).to_have_text("tiny-beit is added until the app ends.")
-        expect(state(models, "tiny-beit")).to_contain_text("a folder of this machine")
+        expect(state(models, "tiny-beit")).to_contain_text("a local folder")
+        message = models.locator("#model-list .vd-message")
         add(models, "<b>no such</b>")
-        expect(models.locator(".toast-body")).to_contain_text(
-            "'<b>no such</b>' is neither organisation/model on the Hub nor"
-        )
-        models.get_by_label("Close").or_(models.locator(".toast-close")).first.click()
+        expect(message).to_contain_text("'<b>no such</b>' is neither organisation/model on the Hub nor")
+        assert models.locator(".toast-body").count() == 0
+        add(models, "https://huggingface.co/tiny/two/tree/main")
+        expect(state(models, "tiny/two")).to_contain_text("on this machine")
+        expect(message).to_have_text("")
         open_tab(models, "Explain")
         assert {"tiny/one", "tiny-beit"} <= set(offered(models, "model"))
         open_tab(models, "Models")
@@ -192,6 +194,25 @@ def test_a_model_of_the_hub_and_a_folder_are_added_by_name(models: Page, tiny_fo
         expect(row(models, "tiny-beit")).to_have_count(0)
     finally:
         forget_folder("tiny-beit")
+
+
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.thorough)])
+def test_what_failed_for_one_visitor_is_readable_and_on_no_other_page(
+    browser: Browser, app: App, hub: FakeHub, scheme: str
+) -> None:
+    with opened(browser, color_scheme=scheme) as context, opened(browser) as elsewhere:
+        watched, other = (Watched(one.new_page(), app).open() for one in (context, elsewhere))
+        for page in (watched.page, other.page):
+            open_tab(page, "Models")
+        press(watched.page, "Download", ABSENT)
+        expect(state(watched.page, ABSENT)).to_contain_text("There is no model")
+        assert contrast(state(watched.page, ABSENT)) >= 4.5
+        open_tab(other.page, "Live")
+        open_tab(other.page, "Models")
+        other.settle()
+        expect(state(other.page, ABSENT)).to_have_text("not downloaded")
+        press(watched.page, "Dismiss", ABSENT)
+        expect(state(watched.page, ABSENT)).to_have_text("not downloaded")
 
 
 @pytest.mark.thorough

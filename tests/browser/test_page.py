@@ -124,9 +124,8 @@ def test_a_pictures_address_is_fetched_and_a_bad_one_is_answered_in_words(
         ("a picture of a cat", "not a web URL"),
     ):
         enter_address(page, url)
-        expect(page.locator(".toast-body")).to_contain_text(words)
-        page.locator(".toast-close").click()
-        expect(page.locator(".toast-body")).to_have_count(0)
+        expect(page.locator("#address-answer .vd-note")).to_contain_text(words)
+        assert page.locator(".toast-body").count() == 0
         assert (result_id(page), best_labels(page)) == (before, labels)
     wait_for_new_result(page, lambda: enter_address(page, f"{picture_server}/cup.jpg"))
     assert best_labels(page) == expected_labels(watched.app, CUP)
@@ -148,14 +147,20 @@ def case(file: str) -> Case:
     return next(one for one in CASES if one.file == file)
 
 
-BAD = ("notes.jpg", "half.jpg", "bomb.png")
+BAD = ("notes.jpg", "half.jpg", "page.pdf")
+REDUCED = ("bomb.png", "wide.png")
+"""A browser makes these smaller before they are sent."""
 
 
 @pytest.mark.parametrize(
     "files",
     [
         pytest.param(BAD, id="a few"),
-        pytest.param([one.file for one in REFUSED if one.file not in BAD], id="all others", marks=pytest.mark.thorough),
+        pytest.param(
+            [one.file for one in REFUSED if one.file not in (*BAD, *REDUCED)],
+            id="all others",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_bad_file_gets_its_message_in_its_place_and_costs_nothing(watched: Watched, files: list[str]) -> None:
@@ -179,6 +184,17 @@ def test_a_bad_file_gets_its_message_in_its_place_and_costs_nothing(watched: Wat
     wait_for_new_result(page, example(page, 1).click)
     expect(explorer).not_to_have_class(re.compile("vd-stale"))
     expect(hint).to_be_hidden()
+
+
+@pytest.mark.thorough
+def test_a_file_of_too_many_pixels_is_reduced_before_it_is_sent(watched: Watched) -> None:
+    page = watched.page
+    for file, words in (
+        ("bomb.png", "from 9000 \xd7 9000 to 4096 \xd7 4096."),
+        ("wide.png", "from 16385 \xd7 1 to 4096 \xd7 1."),
+    ):
+        wait_for_new_result(page, lambda file=file: upload(page, file, case(file).data))  # type: ignore[misc]
+        expect(page.locator("#intake .vd-intake")).to_have_text(f"Reduced {words}")
 
 
 def test_an_unusual_file_is_shown_with_what_there_is_to_say_of_it(watched: Watched) -> None:
@@ -304,30 +320,48 @@ def test_a_patch_is_asked_for_once_and_a_link_brings_it_back_with_layer_and_head
     assert other.complaints == []
 
 
-LINKS = [
-    "tab=explain&model=no-such-model",
-    "tab=compare&method=relevance&target=unicorn",
-    "tab=compare&models=vit-mini,../../etc",
-    "tab=explain&layer=1e999&head=%3Cscript%3E&patch=a,b&resolution=x",
-    "image=http://10.0.0.1/a.png",
-]
+LINKS = {
+    "tab=foo&image=nope&models=vit-mini,../../etc,%3Cb%3E&layer=99": (
+        "tab=foo; image=nope; models=../../etc; models=<b>; layer=99",
+        1,
+    ),
+    "tab=explain&model=no-such-model&head=12&readout=none&patch=2,2": (
+        "model=no-such-model; head=12; readout=none; patch=2,2",
+        COUNT,
+    ),
+    "tab=compare&method=relevance&target=unicorn": ("target=unicorn", COUNT),
+    "tab=explain&layer=1e999&head=%3Cscript%3E&patch=a,b&resolution=x": (
+        "resolution=x; layer=1e999; head=<script>; patch=a,b",
+        COUNT,
+    ),
+    "image=http://10.0.0.1/a.png": ("image=http://10.0.0.1/a.png (That host is not public", COUNT),
+    "layer=last": ("layer=last", COUNT),
+}
+"""What of it is ignored, and how many models Compare then has."""
 
 
 @pytest.mark.parametrize(
     "queries",
     [
-        pytest.param(LINKS[:1], id="one"),
-        pytest.param(LINKS[1:], id="all others", marks=pytest.mark.thorough),
+        pytest.param(list(LINKS)[:1], id="one"),
+        pytest.param(list(LINKS)[1:], id="all others", marks=pytest.mark.thorough),
     ],
 )
-def test_a_link_that_cannot_be_followed_leaves_a_working_page(watched: Watched, queries: list[str]) -> None:
+def test_what_a_link_does_not_say_well_is_named_once_and_the_rest_is_followed(
+    watched: Watched, queries: list[str]
+) -> None:
     for query in queries:
+        ignored, models = LINKS[query]
         other = open_again(watched, f"?{query}")
+        expect(other.page.locator(".toast-body")).to_have_count(1)
+        expect(other.page.locator(".toast-body")).to_contain_text(f"not understood and is ignored: {ignored}")
+        if "method=" in query:
+            expect(other.page.locator("#compare-method input")).to_have_value("Relevance")
         open_tab(other.page, "Compare")
         expect(other.page.locator("#compared .vd-panel canvas").first).to_be_visible()
         wait_for_new_result(other.page, example(other.page, 3).click)
         other.settle()
-        assert other.page.locator("#compared .vd-panel").count() == COUNT
+        assert other.page.locator("#compared .vd-panel").count() == models
         assert other.complaints == []
         other.page.close()
 

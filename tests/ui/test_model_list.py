@@ -80,11 +80,11 @@ def test_a_loaded_model_says_how_much_memory_it_has() -> None:
 def test_a_model_that_is_not_known_yet_stands_above_the_families_until_its_download_is_done(hub: FakeHub) -> None:
     job = {"state": "running"}
     value = model_list_value({}, {"tiny/one": job, LISTED: job}, "any")
-    assert value["families"][0] == "Asked for"
-    assert value["models"][0] == {"name": "tiny/one", "family": "Asked for", "job": job}
+    assert value["families"][0] == "Requests"
+    assert value["models"][0] == {"name": "tiny/one", "family": "Requests", "job": job}
     assert next(entry for entry in value["models"] if entry["name"] == LISTED)["job"] == job
     done = model_list_value({}, {"tiny/one": {"state": "done"}, LISTED: {"state": "done"}}, "any")
-    assert "Asked for" not in done["families"]
+    assert "Requests" not in done["families"]
     assert all(entry["job"] is None for entry in done["models"])
 
 
@@ -303,8 +303,7 @@ def test_what_cannot_be_added_is_answered_in_the_list(typed: str, words: str, hu
     "typed", ["nonsense", "/nowhere/at/all", "~nobody/model", "a/b/c", "a" * 5000, "nul\0", "../.."]
 )
 def test_what_is_neither_on_the_hub_nor_a_folder_is_refused_in_words(typed: str, hub: FakeHub) -> None:
-    with pytest.raises(gr.Error, match="neither organisation/model on the Hub nor a folder"):
-        add(tab("any"), typed)
+    assert "neither organisation/model on the Hub nor a folder" in add(tab("any"), typed)["message"]
     assert hub.requests == []
 
 
@@ -353,3 +352,18 @@ def test_what_was_said_stays_while_downloads_go_on(hub: FakeHub) -> None:
     assert messages[0] == "vit-mini is here already."
     assert len(messages) > 1
     assert set(messages[1:]) == {None}
+
+
+def test_the_address_of_a_models_page_names_the_model(hub: FakeHub) -> None:
+    anything = tab("any")
+    add(anything, "https://huggingface.co/tiny/one/tree/main")
+    wait_until(lambda: not anything.downloads.active)
+    assert "tiny/one" in [spec.name for spec in ready_models()]
+
+
+def test_a_failure_is_told_to_those_alone_who_asked(hub: FakeHub) -> None:
+    downloads = Downloads()
+    downloads.start("tiny/nothing", "first")
+    wait_until(lambda: not downloads.active)
+    assert "There is no model" in downloads.states("first")["tiny/nothing"]["error"]
+    assert downloads.states("second") == {}

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from vitdemo.cli import evaluate, inference, models, page, segmentation, training
 from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
+from vitdemo.interrupt import INTERRUPTED, end_at_once_next_time
 from vitdemo.threads import prepare_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 all fine, 1 some input failed, 2 wrong usage."""
+    """Run one command; returns the exit status: 0 all fine, 1 some input failed, 2 wrong usage, 130 Ctrl-C."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     prepare_threads()
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
-        return 130
+        end_at_once_next_time()
+        return INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -97,8 +97,10 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
 def source_of(pipeline: Pipeline, name: str) -> str | bytes:
     """What `open_image` takes: a path or a URL as it is, for `-` the bytes of standard input."""
     if name == "-":
+        from vitdemo.images.decode import max_bytes
+
         # One byte more than the limit is enough to be rejected.
-        return sys.stdin.buffer.read(int(pipeline.settings.max_image_mb * 1e6) + 1)
+        return sys.stdin.buffer.read(max_bytes(pipeline.settings) + 1)
     return name
 
 

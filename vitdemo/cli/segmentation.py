@@ -39,7 +39,7 @@ HELD = 100_000_000
 
 def add_commands(commands: Any) -> None:
     """Define the command."""
-    segment = add_command(commands, "segment", run_segment, "part pictures into objects, parts and likenesses")
+    segment = add_command(commands, "segment", run_segment, "split images into objects, parts and similar patches")
     segment.add_argument("images", nargs="+", metavar="IMAGE", help="path, folder, URL, or - for standard input")
     segment.add_argument(
         "--out-dir", type=Path, required=True, metavar="DIR", help="write one folder per image into this one"

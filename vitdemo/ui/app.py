@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 
+from vitdemo.images.decode import max_bytes
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models, segmenting_model
 from vitdemo.settings import ASSETS, VERSION
@@ -18,21 +18,22 @@ from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
+from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
+from vitdemo.ui.head import head
+from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.middleware import middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
+from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
-
-TITLE = "vitdemo: what Vision Transformers see"
-
 
 OPENED = """() => {
   window.vitdemoOpened = true;
@@ -76,12 +77,6 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     def on_explain(values: Values) -> Values:
         return refreshed(EXPLAIN, values)
 
-    def on_url(url: str, page_state: PageState) -> str:
-        with user_errors():
-            path = photos.download(url.strip(), photo.GRADIO_CACHE)
-            page_state.urls[photos.open(Path(path)).digest] = url.strip()
-            return path
-
     def on_example(event: gr.EventData) -> str:
         with user_errors():
             return str(examples()[event.index].path)
@@ -102,13 +97,15 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     alt_text="The photo that is looked at",
                     elem_id="photo",
                 )
+                taken = intake(settings, elem_id="intake")
                 address = gr.Textbox(
-                    placeholder="https://… and Enter",
-                    label="Or a picture's address",
+                    placeholder="https://…",
+                    label="Or paste an image URL",
                     visible=settings.url_input,
                     max_lines=1,
                     elem_id="address",
                 )
+                answer = note(elem_id="address-answer")
                 gallery = example_buttons(examples(), elem_id="examples")
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
@@ -144,8 +141,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         listed.connect(page, models_tab)
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
-        # A slow URL must not keep the others waiting.
-        address.submit(on_url, [address, state], photo, show_progress_on=address, concurrency_limit=8, **private)
+        PhotoIntake(photos, photo, taken, address, answer).connect(state, private)
         gallery.select(on_example, None, photo, show_progress="hidden", **private)
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
@@ -164,21 +160,21 @@ def _opens(tab: str) -> Callable[[PageState], None]:
 
 def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     """What `launch` is to be given: Gradio 6 takes looks and limits there."""
-    limit = pipeline.settings.max_image_mb
+    limit = max_bytes(pipeline.settings)
     return {
         "theme": theme(),
         "css_paths": [STATIC / "page.css", STATIC / "controls.css"],
-        "head": f"<script>{(STATIC / 'reconnect.js').read_text(encoding='utf-8')}</script>",
+        "head": head(),
         "favicon_path": str(ASSETS / "favicon.svg"),
         "allowed_paths": [str(ASSETS)],
-        "max_file_size": int(limit * 1e6),
+        "max_file_size": limit,
         "show_error": False,
         "enable_monitoring": False,
         "strict_cors": True,
         "ssr_mode": False,
         "run_history": False,
         "footer_links": ["api", "gradio", "settings"],
-        "app_kwargs": {"middleware": middleware(int(limit * 1e6), pipeline.settings.max_photos)},
+        "app_kwargs": {"middleware": middleware(limit, pipeline.settings.max_photos)},
     }
 
 

@@ -20,6 +20,8 @@ class _Job:
     state: Literal["waiting", "running", "done", "failed", "cancelled"] = "waiting"
     progress: Progress | None = None
     error: str = ""
+    asked_by: set[str] = field(default_factory=set)
+    """Visitors who started it: what fails is told to them."""
     cancel: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -35,13 +37,14 @@ class Downloads:
         """In the order in which they were started."""
         self._guard = threading.Lock()
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, visitor: str = "") -> None:
         """Download a model, unless that is under way."""
         with self._guard:
             if name not in self._jobs or not self._jobs[name].under_way:
                 self._jobs.pop(name, None)
                 self._jobs[name] = _Job()
                 self._next()
+            self._jobs[name].asked_by.add(visitor)
 
     def cancel(self, name: str) -> None:
         """Stop a download; what has arrived is kept for the next one."""
@@ -64,10 +67,12 @@ class Downloads:
         with self._guard:
             return any(job.under_way for job in self._jobs.values())
 
-    def states(self) -> dict[str, dict[str, Any]]:
-        """The state of each download, as the page shows it."""
+    def states(self, visitor: str = "") -> dict[str, dict[str, Any]]:
+        """The state of each download, as the page of a visitor shows it: failures are those of the visitor's own."""
         with self._guard:
-            return {name: _json(job) for name, job in self._jobs.items()}
+            return {
+                name: _json(job) for name, job in self._jobs.items() if job.state != "failed" or visitor in job.asked_by
+            }
 
     def _next(self) -> None:
         """Start those that have waited longest; to be called with the guard held."""

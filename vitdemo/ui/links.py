@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from vitdemo.settings import ROOT
 from vitdemo.types import FUSIONS, Photo
 from vitdemo.ui.choices import DISCARDS
 from vitdemo.ui.examples import Example, example_of, examples
+
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class LinkState:
     method: str = ""
     target: str = ""
     resolution: int = 0
+    """-1 where it is no whole number."""
     fusion: str = "mean"
     """For rollout: how heads are joined."""
     discard: float = 0.0
@@ -42,13 +45,13 @@ class LinkState:
 
 
 def parse_link(query: Mapping[str, str]) -> LinkState:
-    """From a query string; what cannot be read is left out.
+    """From a query string; what cannot be read is left out. `vitdemo.ui.link_check` says what of it makes sense.
 
     >>> found = parse_link({"tab": "explain", "layer": "3", "patch": "0.5,0.25", "resolution": "large"})
     >>> found.tab, found.layer, found.patch, found.resolution
-    ('explain', 3, (0.5, 0.25), 0)
+    ('explain', 3, (0.5, 0.25), -1)
     """
-    patch = tuple(min(max(share, 0.0), 1.0) for share in _numbers(query.get("patch", "")))
+    patch = _numbers(query.get("patch", ""))
     return LinkState(
         tab=query.get("tab", ""),
         image=query.get("image", "").strip(),
@@ -56,10 +59,10 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         model=query.get("model", "").strip(),
         method=query.get("method", "").strip(),
         target=query.get("target", "").strip(),
-        resolution=next((int(number) for number in _numbers(query.get("resolution", ""))), 0),
+        resolution=_whole(query.get("resolution", "") or "0", -1),
         fusion=query["fusion"] if query.get("fusion") in FUSIONS else "mean",
         discard=next((share for share in _numbers(query.get("discard", "")) if share in DISCARDS), 0.0),
-        layer=next((int(number) for number in _numbers(query.get("layer", ""))), None),
+        layer=_whole(query.get("layer", ""), None),
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),
         patch=(patch[0], patch[1]) if len(patch) == 2 else None,
@@ -91,6 +94,11 @@ def segment_link(image: str, values: Mapping[str, Any]) -> str:
         else:
             query[name] = "" if value is None else str(value)
     return urlencode({name: value for name, value in query.items() if value}, safe=",:/")
+
+
+def _whole(text: str, other: Other) -> int | Other:
+    numbers = _numbers(text)
+    return int(numbers[0]) if len(numbers) == 1 and numbers[0] == int(numbers[0]) else other
 
 
 def _numbers(text: str) -> tuple[float, ...]:

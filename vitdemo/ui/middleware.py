@@ -8,6 +8,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vitdemo.ui.preview import Preview
+
 REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
 """Routes that fetch URLs or start encoders for anyone."""
 
@@ -17,14 +19,18 @@ def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     # A data URL is a third longer than its image; the rest is room for the other fields. Several photos are uploaded in one
     # body, whose files Gradio measures one by one.
     uploads = max_image_bytes * max_photos + 1_000_000
-    return [Middleware(BodyLimit, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads)]
+    return [
+        Middleware(Preview),
+        Middleware(BodyLimit, image=max_image_bytes, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads),
+    ]
 
 
 class BodyLimit:
     """Answers 413 to a body over the limit, as soon as that is known, and 403 to refused routes."""
 
-    def __init__(self, app: ASGIApp, limit: int, uploads: int) -> None:
+    def __init__(self, app: ASGIApp, image: int, limit: int, uploads: int) -> None:
         self.app = app
+        self.image = image
         self.limit = limit
         self.uploads = uploads
 
@@ -38,7 +44,7 @@ class BodyLimit:
         limit = self.uploads if scope["path"].endswith("/upload") else self.limit
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
-            await self._too_large(limit)(scope, receive, send)
+            await self._too_large()(scope, receive, send)
             return
         received, answered = 0, False
 
@@ -57,16 +63,17 @@ class BodyLimit:
                 await send(message)
             elif not answered:
                 answered = True
-                await self._too_large(limit)(scope, receive, send)
+                await self._too_large()(scope, receive, send)
 
         try:
             await self.app(scope, counted, corrected)
         except _TooLargeError:
             if not answered:
-                await self._too_large(limit)(scope, receive, send)
+                await self._too_large()(scope, receive, send)
 
-    def _too_large(self, limit: int) -> Any:
-        return PlainTextResponse(f"The request is too large: {limit / 1e6:.0f} MB are the limit.", 413)
+    def _too_large(self) -> Any:
+        # The one limit that a person knows, not that of the body which holds the image.
+        return PlainTextResponse(f"The request is too large; the limit of an image is {self.image / 1e6:g} MB.", 413)
 
 
 class _TooLargeError(Exception):

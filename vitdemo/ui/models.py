@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +65,7 @@ class ModelsTab:
         self.pipeline, self.downloads, self.policy = pipeline, Downloads(), policy_of(pipeline.settings)
         self.box = gr.Textbox(
             label="Add a model",
-            placeholder="organisation/model on the Hugging Face Hub, or a folder of this machine",
+            placeholder="organisation/model on the Hugging Face Hub, or a local folder",
             info=f"Any checkpoint with safetensors of these types: {', '.join(FAMILY_OF)}.",
             submit_btn="Add",
             max_lines=1,
@@ -86,14 +88,19 @@ class ModelsTab:
         }
         self.list.select(self.on_action, inputs, outputs, **options)
         self.box.submit(self.on_add, [self.box, *inputs], outputs, **options)
-        tab.select(self.follow, inputs, outputs, **options)
-        page.load(self.follow, inputs, outputs, **options)
+        tab.select(self.on_open, inputs, outputs, **options)
+        page.load(self.on_open, inputs, outputs, **options)
 
-    def on_action(self, compared: list[str], explained: str, event: gr.EventData) -> Iterator[Values]:
+    def on_open(self, compared: list[str], explained: str, request: gr.Request | None = None) -> Iterator[Values]:
+        yield from self.follow(compared, explained, visitor_of(request))
+
+    def on_action(
+        self, compared: list[str], explained: str, event: gr.EventData, request: gr.Request | None = None
+    ) -> Iterator[Values]:
         with user_errors():
             name, action = str(event.name), str(event.action)
             if action == "download" and (self.policy == "any" or (self.policy == "listed" and name in OFFICIAL)):
-                self.downloads.start(name)
+                self.downloads.start(name, visitor_of(request))
             elif action == "cancel":
                 self.downloads.cancel(name)
             elif action == "dismiss":
@@ -106,12 +113,22 @@ class ModelsTab:
                             remove(name)
                         forget_folder(name)
                         self.downloads.forget(name)
-        yield from self.follow(compared, explained)
+        yield from self.follow(compared, explained, visitor_of(request))
 
-    def on_add(self, name: str, compared: list[str], explained: str) -> Iterator[Values]:
+    def on_add(
+        self, name: str, compared: list[str], explained: str, request: gr.Request | None = None
+    ) -> Iterator[Values]:
+        try:
+            message = self._added(name_of(name), visitor_of(request))
+        except gr.Error as error:
+            # In the place of all answers, so that it goes when the next one comes.
+            message = html.unescape(error.message)
+        yield from self.follow(compared, explained, visitor_of(request), message)
+
+    def _added(self, name: str, visitor: str) -> str:
+        """What there is to say when a model has been added, or has begun to come."""
         message = ""
         with user_errors():
-            name = name.strip()
             if not name or self.policy != "any":
                 message = "Type the name of a model." if not name else "This server does not add models."
             elif any(spec.name == name and spec.ready for spec in available_models()):
@@ -119,18 +136,18 @@ class ModelsTab:
             elif is_hub_name(name) and "@" in name:
                 message = f"This list has one revision of a model. Others run on the command line: --model {name}"
             elif is_hub_name(name) and not (Path(name).expanduser() / "config.json").is_file():
-                self.downloads.start(name)
+                self.downloads.start(name, visitor)
             else:
                 message = f"{add_folder(name).name} is added until the app ends."
-        yield from self.follow(compared, explained, message)
+        return message
 
-    def follow(self, compared: list[str], explained: str, message: str = "") -> Iterator[Values]:
+    def follow(self, compared: list[str], explained: str, visitor: str, message: str = "") -> Iterator[Values]:
         """The list now, and again and again while something is being downloaded."""
         offered: list[tuple[str, str]] | None = None
         shown: str | None = message
         while True:
             active = self.downloads.active
-            found: Values = {self.list: self._value(shown)}
+            found: Values = {self.list: self._value(shown, visitor)}
             if (now := choices()) != offered:
                 offered = now
                 names = [name for _, name in offered]
@@ -146,5 +163,34 @@ class ModelsTab:
             shown = None
             time.sleep(BEAT)
 
-    def _value(self, message: str | None = "") -> dict[str, Any]:
-        return model_list_value(self.pipeline.backend.loaded(), self.downloads.states(), self.policy, message)
+    def _value(self, message: str | None = "", visitor: str = "") -> dict[str, Any]:
+        states = self.downloads.states(visitor)
+        return model_list_value(self.pipeline.backend.loaded(), states, self.policy, message)
+
+
+def visitor_of(request: gr.Request | None) -> str:
+    """Whose page it is; another one after a reload."""
+    return (request.session_hash or "") if request else ""
+
+
+def name_of(text: str) -> str:
+    """What was typed, or the name in the address of a model's page on the Hub.
+
+    >>> name_of(" https://huggingface.co/google/vit-base-patch16-224/tree/main "), name_of("hf.co/a/b?library=timm")
+    ('google/vit-base-patch16-224', 'a/b')
+    >>> name_of("https://huggingface.co/a/b/tree/v1"), name_of("https://huggingface.co/datasets/a/b")
+    ('a/b@v1', 'https://huggingface.co/datasets/a/b')
+    """
+    text = text.strip()
+    found = _PAGE.fullmatch(text)
+    if found is None or found["organisation"] in ("datasets", "spaces", "docs", "collections", "papers"):
+        return text
+    revision = found["revision"] or "main"
+    return f"{found['organisation']}/{found['model']}" + ("" if revision == "main" else f"@{revision}")
+
+
+_PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<organisation>[\w.-]+)/(?P<model>[\w.-]+)"
+    r"(?:/(?:tree|blob|commit)/(?P<revision>[\w.-]+))?(?:[/?#].*)?",
+    re.IGNORECASE,
+)

@@ -57,7 +57,7 @@ class DecodedPhotos:
             ImageError: this server does not fetch, the URL was refused, or it did not deliver an image.
         """
         if not self._settings.url_input:
-            raise UrlError("This server does not fetch pictures from addresses. Upload the picture instead.")
+            raise UrlError("This server does not fetch images from URLs. Upload the image instead.")
         data = fetch_url(url, self._settings)
         path = processing_utils.save_bytes_to_cache(data, "picture.jpg", cache_dir=cache)
         try:

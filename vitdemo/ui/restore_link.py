@@ -6,20 +6,22 @@ from typing import Any
 
 import gradio as gr
 
+from vitdemo.errors import VitDemoError
 from vitdemo.pipeline import Pipeline
 from vitdemo.types import Photo
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
+from vitdemo.ui.link_check import is_url, shortened, understood, warning
 from vitdemo.ui.links import LinkState, example_called, parse_link
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.state import COMPARE, EXPLAIN, NOTHING, SEGMENT, TABS, PageState, Values
+from vitdemo.ui.state import COMPARE, EXPLAIN, NOTHING, SEGMENT, PageState, Values
 
 
 class RestoreLink:
-    """Reads the query string, and sets the controls that it names; what is not among the choices keeps its default."""
+    """Reads the query string, and sets the controls that it names; what is not understood is named, and keeps its default."""
 
     def __init__(
         self,
@@ -42,13 +44,17 @@ class RestoreLink:
 
     def on_load(self, state: PageState, request: gr.Request) -> Values:
         query: dict[str, Any] = dict(request.query_params) if request else {}
-        link = parse_link({name: str(value) for name, value in query.items()})
+        query = {name: str(value) for name, value in query.items()}
+        link = parse_link(query)
+        link, ignored = understood(link, query, self.compare.default, self.explain.default)
         if link == LinkState():
+            if ignored:
+                gr.Warning(warning(ignored))
             return NOTHING
         try:
             with user_errors():
-                photo, path = self._photo(link.image, state)
-                tab = link.tab if link.tab in TABS else COMPARE
+                photo, path = self._photo(link.image, state, ignored)
+                tab = link.tab or COMPARE
                 found: Values = {}
                 if tab == EXPLAIN:
                     found = self.explain.follow(link, photo, state)
@@ -59,17 +65,26 @@ class RestoreLink:
         except gr.Error as error:
             gr.Warning(f"This link cannot be followed: {error.message}")
             return NOTHING
+        if ignored:
+            gr.Warning(warning(ignored))
         state.tab, state.stale = tab, {COMPARE, EXPLAIN} - {tab}
         if path:
             state.linked, found[self.photo] = photo.digest, path
         return {**found, self.tabs: gr.update(selected=tab)}
 
-    def _photo(self, image: str, state: PageState) -> tuple[Photo, str]:
-        """The photo, and the path that the page's input is to be set to; "" where it has this photo already."""
+    def _photo(self, image: str, state: PageState, ignored: list[str]) -> tuple[Photo, str]:
+        """The photo, and the path that the page's input is to be set to; "" where it has this photo already.
+
+        A URL that gives no image is added to `ignored`.
+        """
         example = example_called(image) or examples()[0]
-        if image.startswith(("http://", "https://")):
-            path = self.photos.download(image, self.photo.GRADIO_CACHE)
-            photo = self.pipeline.open(path)
-            state.urls[photo.digest] = image
-            return photo, path
+        if is_url(image):
+            try:
+                path = self.photos.download(image, self.photo.GRADIO_CACHE)
+            except VitDemoError as error:
+                ignored.append(f"image={shortened(image)} ({error})")
+            else:
+                photo = self.pipeline.open(path)
+                state.urls[photo.digest] = image
+                return photo, path
         return opened(self.pipeline, example), "" if example == examples()[0] else str(example.path)

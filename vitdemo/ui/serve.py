@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
+from vitdemo.interrupt import end_at_once_next_time
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import console_progress, obtain
 from vitdemo.ui.app import build, launch_options
@@ -29,5 +30,6 @@ def serve() -> None:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
+        end_at_once_next_time()
         # Gradio's own wait would leave open pages connected, and then not get to the photos.
         page.close()

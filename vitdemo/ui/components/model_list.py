@@ -40,13 +40,13 @@ def model_list_value(
     entries = [_entry(spec, loaded.get(spec.checkpoint, 0), jobs.get(spec.name)) for spec in specs]
     # A model that was added by name is not known before its configuration is here.
     others = [
-        {"name": name, "family": "Asked for", "job": job}
+        {"name": name, "family": "Requests", "job": job}
         for name, job in jobs.items()
         if name not in known and job["state"] != "done"
     ]
     families = [family for family in FAMILIES if any(entry["family"] == family for entry in entries)]
     return {
-        "families": ["Asked for", *families] if others else families,
+        "families": ["Requests", *families] if others else families,
         "models": [*others, *entries],
         "policy": policy,
         "message": message,

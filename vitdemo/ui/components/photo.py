@@ -68,6 +68,10 @@ class PagePhoto(PhotoInput):
         # Gradio looks for the part of the page under the parent's name: that of `gr.Image`, not of `PhotoInput`.
         return "image"
 
+    def postprocess(self, value: str | None) -> ImageData | None:  # type: ignore[override]
+        # Whatever it is: stock `gr.Image` would read an SVG here, and write its text into the page.
+        return ImageData(path=value, orig_name=Path(value).name) if value else None
+
     def preprocess(self, payload: ImageData | None) -> Photo | RejectedImage | None:  # type: ignore[override]
         try:
             return super().preprocess(payload)

@@ -27,7 +27,7 @@ function state(model) {
   if (model.source === undefined) return "";
   const memory = model.memory ? `, loaded (${megabytes(model.memory)} of memory)` : "";
   if (model.source === "embedded") return `ships with vitdemo${memory}`;
-  if (model.source === "local") return `a folder of this machine${memory}`;
+  if (model.source === "local") return `a local folder${memory}`;
   return model.ready ? `on this machine, revision ${model.revision}${memory}` : model.gated || "not downloaded";
 }
 

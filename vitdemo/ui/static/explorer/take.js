@@ -128,21 +128,23 @@ async function saveFilm() {
   if (answer) save(`${stem()}-layers.gif`, new Blob([bytesOf(answer.data)], { type: "image/gif" }));
 }
 
-/* A line a model. A cell that a spreadsheet would take for a formula is marked as text. */
-function saveTable() {
-  const maps = panels.map(currentMap);
+/* One line per model. A cell that a spreadsheet would take for a formula is marked as text. The numbers are the server's, as in every
+ * other file: the page itself has maps as bytes alone. */
+async function saveTable() {
+  const answer = await asked("report", { panel: null, ...settingsNow(null) });
+  if (!answer) return;
+  const { results, agreement } = answer.report;
   const head = ["image", "model", "family", ...[1, 2, 3, 4, 5].flatMap((rank) => [`label ${rank}`, `score ${rank}`])];
   head.push("probably none", "ms", "device", "dtype", "parameters", "revision", "map", "lowest", "highest");
   for (const measure of ["rank correlation", "overlap"]) for (const panel of panels) head.push(`${measure} with ${panel.model}`);
   const rows = panels.map((panel, i) => {
     const row = [shown.name, panel.model, panel.family];
     for (let rank = 0; rank < 5; rank++) row.push(...(panel.labels[rank] ? [panel.labels[rank].label, panel.labels[rank].score] : ["", ""]));
-    const known = maps[i] && maps[i].values;
-    row.push(panel.uncovered, panel.ms, panel.device, panel.dtype, panel.parameters, panel.revision, panel.nodes.text.textContent);
-    row.push(known ? maps[i].low : "", known ? maps[i].high : "");
-    for (const measure of ["correlation", "overlap"]) {
+    const { description, min, max } = results[i];
+    row.push(panel.uncovered, panel.ms, panel.device, panel.dtype, panel.parameters, panel.revision, description, min ?? "", max ?? "");
+    for (const measure of ["rank_correlation", "iou"]) {
       for (const other of panels) {
-        const pair = pairs.find(({ models }) => models.includes(panel.model) && models.includes(other.model) && other !== panel);
+        const pair = agreement.find(({ models }) => models.includes(panel.model) && models.includes(other.model) && other !== panel);
         row.push(pair && pair[measure] !== undefined && pair[measure] !== null ? pair[measure] : "");
       }
     }
