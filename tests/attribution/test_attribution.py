@@ -282,5 +282,5 @@ def test_words_leave_out_what_is_negative() -> None:
     values = np.full((4, 4), -1.0)
     values[0, 0] = 1
     found = _map(values, method="similarity", layer=None, head=None, readout=None)
-    assert describe(found) == "Similarity: 100% of it on 6% of the picture, top left"
+    assert describe(found) == "Similarity: cosine of 0.50 or more on 6% of the picture, top left"
     assert describe(_map(values * 0 - 1, layer=None)).endswith(": nothing stands out")

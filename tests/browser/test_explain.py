@@ -23,6 +23,7 @@ from tests.served import App
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.registry import get_spec, ready_models
+from vitdemo.ui.choices import cost_of
 from vitdemo.ui.examples import examples
 
 pytestmark = pytest.mark.browser
@@ -61,7 +62,7 @@ def events(watched: Watched) -> int:
 
 
 def words(page: Page) -> str:
-    return page.locator("#explained .vd-text").inner_text()
+    return page.locator("#explained .vd-text").text_content() or ""
 
 
 def said(app: App, method: str, **options: Any) -> str:
@@ -71,7 +72,7 @@ def said(app: App, method: str, **options: Any) -> str:
 
 
 def measure(page: Page) -> None:
-    page.get_by_role("button", name="How faithful is this map?").click()
+    page.get_by_role("button", name="Measure faithfulness").click()
     expect(page.locator(CURVES)).to_have_count(2, timeout=90_000)
 
 
@@ -83,7 +84,7 @@ def test_every_method_has_its_map_and_says_what_it_is(page: Page, watched: Watch
         choose_and_wait(page, "method", METHODS[name].title)
         expect(page.locator("#explained .vd-text")).to_have_text(said(watched.app, name))
         expect(page.locator("#explained .vd-caution")).to_contain_text(METHODS[name].says)
-        expect(page.locator("#method")).to_contain_text(METHODS[name].cost[1:])
+        expect(page.locator("#method")).to_contain_text(cost_of(name))
         # Classes are for methods that explain one.
         expect(page.locator("#target")).to_be_visible(visible=METHODS[name].class_specific)
         seen += pictures(page, TAB)
@@ -102,7 +103,7 @@ def test_a_class_can_be_chosen_by_name_and_by_rank_and_one_that_there_is_not_is_
     assert words(page) == said(watched.app, "relevance", target="butterfly")
     assert "for butterfly" in words(page)
     named = pictures(page, TAB)
-    choose_and_wait(page, "target", "number 3 of the scores")
+    choose_and_wait(page, "target", "3rd choice")
     assert words(page) == said(watched.app, "relevance", target="top:3")
     before = result_id(page, TAB), pictures(page, TAB), words(page)
     assert len({*predicted, *named, *before[1]}) == 3
@@ -110,25 +111,27 @@ def test_a_class_can_be_chosen_by_name_and_by_rank_and_one_that_there_is_not_is_
     page.locator("#target input").press("Enter")
     expect(page.locator(".toast-body").first).to_contain_text(f"{FIRST.name} has no class '<i>unicorn</i>'")
     assert (result_id(page, TAB), pictures(page, TAB), words(page)) == before
-    choose_and_wait(page, "target", "the predicted one")
+    choose_and_wait(page, "target", "predicted class")
     assert pictures(page, TAB) == predicted
 
 
-def test_a_resolution_gives_a_finer_map_and_zero_the_models_own(page: Page, watched: Watched) -> None:
-    number, facts = page.locator("#resolution input[type=number]"), page.locator("#explained .vd-facts")
+def test_a_typed_resolution_gives_a_finer_map_and_what_is_none_is_said(page: Page, watched: Watched) -> None:
+    number, facts = page.locator("#resolution input"), page.locator("#explained .vd-facts")
     expect(facts).to_contain_text("14 \N{MULTIPLICATION SIGN} 14 patches")
     own = pictures(page, TAB)
 
     def enter(value: str) -> None:
         number.fill(value)
-        number.press("Tab")
+        number.press("Enter")
 
     wait_for_new_result(page, lambda: enter("320"), TAB)
     width, height = watched.app.pipeline.open(examples()[0].path).size
     columns, rows = (round(20 * side / max(width, height)) for side in (width, height))
     expect(facts).to_contain_text(f"{rows} \N{MULTIPLICATION SIGN} {columns} patches")
     assert pictures(page, TAB) != own
-    wait_for_new_result(page, lambda: enter("0"), TAB)
+    enter("large")
+    expect(page.locator(".toast-body").first).to_contain_text("'large' is not a resolution")
+    choose_and_wait(page, "resolution", "model default")
     assert pictures(page, TAB) == own
 
 
@@ -181,7 +184,7 @@ def test_a_map_is_measured_in_two_curves_and_in_words_which_go_away_with_it(page
     assert ("both ways" in numbers[5]) == (deletion < random < insertion)
     for line in page.locator("#curve polyline").all():
         assert len((line.get_attribute("points") or "").split()) == 21
-    choose(page, "target", "number 2 of the scores")
+    choose(page, "target", "2nd choice")
     expect(page.locator(CURVES)).to_have_count(0)
 
 
@@ -201,7 +204,7 @@ def test_a_curve_goes_away_with_the_map_that_it_was_of(page: Page, change: str) 
         "photo": example(page, 1).click,
         "model": lambda: choose(page, "model", "DINO"),
         "method": lambda: choose(page, "method", "Attention"),
-        "resolution": lambda: page.locator("#resolution input[type=number]").fill("256"),
+        "resolution": lambda: choose(page, "resolution", "320 px"),
         "patch": lambda: page.locator("#explained .vd-picture canvas").click(position={"x": 200, "y": 150}),
     }
     acts[change]()
@@ -210,7 +213,7 @@ def test_a_curve_goes_away_with_the_map_that_it_was_of(page: Page, change: str) 
 
 def test_a_curve_that_comes_too_late_is_not_shown_under_another_map(page: Page, watched: Watched) -> None:
     choose_and_wait(page, "method", "Grad-CAM")
-    page.get_by_role("button", name="How faithful is this map?").click()
+    page.get_by_role("button", name="Measure faithfulness").click()
     choose_and_wait(page, "method", "Attention rollout")
     # The server finishes what it began, and nobody waits for it.
     watched.settle()
@@ -223,9 +226,9 @@ def test_a_curve_that_comes_too_late_is_not_shown_under_another_map(page: Page, 
 def test_another_model_or_photo_keeps_the_method_and_forgets_the_class(page: Page, watched: Watched) -> None:
     pipeline, beit = watched.app.pipeline, get_spec("beit-mini")
     choose_and_wait(page, "method", "Relevance")
-    choose_and_wait(page, "target", "number 2 of the scores")
+    choose_and_wait(page, "target", "2nd choice")
     choose_and_wait(page, "model", "BEiT")
-    expect(page.locator("#target input")).to_have_value("the predicted one")
+    expect(page.locator("#target input")).to_have_value("predicted class")
     expect(page.locator("#explained h2")).to_contain_text("beit-mini")
     for number in (0, 2):
         if number:
@@ -236,12 +239,13 @@ def test_another_model_or_photo_keeps_the_method_and_forgets_the_class(page: Pag
         expect(page.locator("#method input")).to_have_value("Relevance")
 
 
-def test_methods_that_do_not_apply_are_absent_and_the_list_says_why(page: Page) -> None:
+def test_methods_that_do_not_apply_are_absent_and_the_details_say_why(page: Page) -> None:
     choose_and_wait(page, "method", "Relevance")
     choose_and_wait(page, "model", "MAE")
     expect(page.locator("#method input")).to_have_value("Attention")
-    expect(page.locator("#method")).to_contain_text(
-        "not Gradient rollout, Relevance, LeGrad, Grad-CAM: it explains a class, and this model has no classifier"
+    facts = page.locator("#explained .vd-facts")
+    expect(facts).to_contain_text(
+        "Gradient rollout, Relevance, LeGrad, Grad-CAM: it explains a class, and this model has no"
     )
     assert options_of(page, "method") == ["Attention", "Attention rollout", "Similarity"]
     expect(page.locator("#target")).to_be_hidden()
@@ -249,7 +253,7 @@ def test_methods_that_do_not_apply_are_absent_and_the_list_says_why(page: Page) 
     expect(page.locator("#measure")).to_be_hidden()
     choose_and_wait(page, "model", "CNN")
     expect(page.locator("#method input")).to_have_value("Grad-CAM")
-    expect(page.locator("#method")).to_contain_text("it needs attention, and a convolutional network has none")
+    expect(facts).to_contain_text("it needs attention, and a convolutional network has none")
     assert options_of(page, "method") == ["Grad-CAM", "Similarity"]
     expect(page.locator("#target")).to_be_visible()
     expect(page.locator("#measure")).to_be_visible()

@@ -328,7 +328,7 @@ def test_a_masked_autoencoder_fills_in_what_is_hidden_from_it(watched: Watched) 
     first = rebuilt(page)
     assert len(set(first)) == 3
 
-    page.get_by_role("button", name="Hide others").click()
+    page.get_by_role("button", name="New random mask").click()
     expect(page.locator("#rebuilt img").nth(1)).not_to_have_attribute("src", first[1])
     assert rebuilt(page)[0] == first[0]
     slider = page.locator("#masked input[type=range]")

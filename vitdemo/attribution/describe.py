@@ -35,6 +35,9 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
         title = METHODS[attribution.method].title + (f" for {label}" if label else "")
         if attribution.high <= attribution.low:
             return f"{title}: nothing stands out"
+        if attribution.method == "similarity":
+            # Cosines are no shares of anything.
+            return f"{title}: cosine of {values.max() / 2:.2f} or more on {area:.0%} of the picture, {place}"
         return f"{title}: {share:.0%} of it on {area:.0%} of the picture, {place}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
     query = READOUT_WORDS.get(attribution.readout or "", "")

@@ -64,7 +64,7 @@ class SeveralPhotos:
             )
             with gr.Row(elem_id="several-buttons"):
                 self.start = gr.Button(
-                    "Compare them all", variant="primary", size="sm", scale=0, min_width=180, elem_id="several-start"
+                    "Compare all", variant="primary", size="sm", scale=0, min_width=180, elem_id="several-start"
                 )
                 self.stop = gr.Button(
                     "Stop", size="sm", scale=0, min_width=100, interactive=False, elem_id="several-stop"

@@ -13,6 +13,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.options.targets import parse_target
 from vitdemo.registry import ready_models
 from vitdemo.types import FUSIONS, ModelSpec
+from vitdemo.ui.choices import DISCARDS
 from vitdemo.ui.links import LinkState, example_called
 from vitdemo.ui.state import COMPARE, EXPLAIN, TABS
 
@@ -115,6 +116,8 @@ def _target(link: LinkState, specs: Sequence[ModelSpec]) -> bool:
 _CHECKS: Mapping[str, tuple[Callable[[LinkState, Sequence[ModelSpec]], bool], Any]] = {
     "target": (_target, ""),
     "resolution": (lambda link, specs: 0 <= link.resolution <= LONG_SIDE, 0),
+    "fusion": (lambda link, specs: link.fusion in FUSIONS, "mean"),
+    "discard": (lambda link, specs: link.discard in (0, *DISCARDS), 0.0),
     "layer": (_layer, None),
     "head": (_head, ""),
     "readout": (_readout, ""),

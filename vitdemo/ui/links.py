@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from vitdemo.settings import ROOT
-from vitdemo.types import FUSIONS, Photo
-from vitdemo.ui.choices import DISCARDS
+from vitdemo.types import Photo
 from vitdemo.ui.examples import Example, example_of, examples
 
 Other = TypeVar("Other")
@@ -60,8 +59,8 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         method=query.get("method", "").strip(),
         target=query.get("target", "").strip(),
         resolution=_whole(query.get("resolution", "") or "0", -1),
-        fusion=query["fusion"] if query.get("fusion") in FUSIONS else "mean",
-        discard=next((share for share in _numbers(query.get("discard", "")) if share in DISCARDS), 0.0),
+        fusion=query.get("fusion", "").strip() or "mean",
+        discard=next(iter(_numbers(query.get("discard", "0"))), -1.0),
         layer=_whole(query.get("layer", ""), None),
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),

@@ -22,6 +22,9 @@ ALT = "One photo as three Vision Transformers see it, with the parts lit up wher
 CHARSET = b'<meta charset="utf-8" />'
 """After it: a browser looks for it at the very beginning."""
 
+WIDTH = "\n\t\t<style>.gradio-container > .main.app { max-width: 1680px !important; }</style>"
+"""From the first paint on as wide as page.css makes it: that comes later, and the page would jump."""
+
 _OTHERS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:|name="description")[^>]*>\s*')
 
 
@@ -61,7 +64,9 @@ class _Head:
             self.body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            body = _OTHERS.sub(b"", self.body).replace(CHARSET, CHARSET + tags(_address(self.scope)).encode(), 1)
+            body = _OTHERS.sub(b"", self.body).replace(
+                CHARSET, CHARSET + (tags(_address(self.scope)) + WIDTH).encode(), 1
+            )
             kept = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
             length = (b"content-length", str(len(body)).encode())
             # An answer to HEAD has a length without a body.

@@ -52,6 +52,8 @@ async function ask(panel, key, what) {
 
 function setPatch(x, y, panel) {
   const [left, top, right, bottom] = panel.crop;
+  const outside = x < left || x >= right || y < top || y >= bottom;
+  say(outside ? `${panel.model} does not see this part of the photo: the nearest patch is taken.` : "");
   state.patch = [Math.min(Math.max(x, left), right - 1e-6), Math.min(Math.max(y, top), bottom - 1e-6)];
   if (panel.method) trigger("select", { x: state.patch[0], y: state.patch[1] });
   else if (state.readout !== "patch") {

@@ -172,11 +172,12 @@ const DISPLAY = {
   smooth: ["1", () => String(Number(state.smooth))],
   sort: ["as chosen", () => (single() ? "as chosen" : state.sort)],
 };
+const SEGMENTS = ["beside", "refine", "clip", "objects", "tau", "parts", "threshold", "within", "matches", "point"]; // of Segment
 const OURS = ["tab", "model", "models", "method", "target", "resolution", "fusion", "discard", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
 
 function link() {
   const query = new URLSearchParams(location.search);
-  for (const name of OURS) query.delete(name);
+  for (const name of [...OURS, ...SEGMENTS]) query.delete(name);
   for (const [name, value] of Object.entries(shown.link)) if (value) query.set(name, value);
   if (!panels.every((panel) => panel.method || !panel.layers)) {
     if (state.layer !== 1) query.set("layer", String(layerOf(deepest())));

@@ -203,11 +203,13 @@ async function take(value) {
 
 /* ---- link ---- */
 
-const OURS = [...Object.keys(state), "image", "tab", "models", "target", "layer", "readout", "patch"];
+const OURS = [...Object.keys(state), "image", "tab", "models", "target", "fusion", "discard", "layer", "readout", "patch"];
+const THEIRS = ["top", "colours", "view", "crop", "scale", "shared", "smooth", "sort"]; // of the explorers
 
 function link() {
   const query = new URLSearchParams(location.search);
-  for (const name of OURS) query.delete(name);
+  for (const name of [...OURS, ...THEIRS]) query.delete(name);
+  if (state.opacity !== 0.6) query.set("opacity", String(state.opacity));
   for (const [name, value] of new URLSearchParams(shown.link)) query.set(name, name === "tau" ? String(state.tau) : value);
   return `${location.origin}${location.pathname}?${query}`.replaceAll("%2C", ",");
 }
@@ -220,7 +222,7 @@ function keepLink() {
 async function copyLink() {
   try {
     await navigator.clipboard.writeText(link());
-    say(new URLSearchParams(shown.link).get("image") ? "The link is copied." : "The link is copied. It holds the settings, not your photo: that stays here.");
+    say(new URLSearchParams(shown.link).get("image") ? "Link copied." : "Link copied. It holds the settings, not your photo.");
   } catch (error) {
     say("The browser does not allow copying here: copy the address of this page yourself.");
   }
