@@ -16,8 +16,8 @@ SHOTS = [
     ("explain-dark", 1440, 1000, "dark", "Explain", "Pyramid"),
     ("explain-phone", 390, 1500, "dark", "Explain", "Crab"),
     ("mae", 1440, 1000, "light", "Explain", "Sunflower"),
-    ("segment", 1440, 1000, "light", "Segment", "Sunflower"),
-    ("segment-phone", 390, 1500, "dark", "Segment", "Sunflower"),
+    ("segment", 1440, 1000, "light", "Segment", "Crab"),
+    ("segment-phone", 390, 1500, "dark", "Segment", "Crab"),
     ("live", 1440, 900, "light", "Live", "Sunflower"),
     ("models", 1440, 900, "light", "Models", "Sunflower"),
 ]
@@ -32,8 +32,10 @@ def main(url: str) -> None:
                 page = context.new_page()
                 page.goto(f"{url}?tab=explain&model=mae-mini" if name == "mae" else url)
                 page.wait_for_function("window.vitdemoOpened")
-                page.get_by_role("tab", name=tab).click()
+                # The camera's tab and the list of models have no photo.
                 page.locator("#examples").get_by_role("button", name=example).click()
+                page.evaluate("window.settled()")
+                page.get_by_role("tab", name=tab).click()
                 page.evaluate("window.settled()")
                 if tab == "Live":
                     page.locator("#live .vd-start").click()

@@ -195,6 +195,7 @@ WALK: list[Callable[[Watched], object]] = [
 """Each goes on where the one before it left the page."""
 
 
+@pytest.mark.thorough
 def test_nothing_serious_is_found_that_gradio_itself_does_not_bring(watched: Watched, stock: str) -> None:
     page = watched.page
     brought = stock_faults(page, stock)

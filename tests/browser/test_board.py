@@ -120,6 +120,7 @@ def test_of_a_labelled_example_right_and_wrong_answers_are_marked(
     assert explorer.find(".vd-panel .vd-wrong-mark").count() == 2
 
 
+@pytest.mark.thorough
 def test_panels_can_be_sorted_by_anything(board: StaticExplorer, comparison: Comparison) -> None:
     found: dict[str, Prediction] = {one.prediction.spec.name: one.prediction for one in comparison.explanations}
     chosen = order(board)
@@ -156,6 +157,7 @@ def test_of_gradients_each_map_has_its_own_scale(
     assert set(pressed) == {label}
 
 
+@pytest.mark.thorough
 def test_the_swipe_shows_one_model_left_of_the_line_and_the_other_right_of_it(board: StaticExplorer) -> None:
     board.find(".vd-swipe summary").click()
     board.set("left", "0")
@@ -220,6 +222,7 @@ def test_the_figure_the_table_and_the_report_say_the_same(
     assert len(colours) > 5000
 
 
+@pytest.mark.thorough
 def test_no_cell_of_the_table_is_a_formula_and_none_breaks_its_line(
     explorer: StaticExplorer, disputed: Photo, comparison: Comparison
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_curve_goes_away_with_the_map_that_it_was_of(page: Page, change: str) 
     expect(page.locator(CURVES)).to_have_count(0)
 
 
+@pytest.mark.thorough
 def test_a_curve_that_comes_too_late_is_not_shown_under_another_map(page: Page, watched: Watched) -> None:
     choose_and_wait(page, "method", "Grad-CAM")
     page.get_by_role("button", name="Measure faithfulness").click()
@@ -223,6 +224,7 @@ def test_a_curve_that_comes_too_late_is_not_shown_under_another_map(page: Page, 
 # Other models and photos
 
 
+@pytest.mark.thorough
 def test_another_model_or_photo_keeps_the_method_and_forgets_the_class(page: Page, watched: Watched) -> None:
     pipeline, beit = watched.app.pipeline, get_spec("beit-mini")
     choose_and_wait(page, "method", "Relevance")

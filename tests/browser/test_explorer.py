@@ -289,6 +289,7 @@ def test_of_many_patches_a_row_is_asked_for_at_a_time(explorer: StaticExplorer, 
     assert same_words(explorer.words()[0], wanted)
 
 
+@pytest.mark.thorough
 def test_the_patch_follows_the_pointer_unless_a_click_holds_it_and_escape_leaves_it(
     one: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:

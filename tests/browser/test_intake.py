@@ -128,6 +128,7 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
 
+@pytest.mark.thorough
 def test_a_photo_over_the_limit_is_reduced_upright_and_a_line_says_so(watched: Watched, warnings: list[str]) -> None:
     page, forwards = watched.page, watched.app.forwards
     exif = Image.Exif()

@@ -118,6 +118,7 @@ def test_layer_head_and_opacity_change_the_map_and_stay_chosen(live: Live) -> No
     assert live.find("canvas").evaluate("(canvas) => getComputedStyle(canvas).opacity") == "0.3"
 
 
+@pytest.mark.thorough
 def test_of_each_model_the_answer_says_what_it_can(live: Live, pipeline: Pipeline) -> None:
     def nameless(*what: Any, **how: Any) -> Explanation:
         found = pipeline.explain(*what, **how)
@@ -188,6 +189,7 @@ def test_an_insecure_page_is_told_how_to_become_a_secure_one(live: Live) -> None
     live.says("ssh -L 80:localhost:80 localhost, then http://localhost:80")
 
 
+@pytest.mark.thorough
 def test_the_camera_can_be_changed_while_it_runs(live: Live) -> None:
     live.page.evaluate(
         """() => {
@@ -217,6 +219,7 @@ def test_the_camera_can_be_changed_while_it_runs(live: Live) -> None:
     assert live.page.evaluate("window.tracks.every((track) => track.readyState === 'ended')")
 
 
+@pytest.mark.thorough
 def test_a_page_in_the_background_sends_nothing_and_goes_on_by_itself(live: Live) -> None:
     away = """(away) => {
         Object.defineProperty(document, "hidden", { value: away, configurable: true });
@@ -337,6 +340,7 @@ def gate(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate.open()
 
 
+@pytest.mark.thorough
 def test_one_click_and_a_known_photo_before_the_camera_has_its_label_from_any_model_that_is_here(
     watched: Watched,
 ) -> None:
@@ -369,6 +373,7 @@ RECORD = """(selector) => {
 }"""
 
 
+@pytest.mark.thorough
 def test_frames_that_came_too_late_are_dropped_and_the_newest_is_answered(watched: Watched, gate: Gate) -> None:
     page = watched.page
     start(page)

@@ -157,6 +157,7 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
     assert LISTED not in offered(models, "models")
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_fetched_says_why_in_its_place_until_it_is_dismissed(models: Page) -> None:
     press(models, "Download", GATED)
     expect(state(models, GATED)).to_contain_text("is gated or private. Accept the licence at https://huggingface.co/")

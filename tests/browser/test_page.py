@@ -75,6 +75,7 @@ def test_a_pasted_photo_is_classified(watched: Watched) -> None:
     assert best_labels(page) == expected_labels(watched.app, photo(240, 160))
 
 
+@pytest.mark.thorough
 def test_a_snapshot_of_the_camera_is_classified(watched: Watched) -> None:
     page = watched.page
     page.get_by_label("Remove Image").click()

@@ -235,6 +235,7 @@ def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(context: BrowserC
         page.close()
 
 
+@pytest.mark.thorough
 def test_two_pages_at_once_show_each_its_own(browser: Browser, app: App) -> None:
     with opened(browser) as one, opened(browser) as other:
         pages = [Watched(context.new_page(), app).open().page for context in (one, other)]

@@ -136,6 +136,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_steps_score_and_weights(tar: s
     assert "nan" not in (out / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_a_trained_model_can_be_a_teacher_and_initialise_another_run(
     trained: tuple[Path, Done], tar: str, tmp_path: Path
 ) -> None:

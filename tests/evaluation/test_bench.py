@@ -43,6 +43,7 @@ def test_every_variant_is_timed_relative_to_the_plain_forward_pass(tiny_spec: Sp
     assert (entry["batch"], entry["pairs"], entry["device"], entry["dtype"]) == (2, 1, "cpu", "fp32")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "dino", "hybrid", "resnet"])
 def test_at_batch_1_a_model_is_also_compared_with_transformers_and_bf16(tiny_spec: SpecOf, kind: str) -> None:
     spec = tiny_spec(kind)
@@ -57,6 +58,7 @@ def test_at_batch_1_a_model_is_also_compared_with_transformers_and_bf16(tiny_spe
     assert (found["map_rank_correlation"] is None) == (not spec.readouts)
 
 
+@pytest.mark.thorough
 def test_methods_that_keep_all_matrices_are_left_out_where_they_would_not_fit(tiny_spec: SpecOf) -> None:
     entry = bench.bench(tiny_spec("vit"), SETTINGS, pairs=1, dtype="fp32", resolution=270)
     assert entry["input"] == [272, 272]

@@ -27,6 +27,7 @@ SpecOf = Callable[[str], ModelSpec]
 PhotoMaker = Callable[..., Photo]
 
 
+@pytest.mark.thorough
 def test_maps_of_a_trained_model_are_lost_with_its_weights_and_it_keeps_its_own() -> None:
     spec, own = get_spec("vit-mini"), Pipeline(SETTINGS)
     photos = [own.open(path) for path in EXAMPLES]

@@ -489,6 +489,7 @@ def too_slow(url: str, settings: Settings, **options: object) -> None:
     assert 0.5 < time.monotonic() - start < 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "head",
     [

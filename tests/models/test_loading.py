@@ -99,6 +99,7 @@ def test_weights_have_the_dtype_that_was_asked_for_whatever_the_file_has(
         assert model(PIXELS.to(asked)).dtype == asked
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", [*(kind for kind in tiny.KINDS if kind != "mae"), "resnet"])
 def test_in_half_precision_answers_are_those_of_a_network_that_was_loaded_in_it(

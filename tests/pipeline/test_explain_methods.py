@@ -501,6 +501,7 @@ def _agreement_of_bf16(pipeline: Pipeline, spec: ModelSpec, method: str, names: 
     return float(np.mean(found))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method",
     [

@@ -317,6 +317,7 @@ def test_a_connection_on_which_nothing_more_comes_is_opened_anew(hub: FakeHub, m
     assert ranges(hub) == [None, "bytes=100000-", "bytes=200000-"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 @pytest.mark.parametrize("file", ["config.json", WEIGHTS])
 def test_a_busy_hub_is_asked_again(hub: FakeHub, status: int, file: str) -> None:

@@ -52,6 +52,7 @@ def stages(runs: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in sorted(runs.glob("*-mini-*/README.md"))}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("quick_teacher")
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_loss_falls_and_the_score_beats_a_guess(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
