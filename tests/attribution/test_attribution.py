@@ -273,8 +273,10 @@ def test_words_say_which_layer_heads_and_tokens(changes: dict[str, Any], words: 
 def test_words_of_a_method_that_joins_all_layers_name_it_and_its_class(method: str) -> None:
     found = _map(_spot(0, 0), method=method, layer=None, head=None, readout=None)
     title = METHODS[method].title
-    assert describe(found) == f"{title}: 100% of it on 1% of the picture, top left"
-    assert describe(found, "sunflower") == f"{title} for sunflower: 100% of it on 1% of the picture, top left"
+    # Cosines are no shares.
+    words = "cosine of 0.50 or more" if method == "similarity" else "100% of it"
+    assert describe(found) == f"{title}: {words} on 1% of the picture, top left"
+    assert describe(found, "sunflower") == f"{title} for sunflower: {words} on 1% of the picture, top left"
 
 
 def test_words_leave_out_what_is_negative() -> None:

@@ -10,7 +10,8 @@ import time
 import pytest
 
 ENDING = """
-import sys, threading, time
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with Ctrl-C switched off
 from vitdemo import cli
 def run(options):
     print("begun", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -102,26 +102,20 @@ class ExplainTab:
                 self.again = gr.Button("New random mask", scale=1, min_width=120)
             self.rebuilt = reconstruction(elem_id="rebuilt")
         self.seed = gr.State(0)
-        own = (self.model, self.method, self.target, self.resolution, self.fusion, self.discard)
-        self.controls: set[Block] = {*own, self.point, state}
+        self.lists = (self.model, self.method, self.target, self.resolution, self.fusion, self.discard)
+        self.controls: set[Block] = {*self.lists, self.point, state}
         """What an explanation depends on, beside the photo."""
 
     def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
         """Events of this tab's own controls; `options` are those of events that run a model."""
 
-        def on_target(values: Values) -> Values:
-            return NOTHING if values[self.state].is_linked(self.target, values) else self.update(values[photo], values)
+        def on(control: Block) -> Callable[[Values], Values]:
+            """For controls that change the map alone."""
 
-        def on_resolution(values: Values) -> Values:
-            return (
-                NOTHING if values[self.state].is_linked(self.resolution, values) else self.update(values[photo], values)
-            )
+            def on_change(values: Values) -> Values:
+                return NOTHING if values[self.state].is_linked(control, values) else self.update(values[photo], values)
 
-        def on_fusion(values: Values) -> Values:
-            return NOTHING if values[self.state].is_linked(self.fusion, values) else self.update(values[photo], values)
-
-        def on_discard(values: Values) -> Values:
-            return NOTHING if values[self.state].is_linked(self.discard, values) else self.update(values[photo], values)
+            return on_change
 
         def on_model(values: Values) -> Values:
             """The new model may have other methods, and other classes."""
@@ -170,7 +164,6 @@ class ExplainTab:
             seed = values[self.seed] + 1
             return {**self.rebuild(values[photo], {**values, self.seed: seed}), self.seed: seed}
 
-        own = (self.model, self.method, self.target, self.resolution, self.fusion, self.discard)
         inputs: set[Block] = {photo, *self.controls}
         masked: set[Block] = {photo, self.state, self.model, self.share, self.seed}
         rebuilt, quiet = [self.masked, self.rebuilt], {**options, "show_progress": "hidden"}
@@ -179,16 +172,14 @@ class ExplainTab:
         # Not `input`: a choice by mouse fires that twice.
         fitted = [self.target, self.fusion, self.discard]
         self.method.change(on_method, inputs, [self.explained, *fitted, self.method], **options)
-        self.target.change(on_target, inputs, self.explained, **options)
-        self.resolution.change(on_resolution, inputs, self.explained, **options)
-        self.fusion.change(on_fusion, inputs, self.explained, **options)
-        self.discard.change(on_discard, inputs, self.explained, **options)
+        for one in (self.target, self.resolution, self.fusion, self.discard):
+            one.change(on(one), inputs, self.explained, **options)
         self.share.release(on_share, masked, rebuilt, **quiet)
         self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
         # A curve belongs to the map that it was measured on, and must not come late under another one.
         measured = self.measure.click(on_measure, inputs, self.curve, **options)
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-        for control in (photo, *own):
+        for control in (photo, *self.lists):
             control.change(None, None, self.curve, js="() => ''", cancels=[measured], **quick)
         shown = [self.explained, self.point, self.curve, self.target]
         self.explained.select(on_point, inputs, shown, cancels=[measured], **options)
