@@ -75,14 +75,9 @@ def test_a_head_that_does_not_exist_is_refused_with_the_range(rows: NDArray[np.f
         resolve_head("all", 12)
 
 
-def test_a_map_is_scaled_from_its_smallest_to_its_largest_value() -> None:
+def test_a_map_knows_its_smallest_and_its_largest_value() -> None:
     found = _map([[0.2, 0.4], [0.6, 1.2]])
     assert (found.low, found.high) == pytest.approx((0.2, 1.2))
-    np.testing.assert_allclose(found.scaled(), [[0, 0.2], [0.4, 1]], atol=1e-6)
-
-
-def test_a_flat_map_is_scaled_to_nothing() -> None:
-    assert not _map(np.full((2, 3), 0.25)).scaled().any()
 
 
 ALL: Box = (0, 0, 224, 224)

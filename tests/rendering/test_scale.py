@@ -16,13 +16,13 @@ def test_colours_end_at_the_percentile_of_all_maps_together() -> None:
     assert colour_scale([one, other], linear=True) == ColourScale(0, 399, linear=True)
 
 
-def test_square_roots_keep_order_and_values_can_be_read_back() -> None:
+def test_square_roots_keep_order() -> None:
     scale = colour_scale([np.linspace(2, 6, 50, dtype=np.float32)])
     values = np.linspace(scale.low, scale.high, 20, dtype=np.float32)
     shares = scale.shares(values)
     assert (np.diff(shares) > 0).all()
     assert (shares[0], shares[-1]) == (0, 1)
-    np.testing.assert_allclose([scale.value_at(share) for share in shares], values, rtol=1e-4)
+    np.testing.assert_allclose(shares**2, (values - scale.low) / (scale.high - scale.low), atol=1e-5)
 
 
 def test_a_few_bright_patches_on_a_flat_ground_are_not_cut_off() -> None:

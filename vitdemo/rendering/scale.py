@@ -38,10 +38,6 @@ class ColourScale:
         found = np.clip((values - self.low) / (self.high - self.low), 0, 1)
         return np.asarray(found if self.linear else np.sqrt(found), np.float32)
 
-    def value_at(self, share: float) -> float:
-        """The value whose colour is at that share of the table."""
-        return self.low + (self.high - self.low) * (share if self.linear else share**2)
-
 
 def colour_scale(maps: Sequence[NDArray[np.float32]], linear: bool = False) -> ColourScale:
     """One scale for these maps, of any shapes: from their lowest value up to the 98th percentile of all, in square roots.

@@ -38,13 +38,6 @@ class AttributionMap:
     def high(self) -> float:
         return float(self.values.max())
 
-    def scaled(self) -> NDArray[np.float32]:
-        """`[h, w]` in 0..1: the smallest value at 0, the largest at 1; all 0 for a flat map."""
-        spread = self.high - self.low
-        if spread <= 0:
-            return self.values * 0
-        return (self.values - self.low) / spread
-
 
 @dataclass(frozen=True)
 class Label:

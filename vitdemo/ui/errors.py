@@ -10,11 +10,14 @@ from typing import Any
 
 import gradio as gr
 from gradio.exceptions import InvalidPathError
+from gradio.utils import get_upload_folder, is_in_or_equal
 
-from vitdemo.errors import VitDemoError
+from vitdemo.errors import ImageError, VitDemoError
 from vitdemo.ui.photos import DecodedPhotos, current, using
 
 logger = logging.getLogger("vitdemo")
+
+NOT_UPLOADED = "That file was not uploaded to this server. Upload it, and try again."
 
 
 @contextmanager
@@ -44,7 +47,7 @@ class Page(gr.Blocks):
             except gr.Error:
                 raise
             except InvalidPathError:
-                raise worded("That file was not uploaded to this server. Upload it, and try again.") from None
+                raise worded(NOT_UPLOADED) from None
             except (TypeError, ValueError) as error:
                 logger.warning("A value of the wrong form: %s", error)
                 raise worded("A value is not of the form that is expected here.") from None
@@ -53,3 +56,14 @@ class Page(gr.Blocks):
 def worded(message: str) -> gr.Error:
     """The page shows messages as HTML, and they may hold what a user typed."""
     return gr.Error(html.escape(message, quote=False), print_exception=False)
+
+
+def uploaded(path: str) -> str:
+    """The path, if it is one that Gradio gave to an upload: what a page sends is not to be believed.
+
+    Raises:
+        ImageError: another file of this machine.
+    """
+    if not path or not is_in_or_equal(path, get_upload_folder()):
+        raise ImageError(NOT_UPLOADED)
+    return path

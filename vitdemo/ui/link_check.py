@@ -13,12 +13,9 @@ from vitdemo.options.methods import METHODS
 from vitdemo.options.targets import parse_target
 from vitdemo.registry import ready_models
 from vitdemo.types import FUSIONS, ModelSpec
-from vitdemo.ui.choices import DISCARDS
+from vitdemo.ui.choices import DISCARDS, RESOLUTIONS
 from vitdemo.ui.links import LinkState, example_called
 from vitdemo.ui.state import COMPARE, EXPLAIN, TABS
-
-LONG_SIDE = 1024
-"""Largest resolution of the Explain tab, in pixels."""
 
 SHOWN = 60
 """Characters of an ignored part that a message repeats."""
@@ -115,7 +112,7 @@ def _target(link: LinkState, specs: Sequence[ModelSpec]) -> bool:
 
 _CHECKS: Mapping[str, tuple[Callable[[LinkState, Sequence[ModelSpec]], bool], Any]] = {
     "target": (_target, ""),
-    "resolution": (lambda link, specs: 0 <= link.resolution <= LONG_SIDE, 0),
+    "resolution": (lambda link, specs: 0 <= link.resolution <= RESOLUTIONS[-1], 0),
     "fusion": (lambda link, specs: link.fusion in FUSIONS, "mean"),
     "discard": (lambda link, specs: link.discard in (0, *DISCARDS), 0.0),
     "layer": (_layer, None),

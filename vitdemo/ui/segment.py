@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder, is_in_or_equal
 
-from vitdemo.errors import ImageError
 from vitdemo.pipeline import Pipeline
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.segmenter import head_values, other_values, photo_value, segmenter, table, view_value
-from vitdemo.ui.errors import user_errors
+from vitdemo.ui.errors import uploaded, user_errors
 from vitdemo.ui.links import LinkState, image_of, segment_link
 from vitdemo.ui.segment_settings import LAYERED, Settings, models_offered, read_settings
 from vitdemo.ui.segment_views import Found, Segmenter, zip_file
@@ -116,7 +114,4 @@ def _uploaded(given: Any) -> list[tuple[str, str]]:
     Raises:
         ImageError: another file of this machine.
     """
-    found = [(str(one["name"]), str(one["path"])) for one in given] if isinstance(given, list) else []
-    if not all(is_in_or_equal(path, get_upload_folder()) for _, path in found):
-        raise ImageError("That file was not uploaded to this server. Upload it, and try again.")
-    return found
+    return [(str(one["name"]), uploaded(str(one["path"]))) for one in given] if isinstance(given, list) else []

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from vitdemo.attribution.describe import READOUT_WORDS
 from vitdemo.options.explain import reason_against
@@ -18,7 +15,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
 from vitdemo.types import Explanation, ModelSpec, Photo
 from vitdemo.ui import STATIC
-from vitdemo.ui.components.quantise import base64_of, quantised
+from vitdemo.ui.components.quantise import base64_of, photo_url, quantised
 from vitdemo.ui.examples import label_of
 
 PHOTO_SIDE = 800
@@ -26,7 +23,7 @@ PHOTO_SIDE = 800
 
 FOLDER = STATIC / "explorer"
 NAMES = ("head", "maps", "draw", "query", "heads", "board", "take", "panels", "page")
-SCRIPTS = (STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
+SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
 """In the order in which they are joined: what starts the page comes last."""
 
 
@@ -69,7 +66,7 @@ def explorer_value(
     return {
         "id": identity,
         "name": photo.name,
-        "photo": {"src": _data_url(photo.image), "width": width, "height": height},
+        "photo": {"src": photo_url(photo.image, PHOTO_SIDE), "width": width, "height": height},
         "panels": [_panel(explanation, photo) for explanation in explanations],
         "tables": _tables(),
         "link": link,
@@ -147,12 +144,3 @@ def _vocabulary(labels: tuple[str, ...]) -> str:
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, str]:
     return {name: base64_of(colour_table(name)) for name in COLOUR_MAPS}
-
-
-def _data_url(image: Image.Image) -> str:
-    # `thumbnail` would turn a 1 x 5000 photo into one of 0 columns.
-    scale = min(1.0, PHOTO_SIDE / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    buffer = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

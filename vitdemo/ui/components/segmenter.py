@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +13,11 @@ from PIL import Image
 
 from vitdemo.pipeline.segment import outlier_note
 from vitdemo.rendering.masks import COLOURS, extended_colours, innermost_point, pairs_image
-from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
+from vitdemo.rendering.overlay import DEFAULT_COLOUR_MAP, colour_table
 from vitdemo.segmentation.edges import NO_EDGE
 from vitdemo.types import Photo, Segmentation
 from vitdemo.ui import STATIC
-from vitdemo.ui.components.quantise import base64_of
+from vitdemo.ui.components.quantise import base64_of, data_url, photo_url
 
 PHOTO_SIDE, OTHER_SIDE, MASK_SIDE = 800, 480, 640
 """Long sides, in pixels, of what is sent to the browser."""
@@ -29,7 +27,7 @@ SOFT = 1.0
 
 FOLDER = STATIC / "segment"
 NAMES = ("head", "contour", "draw", "views", "point", "page")
-SCRIPTS = (STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
+SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
 """In the order in which they are joined: what starts the page comes last."""
 
 
@@ -57,7 +55,7 @@ def photo_value(photo: Photo, side: int = PHOTO_SIDE, known: str = "") -> dict[s
     """
     width, height = photo.size
     key = photo.digest[:16]
-    src = "" if key == known else _picture(photo.image, side)
+    src = "" if key == known else photo_url(photo.image, side)
     return {"id": key, "name": photo.name, "src": src, "width": width, "height": height}
 
 
@@ -124,7 +122,7 @@ def other_values(photos: Sequence[Photo], results: Sequence[Segmentation]) -> li
             {
                 "photo": photo_value(photo, OTHER_SIDE),
                 "view": view_value(photo, result),
-                "pairs": _picture(pairs, PHOTO_SIDE) if pairs else "",
+                "pairs": photo_url(pairs, PHOTO_SIDE) if pairs else "",
                 "said": f"{count} mutual match{'' if count == 1 else 'es'}" if result.method == "similarity" else "",
             }
         )
@@ -133,7 +131,7 @@ def other_values(photos: Sequence[Photo], results: Sequence[Segmentation]) -> li
 
 def table() -> str:
     """The colours of a similarity map, lowest first."""
-    return base64_of(colour_table(next(iter(COLOUR_MAPS))))
+    return base64_of(colour_table(DEFAULT_COLOUR_MAP))
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
@@ -165,7 +163,7 @@ def _mask(mask: NDArray[np.bool_]) -> str:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
     soft = cv2.GaussianBlur(grey, (0, 0), SOFT, borderType=cv2.BORDER_REPLICATE)
-    return _encoded(Image.fromarray(np.asarray(soft, np.uint8)), "PNG")
+    return data_url(Image.fromarray(np.asarray(soft, np.uint8)), "PNG")
 
 
 def _label(mask: NDArray[np.bool_]) -> list[float]:
@@ -173,16 +171,3 @@ def _label(mask: NDArray[np.bool_]) -> list[float]:
     small = mask[:: max(1, mask.shape[0] // 200), :: max(1, mask.shape[1] // 200)]
     x, y = innermost_point(small)
     return [(x + 0.5) / small.shape[1], (y + 0.5) / small.shape[0]]
-
-
-def _picture(image: Image.Image, side: int) -> str:
-    # `thumbnail` would turn a 1 x 5000 photo into one of 0 columns.
-    scale = min(1.0, side / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return _encoded(image.resize(size, Image.Resampling.LANCZOS).convert("RGB"), "JPEG")
-
-
-def _encoded(image: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **({"quality": 88} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

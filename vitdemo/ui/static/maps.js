@@ -29,13 +29,6 @@ function scaleOf(maps, linear = false) {
   return cap > low ? { low, high: cap, capped: cap < high, linear } : { low, high, capped: false, linear };
 }
 
-/* Of a value, its share of the colour table. */
-function shareOn(scale, value) {
-  if (scale.high <= scale.low) return 0;
-  const share = Math.min(Math.max((value - scale.low) / (scale.high - scale.low), 0), 1);
-  return scale.linear ? share : Math.sqrt(share);
-}
-
 /* A value as legends write it: of attention in percent, else a plain number. */
 const worded = (value, shares = true) => (shares ? `${Number((value * 100).toPrecision(2))}%` : String(Number(value.toPrecision(2))));
 const scaleEnds = (scale, shares) => [worded(scale.low, shares), worded(scale.high, shares) + (scale.capped ? " or more" : "")];

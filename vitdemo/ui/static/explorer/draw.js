@@ -30,15 +30,7 @@ function paint(panel, map, scale, canvas = panel.nodes.canvas, frame = frameOf(p
   if (asked) mark(context, panel, box, patchAt(panel, state.patch), "white", 2);
   else if (hovered && map && map.values) mark(context, panel, box, patchAt(panel, hovered), "rgba(255, 255, 255, 0.7)", 1);
   if (left - frame[0] > 0.002 || top - frame[1] > 0.002 || frame[2] - right > 0.002 || frame[3] - bottom > 0.002) {
-    // What the model did not see.
-    context.fillStyle = "rgba(0, 0, 0, 0.6)";
-    context.beginPath();
-    context.rect(0, 0, width, height);
-    context.rect(...box);
-    context.fill("evenodd");
-    context.strokeStyle = "rgba(255, 255, 255, 0.9)";
-    context.lineWidth = Math.max(1, width / 400);
-    context.strokeRect(...box);
+    unseen(context, box, Math.max(1, width / 400));
   }
 }
 

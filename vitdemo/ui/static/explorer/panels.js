@@ -1,16 +1,5 @@
 /* The part of the page that belongs to one model. */
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") node.className = value;
-    else if (name in node && name !== "list") node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
 function options(select, entries, wanted) {
   select.replaceChildren(...entries.map(([value, label]) => make("option", { value }, label)));
   select.value = entries.some(([value]) => value === wanted) ? wanted : entries[0][0];

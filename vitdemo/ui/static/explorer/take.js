@@ -1,12 +1,5 @@
 /* What can be taken away: pictures as seen, raw numbers, tables, a link, and the calls that give the same. */
 
-function save(name, content, type) {
-  const link = make("a", { href: content instanceof Blob ? URL.createObjectURL(content) : content, download: name });
-  link.click();
-  if (content instanceof Blob) setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  return type;
-}
-
 const stem = () => (shown.name || "photo").replace(/\.[^.]*$/, "").replace(/[^\w.-]+/g, "-").slice(0, 60) || "photo";
 const settingsNow = (panel) => ({
   layer: panel && panel.method ? null : layerOf(panel || deepest()),

@@ -153,18 +153,6 @@ function dotted(context, [rows, columns], box, patch, unit) {
   context.restore();
 }
 
-/* What the model did not see. */
-function unseen(context, box, unit) {
-  context.fillStyle = "rgba(0, 0, 0, 0.6)";
-  context.beginPath();
-  context.rect(0, 0, context.canvas.width, context.canvas.height);
-  context.rect(...box);
-  context.fill("evenodd");
-  context.strokeStyle = "rgba(255, 255, 255, 0.9)";
-  context.lineWidth = unit;
-  context.strokeRect(...box);
-}
-
 /* A canvas as large as it is shown, so that lines are sharp, and at most twice the photo that is here. */
 function fit(canvas, pixels) {
   const wide = Math.min(canvas.clientWidth * (window.devicePixelRatio || 1), 2 * pixels.naturalWidth) || pixels.naturalWidth;

@@ -43,17 +43,6 @@ let others = []; // files that were uploaded: their names and paths
 let frame = 0;
 let line = 0.5; // of the comparison of patches and pixels
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") node.className = value;
-    else if (name in node) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
 function options(select, entries, wanted) {
   // A list that is open stays so.
   if (JSON.stringify(entries) !== select.dataset.entries) select.replaceChildren(...entries.map(([value, label]) => make("option", { value }, label)));

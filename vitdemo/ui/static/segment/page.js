@@ -234,11 +234,7 @@ function savePicture() {
     Object.assign(canvas, { width: photo.naturalWidth, height: photo.naturalHeight });
     paint(view, canvas, photo, { only: view.only });
     const name = `${shown.photo.name.replace(/\.[^.]*$/, "") || "photo"}-${view.method}${views.length > 1 ? `-${view.model.replace(/[^\w.-]+/g, "-")}` : ""}.png`;
-    canvas.toBlob((blob) => {
-      const anchor = make("a", { href: URL.createObjectURL(blob), download: name });
-      anchor.click();
-      setTimeout(() => URL.revokeObjectURL(anchor.href), 10000);
-    }, "image/png");
+    canvas.toBlob((blob) => save(name, blob), "image/png");
   }
 }
 
