@@ -136,7 +136,7 @@ def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: 
     open_tab(models, "Compare")
     wait_for_new_result(models, lambda: choose(models, "models", LISTED))
     expect(models.locator("#compared .vd-panel")).to_have_count(COUNT + 1)
-    assert LISTED in models.locator("#compared h2").last.inner_text()
+    assert LISTED.split("/")[1] in models.locator("#compared h2").last.inner_text()
     open_tab(models, "Explain")
     wait_for_new_result(models, lambda: choose(models, "model", LISTED), "explained")
     expect(models.locator("#explained h2")).to_contain_text(LISTED)
@@ -384,3 +384,35 @@ def test_where_models_may_not_be_added_there_is_no_box_and_no_button(
         assert set(watched.page.locator("#model-list button").all_inner_texts()) <= {"Unload"}
         assert watched.complaints == []
     assert hub.requests == []
+
+
+def test_a_model_is_fetched_from_where_models_are_chosen_and_joins_them(watched: Watched, hub: FakeHub) -> None:
+    page, slow = watched.page, hub.fault(LISTED, WEIGHTS, bytes_per_second=15_000)
+    more = page.locator(".vd-more:visible")
+    more.click()
+    dialog = page.get_by_role("dialog", name="Get more models")
+    dialog.get_by_role("searchbox").fill("deit-tiny-patch")
+    assert dialog.locator("li").count() == 1
+    dialog.get_by_role("button", name=f"Download {LISTED}").click()
+    expect(dialog.get_by_role("progressbar")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(more).to_have_text(re.compile(r"\d+%…"))
+    hub.faults.remove(slow)
+    expect(page.locator(f'#compared .vd-panel[aria-label="{LISTED}"]')).to_be_visible(timeout=30_000)
+    expect(more).to_have_text("+ More")
+
+
+def test_a_name_that_is_in_no_list_is_offered_and_what_fails_is_said_in_the_dialog(
+    watched: Watched, hub: FakeHub
+) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Get full-size models").first.click()
+    dialog = page.get_by_role("dialog", name="Get more models")
+    dialog.get_by_role("searchbox").fill("no such model")
+    expect(dialog).to_contain_text("No model has this name.")
+    dialog.get_by_role("searchbox").fill("tiny/nobody")
+    dialog.get_by_role("button", name="Download tiny/nobody").click()
+    expect(dialog.locator(".vd-failed")).to_contain_text("tiny/nobody")
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()

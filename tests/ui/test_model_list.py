@@ -22,6 +22,8 @@ from vitdemo.ui import downloads as downloads_module
 from vitdemo.ui.components.model_list import model_list_value
 from vitdemo.ui.downloads import Downloads
 from vitdemo.ui.models import ModelsTab, policy_of
+from vitdemo.ui.picker import ModelPicker
+from vitdemo.ui.state import COMPARE, EXPLAIN, PageState
 
 LISTED, GATED = "facebook/deit-tiny-patch16-224", "facebook/dinov3-vits16-pretrain-lvd1689m"
 WEIGHTS = "model.safetensors"
@@ -367,3 +369,46 @@ def test_a_failure_is_told_to_those_alone_who_asked(hub: FakeHub) -> None:
     wait_until(lambda: not downloads.active)
     assert "There is no model" in downloads.states("first")["tiny/nothing"]["error"]
     assert downloads.states("second") == {}
+
+
+# The dialog beside the lists of models
+
+
+def pick(models: ModelsTab, action: str, name: str, state: PageState, chosen: list[str]) -> dict[Any, Any]:
+    """What the lists get at the end of what a button of the dialog starts, where others are chosen by then."""
+    with gr.Blocks():
+        picker = ModelPicker(models, models.compared, models.explained, gr.State(state))
+    list(picker.on_action(state, gr.EventData(None, {"action": action, "name": name})))
+    return picker.on_end({picker.state: state, picker.compared: chosen})
+
+
+def test_a_model_that_has_arrived_joins_the_tab_that_asked_for_it(hub: FakeHub) -> None:
+    models = tab("any")
+    found = pick(
+        models, "download", "https://huggingface.co/tiny/one", PageState(tab=COMPARE), ["vit-mini", "beit-mini"]
+    )
+    assert found[models.compared]["value"] == ["vit-mini", "beit-mini", "tiny/one"]
+    assert "value" not in found[models.explained]
+    found = pick(models, "download", LISTED, state := PageState(tab=EXPLAIN), ["vit-mini"])
+    assert found[models.explained]["value"] == LISTED
+    assert "value" not in found[models.compared]
+    assert (LISTED in [name for _, name in found[models.compared]["choices"]], state.wanted) == (True, {})
+
+
+def test_a_model_that_cannot_be_fetched_joins_nothing(hub: FakeHub) -> None:
+    models = tab("listed")
+    for name in ("tiny/one", GATED):
+        found = pick(models, "download", name, state := PageState(), ["vit-mini"])
+        assert (models.compared in found, state.wanted) == (False, {})
+    assert "licence" in models.downloads.states()[GATED]["error"]
+
+
+def test_a_click_on_cancel_does_not_wait_and_leaves_what_is_wanted_alone(hub: FakeHub) -> None:
+    hub.fault(LISTED, WEIGHTS, bytes_per_second=20_000)
+    models, state = tab("any"), PageState(wanted={LISTED: COMPARE})
+    models.downloads.start(LISTED)
+    wait_until(lambda: hub.bytes_sent(WEIGHTS))
+    pick(models, "dismiss", "tiny/two", state, [])
+    assert state.wanted == {LISTED: COMPARE}
+    pick(models, "cancel", LISTED, state, [])
+    wait_until(lambda: not models.downloads.active)

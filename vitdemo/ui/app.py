@@ -29,6 +29,7 @@ from vitdemo.ui.live import LiveTab
 from vitdemo.ui.middleware import middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
+from vitdemo.ui.picker import ModelPicker
 from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
@@ -119,6 +120,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
+        picker = ModelPicker(listed, compare.models, explain.model, state)
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 
@@ -139,6 +141,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
         listed.connect(page, models_tab)
+        picker.connect([compare.more, explain.more])
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
         PhotoIntake(photos, photo, taken, address, answer).connect(state, private)

@@ -21,6 +21,7 @@ from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
+from vitdemo.ui.picker import more_models
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.state import NOTHING, PageState, Values
 
@@ -59,6 +60,7 @@ class CompareTab:
                 min_width=200,
                 elem_id="compare-target",
             )
+            self.more = more_models(pipeline.settings)
         first = self.compare(photo, models, "attention", PREDICTED, {})
         self.compared = explorer(results.pinned(first), results.functions(), elem_id="compared")
         self.controls: set[Block] = {self.models, self.method, self.target, state}

@@ -61,6 +61,11 @@ class Downloads:
             if name in self._jobs and not self._jobs[name].under_way:
                 del self._jobs[name]
 
+    def under_way(self, name: str) -> bool:
+        """Whether this one is coming, or waits for its turn."""
+        with self._guard:
+            return name in self._jobs and self._jobs[name].under_way
+
     @property
     def active(self) -> bool:
         """Whether anything is under way."""

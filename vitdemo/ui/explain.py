@@ -36,6 +36,7 @@ from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import LinkState, image_of, typed
 from vitdemo.ui.models import choices
+from vitdemo.ui.picker import more_models
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.state import EXPLAIN, NOTHING, PageState, Values
 
@@ -83,6 +84,7 @@ class ExplainTab:
                 visible=first == "rollout",
                 elem_id="discard",
             )
+            self.more = more_models(pipeline.settings)
         self.point = gr.State(None)
         opening = self.explain(photo, model, ExplainRequest(first), None, {})
         self.explained = explorer(results.pinned(opening), results.functions(), elem_id="explained")

@@ -72,7 +72,7 @@ class ModelsTab:
             visible=self.policy == "any",
             elem_id="add-model",
         )
-        self.list = model_list(self._value(), elem_id="model-list")
+        self.list = model_list(self.value(), elem_id="model-list")
 
     def connect(self, page: gr.Blocks, tab: gr.Tab) -> None:
         """Let clicks, and openings of the page and of the tab, update the list and the lists of models of the other tabs."""
@@ -97,10 +97,14 @@ class ModelsTab:
     def on_action(
         self, compared: list[str], explained: str, event: gr.EventData, request: gr.Request | None = None
     ) -> Iterator[Values]:
+        self.act(str(event.name), str(event.action), visitor_of(request))
+        yield from self.follow(compared, explained, visitor_of(request))
+
+    def act(self, name: str, action: str, visitor: str) -> None:
+        """What a button of the list asks for, as far as this server allows it."""
         with user_errors():
-            name, action = str(event.name), str(event.action)
             if action == "download" and (self.policy == "any" or (self.policy == "listed" and name in OFFICIAL)):
-                self.downloads.start(name, visitor_of(request))
+                self.downloads.start(name, visitor)
             elif action == "cancel":
                 self.downloads.cancel(name)
             elif action == "dismiss":
@@ -113,7 +117,6 @@ class ModelsTab:
                             remove(name)
                         forget_folder(name)
                         self.downloads.forget(name)
-        yield from self.follow(compared, explained, visitor_of(request))
 
     def on_add(
         self, name: str, compared: list[str], explained: str, request: gr.Request | None = None
@@ -147,7 +150,7 @@ class ModelsTab:
         shown: str | None = message
         while True:
             active = self.downloads.active
-            found: Values = {self.list: self._value(shown, visitor)}
+            found: Values = {self.list: self.value(shown, visitor)}
             if (now := choices()) != offered:
                 offered = now
                 names = [name for _, name in offered]
@@ -163,7 +166,8 @@ class ModelsTab:
             shown = None
             time.sleep(BEAT)
 
-    def _value(self, message: str | None = "", visitor: str = "") -> dict[str, Any]:
+    def value(self, message: str | None = "", visitor: str = "") -> dict[str, Any]:
+        """What a list of models shows."""
         states = self.downloads.states(visitor)
         return model_list_value(self.pipeline.backend.loaded(), states, self.policy, message)
 

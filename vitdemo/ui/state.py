@@ -32,6 +32,8 @@ class PageState:
     """Controls that a link has set, with their values before and after, until the page has reported them all."""
     urls: dict[str, str] = field(default_factory=dict)
     """Where photos came from, by their digests."""
+    wanted: dict[str, str] = field(default_factory=dict)
+    """Models that are downloaded to be shown in a tab, with that tab."""
     compared: list[str] = field(default_factory=list)
     """Models that Compare's list of classes is made of."""
 

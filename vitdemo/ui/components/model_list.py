@@ -11,12 +11,21 @@ from vitdemo.registry import FAMILIES, available_models
 from vitdemo.types import ModelSpec
 from vitdemo.ui import STATIC
 
+LIST = '<div class="vd-models" role="region" aria-label="Models" tabindex="-1"></div>'
+DIALOG = f"""<dialog class="vd-dialog" aria-label="Get more models"><header><h2>Get more models</h2>
+<button type="button" class="vd-close" aria-label="Close">✕</button></header>
+<p>Full-size checkpoints from the Hugging Face Hub. One that has arrived joins the models you see.</p>{LIST}</dialog>"""
 
-def model_list(value: dict[str, Any], elem_id: str) -> gr.HTML:
-    """The component; `select` fires with the `action` (download, cancel, dismiss, unload, remove) and the `name` of a model."""
+
+def model_list(value: dict[str, Any] | None, elem_id: str, dialog: bool = False) -> gr.HTML:
+    """The component; `select` fires with the `action` (download, cancel, dismiss, unload, remove) and the `name` of a model.
+
+    Args:
+        dialog: in a dialog of the browser, with those models alone that are not here yet; None as value shows none.
+    """
     return gr.HTML(
         value,
-        html_template='<div class="vd-models" role="region" aria-label="Models" tabindex="-1"></div>',
+        html_template=DIALOG if dialog else LIST,
         css_template=(STATIC / "models.css").read_text(encoding="utf-8"),
         js_on_load=(STATIC / "models.js").read_text(encoding="utf-8"),
         apply_default_css=False,

@@ -2,6 +2,7 @@
  * something of it changes. Only what differs is made anew: a button that is being pressed, or has the focus, stays the same one.
  */
 const root = element.querySelector(".vd-models");
+const dialog = element.querySelector("dialog"); // where this list is in one, it has only what is not here yet
 
 const megabytes = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`);
 const duration = (seconds) => (seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.max(1, Math.round(seconds))} s`);
@@ -37,6 +38,7 @@ function actions(model, policy) {
   const found = [];
   if (policy !== "none" && !model.ready) found.push(["download", job ? "Try again" : "Download"]);
   if (job) found.push(["dismiss", "Dismiss"]);
+  if (dialog) return found;
   if (model.memory) found.push(["unload", "Unload"]);
   if (policy === "any" && model.ready && model.source !== "embedded") found.push(["remove", "Remove"]);
   return found;
@@ -108,28 +110,53 @@ function arrange(parent, nodes) {
 }
 
 const message = make("p", { class: "vd-message", role: "status" });
-const sections = new Map();
+const find = make("input", { type: "search", class: "vd-find", "aria-label": "Find a model", autocomplete: "off", spellcheck: "false" });
+find.addEventListener("input", show);
+const nothing = make("p", { class: "vd-what" }, "No model has this name.");
+const groups = new Map(); // by family
 
 function section(family, nodes) {
-  if (!sections.has(family)) sections.set(family, make("section", { "aria-label": family }, make("h2", {}, family), make("ul")));
-  arrange(sections.get(family).lastChild, nodes);
-  return sections.get(family);
+  if (!groups.has(family)) groups.set(family, make("section", { "aria-label": family }, make("h2", {}, family), make("ul")));
+  arrange(groups.get(family).lastChild, nodes);
+  return groups.get(family);
 }
 
 function show() {
   const value = props.value;
   if (!value) return;
+  // On the Hub there are more than are listed.
+  const free = dialog && value.policy === "any";
+  find.placeholder = free ? "Find a model, or type organisation/model" : "Find a model";
   const focused = root.contains(document.activeElement) ? document.activeElement : null;
   if (value.message !== null) message.textContent = value.message;
   const names = new Set(value.models.map((model) => model.name));
   for (const known of rows.keys()) if (!names.has(known)) rows.delete(known);
-  const of = (family) => value.models.filter((model) => model.family === family);
-  arrange(root, [message, ...value.families.map((family) => section(family, of(family).map((model) => row(model, value.policy))))]);
+  const wanted = find.value.trim().toLowerCase();
+  const listed = value.models.filter((model) => (!dialog || !model.ready || rows.has(model.name)) && `${model.name} ${model.family}`.toLowerCase().includes(wanted));
+  const typed = find.value.trim().match(/^(?:https?:\/\/(?:huggingface\.co|hf\.co)\/)?([\w.-]+\/[\w.-]+)/)?.[1];
+  if (free && typed && !value.models.some((model) => model.name === typed)) listed.unshift({ name: typed, family: "On the Hub", link: `https://huggingface.co/${typed}` });
+  const sections = ["On the Hub", ...value.families].map((family) => [family, listed.filter((model) => model.family === family)]).filter(([, models]) => models.length);
+  const none = sections.length ? [] : [nothing];
+  arrange(root, [message, find, ...none, ...sections.map(([family, models]) => section(family, models.map((model) => row(model, value.policy))))]);
+  if (dialog) tell(value.models);
   if (focused && !root.contains(document.activeElement)) {
     // It was moved to another place, or its button is gone; where its row is gone, the list itself keeps the place.
     const target = root.contains(focused) ? focused : rows.get(focused.dataset.name)?.actions.querySelector("button") || root;
     target.focus({ preventScroll: true });
   }
+}
+
+/* A download goes on when the dialog is closed: the buttons that open it say how far. */
+function tell(models) {
+  const jobs = models.map((model) => model.job).filter((job) => job && (job.state === "running" || job.state === "waiting"));
+  const [done, total] = ["done", "total"].map((key) => jobs.reduce((sum, job) => sum + (job[key] || 0), 0));
+  const words = jobs.length ? (total ? `${Math.floor((100 * done) / total)}%…` : "Asking…") : "+ More";
+  for (const button of document.querySelectorAll(".vd-more")) if (button.textContent !== words) button.textContent = words;
+}
+
+if (dialog) {
+  dialog.querySelector(".vd-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); }); // beside it
 }
 
 root.addEventListener("click", (event) => {

@@ -189,8 +189,11 @@ function setView(view) {
   redraw();
 }
 
+/* The dialog that downloads; where this server fetches none, the list of what there is. */
 function openModels() {
-  [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Models")?.click();
+  const more = [...document.querySelectorAll(".vd-more")].find((button) => button.offsetParent);
+  if (more) more.click();
+  else [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Models")?.click();
 }
 
 // What pops up over the page goes when something else is pressed, or at Escape.

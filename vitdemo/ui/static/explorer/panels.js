@@ -97,7 +97,7 @@ function buildPanel(panel) {
   const section = make(
     "section",
     { class: "vd-panel", "aria-label": panel.model },
-    make("h2", {}, panel.family[0].toUpperCase() + panel.family.slice(1), make("code", { title: panel.model }, panel.model)),
+    make("h2", {}, panel.family[0].toUpperCase() + panel.family.slice(1), make("code", { title: panel.model }, single() ? panel.model : panel.model.split("/").pop())),
     make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend))
   );
   panel.nodes = { canvas, text, low, high, unit, legend, gradient, section };
