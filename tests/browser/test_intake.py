@@ -159,6 +159,26 @@ def test_files_of_too_many_bytes_are_reduced_too_and_what_no_browser_can_read_is
     expect(line(page)).to_have_text("Saved again as JPEG, to fit into 10 MB.")
     before = result_id(page)
     upload(page, "scan.tiff", encode(noise(2000, 1900), "TIFF"))
-    expect(line(page)).to_have_text("11.4 MB; the limit is 10 MB. Save the image smaller, or as JPEG.")
+    expect(line(page)).to_have_text("11.5 MB; the limit is 10 MB. Save the image smaller, or as JPEG.")
     watched.settle()
     assert result_id(page) == before
+
+
+@pytest.mark.thorough
+def test_of_several_photos_those_over_the_limit_are_reduced_chosen_or_dropped(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Several photos").click()
+    files = {"small.jpg": encode(photo(60, 40), "JPEG"), "noise.png": encode(noise(2000, 1900), "PNG")}
+    page.locator("#several-files input[type=file]").set_input_files(
+        [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files.items()]
+    )
+    rows = page.locator("#several-files tr.file")
+    expect(rows).to_have_count(2)
+    expect(page.locator("#several-hint")).to_contain_text("1 of 2 photos was reduced to fit the limits.")
+    assert [name in rows.nth(n).inner_text() for n, name in enumerate(("small", "noise"))] == [True, True]
+    page.locator("#several-files").get_by_label("Clear").click()
+    give(page, "drop", ("one.jpg", "image/jpeg", files["small.jpg"]), where="#several-files button")
+    expect(rows).to_have_count(1)
+    expect(page.locator("#several-hint p")).to_have_text(
+        "The chosen models name every photo. Those on which they disagree most come first."
+    )

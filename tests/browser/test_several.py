@@ -196,7 +196,7 @@ def test_two_users_wait_for_each_other_and_see_their_own_photos(
         expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
         gate.permits.release()
         expect(status(page)).to_have_text("1 photo compared, most disagreement first.")
-        expect(status(other.page)).to_have_text("Waiting: 0 of 1 photo compared.")
+        expect(status(other.page)).to_have_text("0 of 1 photo compared.")
         gate.permits.release()
         expect(status(other.page)).to_have_text("1 photo compared, most disagreement first.")
         assert (titles(page), titles(other.page)) == (["mine.png"], ["theirs.png"])

@@ -149,7 +149,7 @@ def test_an_installed_wheel_works_from_any_folder(tmp_path: Path) -> None:
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
         )
 
     vitdemo = str(python.with_name("vitdemo"))

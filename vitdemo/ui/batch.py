@@ -108,11 +108,13 @@ class SeveralPhotos:
 
     def on_run(self, run: Run) -> Iterator[Values]:
         """Photo by photo; each result is shown at once."""
-        if run.stop.is_set():
+        # One that was given up while it waited is still in the queue, and finds the next run there, which it runs.
+        if run.state != "waiting" or run.stop.is_set():
             yield NOTHING
             return
         with user_errors():
             run = replace(run, state="running")
+            yield self._update(run)
             photos = [(name, Path(path)) for name, path in run.photos]
             specs = [get_spec(name) for name in run.models]
             # Not cached: it would evict what the page is about to need again.

@@ -76,12 +76,12 @@
   }
 
   /* What is sent, and what there is to say of it; no file where it would only be refused. */
-  async function fitting(file) {
+  async function fitting(file, tell = say) {
     const size = await measured(file);
     const large = file.size > limit("bytes");
     if (size && size.width * size.height <= DECODABLE && (large || tooMany(size))) {
       try {
-        say("Reducing the photo…");
+        tell("Reducing the photo…");
         const made = await reduced(file, size);
         const same = made.size.width === size.width && made.size.height === size.height;
         return { file: made.file, text: same ? `Saved again as JPEG, to fit into ${megabytes(limit("bytes"))}.` : `Reduced from ${real(size)} to ${real(made.size)}.` };
@@ -140,6 +140,42 @@
     if (!input.matches || !input.matches("#photo input[type=file]") || !door() || !input.files.length) return;
     event.stopImmediatePropagation();
     takeFile(input.files[0]);
+  }, true);
+
+  /* Several photos have an input of Gradio's own, which gets the ones that were reduced. */
+  let handing = false;
+
+  async function takeSeveral(input, files) {
+    const hint = document.querySelector("#several-hint p");
+    hint.dataset.text ||= hint.textContent;
+    const tell = (text) => { hint.textContent = text || hint.dataset.text; };
+    const all = new DataTransfer();
+    let count = 0;
+    for (const file of files) {
+      const { file: sent = file } = await fitting(file, tell);
+      if (sent !== file) count += 1;
+      all.items.add(sent);
+    }
+    tell(count ? `${hint.dataset.text} ${count} of ${files.length} photos ${count === 1 ? "was" : "were"} reduced to fit the limits.` : "");
+    input.files = all.files;
+    handing = true;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+    handing = false;
+  }
+
+  document.addEventListener("change", (event) => {
+    const input = event.target;
+    if (handing || !input.matches || !input.matches("#several-files input[type=file]") || !door() || !input.files.length) return;
+    event.stopImmediatePropagation();
+    takeSeveral(input, [...input.files]);
+  }, true);
+
+  window.addEventListener("drop", (event) => {
+    const input = event.target.closest && event.target.closest("#several-files") && document.querySelector("#several-files input[type=file]");
+    if (!input || !door() || !event.dataTransfer.files.length) return;
+    event.preventDefault();
+    event.stopPropagation();
+    takeSeveral(input, [...event.dataTransfer.files]);
   }, true);
 
   document.addEventListener("click", (event) => {
