@@ -69,6 +69,7 @@ def explain(
     resolution: int | None = None,
     discard: float = 0.0,
     point: tuple[float, float] | None = None,
+    variant: str | None = None,
     top_k: int = 5,
     dtype: str = "auto",
     keep: bool = False,
@@ -78,7 +79,7 @@ def explain(
 
     Args:
         image, model, top_k, dtype: as for `classify`.
-        method, layer, head, readout, target, resolution, discard, point: see
+        method, layer, head, readout, target, resolution, discard, point, variant: see
             `vitdemo.options.explain.ExplainRequest`.
         keep: also return `queries`, from which the attention of any patch follows.
         features: also return the `features` of the patches.
@@ -86,7 +87,7 @@ def explain(
     from vitdemo.options.explain import ExplainRequest
     from vitdemo.types import Capture
 
-    request = ExplainRequest(method, layer, head, readout, target, resolution, discard, point)
+    request = ExplainRequest(method, layer, head, readout, target, resolution, discard, point, variant)
     pipeline, capture = _shared(), Capture(queries=keep, features=features)
     return pipeline.explain(pipeline.open(image), _spec(model), request, top_k=top_k, dtype=dtype, capture=capture)
 
@@ -103,13 +104,14 @@ def compare(
     resolution: int | None = None,
     discard: float = 0.0,
     point: tuple[float, float] | None = None,
+    variant: str | None = None,
     top_k: int = 5,
     dtype: str = "auto",
 ) -> Comparison:
     """Several models on one image: every embedded one if none are named. The options are those of `explain`."""
     from vitdemo.options.explain import ExplainRequest
 
-    request = ExplainRequest(method, layer, head, readout, target, resolution, discard, point)
+    request = ExplainRequest(method, layer, head, readout, target, resolution, discard, point, variant)
     pipeline = _shared()
     specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
     return pipeline.compare(pipeline.open(image), specs, request, top_k=top_k, dtype=dtype)

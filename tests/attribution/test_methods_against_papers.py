@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
 from vitdemo import attribution
-from vitdemo.attribution import rollout
+from vitdemo.attribution import rollout, rollout_vit_explain
 from vitdemo.engine.attribute import attribute
 from vitdemo.errors import OptionError
 from vitdemo.models import attention_tap
@@ -255,6 +255,41 @@ def test_rollout_is_the_product_of_all_layers(load: Load, kind: str) -> None:
         _same(_map(model, pixels, "rollout", fusion=fusion, discard=discard), expected[:, prefix:])
 
 
+def _rollout_as_vit_explain(attentions: Sequence[Tensor], fusion: Fusion, discard: float) -> Tensor:
+    """Of one image, entry by entry: discarded over the whole matrix, identity before normalisation, columns by row sums."""
+    tokens = attentions[0].shape[-1]
+    found = torch.eye(tokens, dtype=torch.float64)
+    for heads in attentions:
+        fused = {"mean": heads.mean(0), "max": heads.max(0).values, "min": heads.min(0).values}[fusion].clone()
+        for place in fused.flatten().argsort()[: math.floor(tokens * tokens * discard)].tolist():
+            if place > 0:
+                fused[place // tokens, place % tokens] = 0
+        mixed = (fused + torch.eye(tokens)) / 2
+        sums = [mixed[row].sum() for row in range(tokens)]
+        for column in range(tokens):
+            mixed[:, column] /= sums[column]
+        found = mixed @ found
+    return found
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "beit", "hybrid"])
+def test_rollout_as_in_vit_explain_discards_over_the_whole_matrix(load: Load, kind: str) -> None:
+    model = load(kind)
+    pixels = _pixels(model)
+    attentions = [attention.detach() for attention in _eager(model, pixels).attentions]
+    prefix, start = PREFIX.get(kind, 1), _start(kind, attentions[0].shape[-1])
+    for fusion, discard in SETTINGS:
+        whole = [
+            _rollout_as_vit_explain([attention[index] for attention in attentions], fusion, discard) for index in (0, 1)
+        ]
+        expected = torch.stack([start @ one for one in whole])
+        _same(rollout_vit_explain(_layers(attentions), start, fusion, discard, block=5), expected)
+        found = _map(model, pixels, "rollout", fusion=fusion, discard=discard, variant="vit-explain")
+        _same(found, expected[:, prefix:])
+        plain = _map(model, pixels, "rollout", fusion=fusion, discard=discard)
+        assert torch.allclose(found, plain, atol=1e-6) == (fusion == "mean" and discard == 0)
+
+
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 @pytest.mark.parametrize("grid", [None, (2, 5)], ids=["native", "oblong"])
 def test_relevance_and_gradient_rollout_are_the_products_of_all_layers(
@@ -278,7 +313,22 @@ def test_legrad_is_the_gradient_of_networks_that_end_at_each_layer(load: Load, k
     model = load(kind)
     pixels = _pixels(model)
     expected = _textbook_legrad(model, pixels)[:, PREFIX.get(kind, 1) :]
-    _same(_map(model, pixels, "legrad", target=TARGET), expected)
+    _same(_map(model, pixels, "legrad", target=TARGET, variant="all-layers"), expected)
+
+
+def test_legrads_default_scores_the_mean_token_of_the_last_two_layers(load: Load) -> None:
+    model = load("vit")
+    pixels = _pixels(model)
+    outputs, network = _eager(model, pixels), copy.deepcopy(cast(Any, model.network))
+    expected = torch.zeros(2, outputs.attentions[0].shape[-1], dtype=torch.float64)
+    for layer in (-2, -1):
+        # The hidden states of layer l are those after block l; the last ones are before the final LayerNorm.
+        mean = outputs.hidden_states[layer].mean(dim=1)
+        score = network.classifier(network.vit.layernorm(mean))[:, TARGET].sum()
+        (gradient,) = torch.autograd.grad(score, [outputs.attentions[layer]], retain_graph=True)
+        expected += gradient.clamp(min=0).mean(dim=(1, 2)) / 2
+    _same(_map(model, pixels, "legrad", target=TARGET), expected[:, 1:])
+    _same(_map(model, pixels, "legrad", target=TARGET, variant="last-layers"), expected[:, 1:])
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

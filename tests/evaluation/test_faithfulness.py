@@ -106,6 +106,27 @@ def test_the_curves_at_a_resolution_are_of_the_very_picture_that_the_map_was_mad
     np.testing.assert_allclose(found.deletion, expected, atol=1e-5)
 
 
+def test_the_curve_starts_at_the_score_that_is_shown(own: Pipeline) -> None:
+    spec = get_spec("cnn-mini")
+    assert spec.temperature != 1
+    photo = own.open(CUP)
+    shown = own.classify([photo], spec)[0].labels[0]
+    found = faithfulness(own, photo, spec, ExplainRequest("grad-cam"), steps=1)
+    assert found.target == shown.index
+    assert found.deletion[0] == pytest.approx(shown.score, abs=1e-5)
+    assert found.insertion[-1] == pytest.approx(shown.score, abs=1e-5)
+
+
+def test_a_variant_is_measured_of_the_methods_that_have_it(own: Pipeline, photo: PhotoMaker, tiny_spec: SpecOf) -> None:
+    spec, photos = tiny_spec("vit"), [photo(70, 50)]
+    usual = measure(own, spec, photos, ["relevance", "legrad"], 3)
+    every = measure(own, spec, photos, ["relevance", "legrad"], 3, "all-layers")
+    by_hand = faithfulness(own, photos[0], spec, ExplainRequest("legrad", variant="all-layers"), steps=3)
+    assert every[0] == usual[0]
+    assert every[1] != usual[1]
+    assert every[1].deletion == pytest.approx(by_hand.deletion_auc)
+
+
 def test_a_resolution_that_was_lowered_is_measured_as_lowered(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker
 ) -> None:

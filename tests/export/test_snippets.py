@@ -298,9 +298,9 @@ def test_only_attention_has_places_for_the_browser_to_fill_in() -> None:
             assert [text.count(place) for place in (LAYER, HEAD, READOUT)] == [1, 1, 1]
         for text in maker({"readout": "patch"}).values():
             assert [text.count(place) for place in (LAYER, HEAD, READOUT, POINT)] == [1, 1, 0, 1]
-        for text in maker({"method": "rollout", "head": "max", "discard": 0.5}).values():
+        for text in maker({"method": "rollout", "head": "max", "discard": 0.5, "variant": "vit-explain"}).values():
             assert LAYER[0] not in text
-            assert all(word in text for word in ("rollout", "max", "0.5"))
+            assert all(word in text for word in ("rollout", "max", "0.5", "vit-explain"))
 
 
 def test_a_photo_without_a_name_is_called_something() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from tests import tiny
 from vitdemo.models.loading import load_model
-from vitdemo.models.position_embeddings import accept_any_grid, resize_bias, resize_positions
+from vitdemo.models.position_embeddings import DINO_OFFSET, accept_any_grid, resize_bias, resize_positions
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import ModelSpec
 
@@ -31,6 +32,44 @@ OBLONG = tuple(kind for kind in (*PLACED, *BIASED) if kind != "mae")
 
 GRIDS = [(4, 4), (2, 2), (7, 7), (3, 5), (8, 2), (1, 1), (1, 9)]
 LOADED: dict[Any, Any] = {}
+
+
+@pytest.mark.parametrize("grid", [(5, 5), (30, 30), (3, 7)])
+def test_dinos_own_checkpoints_are_interpolated_as_if_the_grid_were_a_tenth_of_a_patch_larger(
+    grid: tuple[int, int],
+) -> None:
+    cells = torch.randn(16, 3, generator=torch.Generator().manual_seed(3))
+    table = torch.cat([torch.ones(1, 3), cells])[None]
+
+    def shifted(old: int, new: int) -> NDArray[np.float64]:
+        """Keys' kernel with a = -0.75, edges repeated, at the places of a grid of `new + 0.1`."""
+        weights = np.zeros((new, old))
+        for target in range(new):
+            centre = (target + 0.5) * old / (new + 0.1) - 0.5
+            for cell in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+                away = abs(centre - cell)
+                near = 1.25 * away**3 - 2.25 * away**2 + 1
+                far = -0.75 * (away**3 - 5 * away**2 + 8 * away - 4)
+                weights[target, min(max(cell, 0), old - 1)] += near if away <= 1 else far
+        return weights
+
+    found = resize_positions(table, (4, 4), grid, offset=DINO_OFFSET)
+    torch.testing.assert_close(found[0, 1:], _by_hand(cells, (4, 4), grid, shifted), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[0, 0], torch.ones(3))
+    assert torch.equal(resize_positions(table, (4, 4), (4, 4), offset=DINO_OFFSET), table)
+
+
+@pytest.mark.parametrize(
+    ("family", "source", "own"), [("DINO", "hub", True), ("DINO", "local", False), ("ViT", "hub", False)]
+)
+def test_only_published_checkpoints_of_dino_are_interpolated_by_its_rule(
+    tmp_path: Path, family: str, source: Any, own: bool
+) -> None:
+    spec = replace(spec_from_folder(tiny.save(tmp_path / "made", "dino")), family=family, source=source)
+    embeddings = _embeddings(load_model(spec, CPU, torch.float32).network)
+    table = embeddings.position_embeddings
+    expected = resize_positions(table, (4, 4), (6, 7), offset=DINO_OFFSET if own else 0.0)
+    assert torch.equal(_resized(embeddings, (6, 7), 8, 1), expected)
 
 
 def _embeddings(network: nn.Module) -> Any:

@@ -54,6 +54,11 @@ def test_a_network_without_attention_has_no_method_but_also_no_error(tiny_spec: 
         (ExplainRequest(head="median"), "use mean, max, min, or 0 to 3"),
         (ExplainRequest("rollout", head=1), "Rollout fuses the heads"),
         (ExplainRequest("rollout", discard=1.0), "at least 0 and below 1, not 1.0"),
+        (
+            ExplainRequest("legrad", variant="vit-explain"),
+            "no variant 'vit-explain'. Choose from: last-layers, all-layers",
+        ),
+        (ExplainRequest("relevance", variant="x"), "no variant 'x'. Choose from: none"),
         (ExplainRequest("guess"), "Unknown method 'guess'"),
         (ExplainRequest(readout="mean"), "has no read-out 'mean'"),
     ],

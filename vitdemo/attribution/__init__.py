@@ -4,7 +4,7 @@ from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_corre
 from vitdemo.attribution.attention import attention_map, fuse, patch_map
 from vitdemo.attribution.describe import describe
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
-from vitdemo.attribution.rollout import rollout
+from vitdemo.attribution.rollout import rollout, rollout_vit_explain
 from vitdemo.attribution.rows import attention_rows, mean_row, patch_attention
 from vitdemo.attribution.similarity import similarity
 
@@ -25,5 +25,6 @@ __all__ = [
     "rank_correlation",
     "relevance",
     "rollout",
+    "rollout_vit_explain",
     "similarity",
 ]

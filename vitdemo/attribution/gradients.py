@@ -29,9 +29,10 @@ def relevance(attentions: Sequence[Tensor], gradients: Sequence[Tensor], start: 
 
 
 def grad_rollout(attentions: Sequence[Tensor], gradients: Sequence[Tensor], start: Tensor) -> Tensor:
-    """Rollout of gradient-weighted attention: Chefer et al. 2021, arXiv:2012.09838, with attention in place of relevance.
+    """Rollout of gradient-weighted attention: a simplified form of Chefer et al. 2021, arXiv:2012.09838.
 
-    As `relevance`, but each layer's matrix plus the identity is normalised to rows that sum to 1.
+    The paper weighs each layer's gradient by LRP relevance, propagated from the class through the whole network; attention
+    itself takes its place here. As `relevance`, but each layer's matrix plus the identity is normalised to rows that sum to 1.
 
     Returns:
         `[B, N]`, rows sum to 1.
@@ -48,8 +49,8 @@ def legrad(gradients: Sequence[Tensor]) -> Tensor:
     """LeGrad: Bousselham et al. 2024, arXiv:2404.03214.
 
     Args:
-        gradients: one `[B, H, N, N]` tensor per layer: of the class score that the classifier gives to *that layer's* tokens,
-            with respect to that layer's attention.
+        gradients: one `[B, H, N, N]` tensor for each layer that counts: of the class score that the classifier gives to *that
+            layer's* tokens, with respect to that layer's attention.
 
     Returns:
         `[B, N]`: the positive part, averaged over heads, query tokens and layers.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdemo.errors import OptionError
+from vitdemo.options.methods import METHODS
 from vitdemo.registry import console_progress, default_models, obtain
 from vitdemo.settings import ROOT, Settings, get_settings
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from vitdemo.types import ModelSpec
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+
+VARIANT_HELP = "; ".join(
+    f"for {name}: {' or '.join(method.variant_names)}" for name, method in METHODS.items() if method.variants
+)
 
 
 def add_command(
@@ -123,3 +128,27 @@ def print_json(value: Any) -> None:
 
 def rounded(value: Any) -> Any:
     return None if value != value else round(value, 4) if isinstance(value, float) else value
+
+
+def methods_of(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
+    """The requested methods that apply; similarity explains no class, and is left out unless it is requested."""
+    asked = [part for value in options.method or [] for part in value.split(",") if part]
+    for name in asked:
+        if name not in METHODS:
+            raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
+    found = [name for name in spec.methods if (name in asked if asked else name != "similarity")]
+    if not found:
+        raise OptionError(f"{spec.name} has none of these methods. Those that apply: {', '.join(spec.methods)}.")
+    return found
+
+
+def variant_of(options: argparse.Namespace, methods: Sequence[str]) -> str | None:
+    """The requested variant, of one of these methods at least.
+
+    Raises:
+        OptionError: none of them has it.
+    """
+    known = [name for method in methods for name in METHODS[method].variant_names]
+    if options.variant and options.variant not in known:
+        raise OptionError(f"None of these methods has the variant {options.variant!r}. Variants: {', '.join(known)}.")
+    return options.variant or None

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from vitdemo.cli.common import (
     EXIT_OK,
+    VARIANT_HELP,
     add_command,
     add_inference,
+    methods_of,
     positive,
     print_json,
     rounded,
     settings_of,
     specs_of,
+    variant_of,
     writable,
 )
 from vitdemo.errors import OptionError
-from vitdemo.options.methods import METHODS
 
 if TYPE_CHECKING:
     from vitdemo.pipeline import Pipeline
@@ -41,6 +43,7 @@ def add_commands(commands: Any) -> None:
     )
     evaluate.add_argument("--faithfulness", action="store_true", help="deletion and insertion instead of accuracy")
     evaluate.add_argument("--method", action="append", help="for --faithfulness: may be repeated, or a,b,c")
+    evaluate.add_argument("--variant", help=f"for --faithfulness: {VARIANT_HELP}")
     evaluate.add_argument("--photos", type=positive, default=200, help="for --faithfulness (default: 200)")
     evaluate.add_argument("--steps", type=positive, default=20, help="for --faithfulness (default: 20)")
     evaluate.add_argument(
@@ -53,6 +56,7 @@ def add_commands(commands: Any) -> None:
     sanity = add_command(commands, "sanity", run_sanity, "whether maps depend on what a model learnt")
     sanity.add_argument("images", nargs="+", metavar="IMAGE", help="path or URL")
     sanity.add_argument("--method", action="append", help="may be repeated, or a,b,c (default: all that apply)")
+    sanity.add_argument("--variant", help=VARIANT_HELP)
     add_inference(sanity)
 
     bench = add_command(commands, "bench", run_bench, "time ratios, interleaved in one process")
@@ -186,8 +190,8 @@ def run_sanity(options: argparse.Namespace) -> int:
     photos = [pipeline.open(name) for name in options.images]
     results = []
     for spec in specs:
-        methods = _methods(options, spec)
-        found = randomisation(spec, photos, methods, _settings(options))
+        methods = methods_of(options, spec)
+        found = randomisation(spec, photos, methods, _settings(options), variant=variant_of(options, methods))
         results.append({"model": spec.name, "photos": len(photos), "rank_correlation": found})
         if not options.json:
             print(
@@ -201,18 +205,6 @@ def run_sanity(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _methods(options: argparse.Namespace, spec: ModelSpec) -> list[str]:
-    """The requested methods that apply; similarity explains no class, and is left out unless it is requested."""
-    asked = [part for value in options.method or [] for part in value.split(",") if part]
-    for name in asked:
-        if name not in METHODS:
-            raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")
-    found = [name for name in spec.methods if (name in asked if asked else name != "similarity")]
-    if not found:
-        raise OptionError(f"{spec.name} has none of these methods. Those that apply: {', '.join(spec.methods)}.")
-    return found
-
-
 def run_faithfulness(options: argparse.Namespace) -> int:
     from vitdemo.evaluation.accuracy import read_labelled
     from vitdemo.evaluation.faithfulness import measure
@@ -224,7 +216,8 @@ def run_faithfulness(options: argparse.Namespace) -> int:
         every = [photo for path in options.data for label, photo in read_labelled(path) if label in spec.labels]
         # Spread over the classes, and the same ones each time.
         photos = every[:: max(1, len(every) // options.photos)][: options.photos]
-        figures = measure(pipeline, spec, photos, _methods(options, spec), options.steps)
+        methods = methods_of(options, spec)
+        figures = measure(pipeline, spec, photos, methods, options.steps, variant_of(options, methods))
         results += [{key: _rounded(value) for key, value in vars(one).items()} for one in figures]
         if not options.json:
             print(

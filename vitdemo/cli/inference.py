@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vitdemo.cli.common import (
     EXIT_OK,
     EXIT_SOME_FAILED,
+    VARIANT_HELP,
     add_command,
     add_display,
     add_inference,
@@ -78,6 +79,7 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--discard", type=float, default=0.0, help="for rollout: share of the smallest attention left out"
     )
+    parser.add_argument("--variant", help=VARIANT_HELP)
     parser.add_argument(
         "--point", metavar="X,Y", help="for similarity and --readout patch: pixels of the upright photo"
     )

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, rollout, similarity
+from vitdemo.attribution import grad_cam, grad_rollout, legrad, relevance, rollout, rollout_vit_explain, similarity
 from vitdemo.errors import OptionError
 from vitdemo.models.attention_tap import record_attention
 from vitdemo.models.layers import final_norm, head_of, norms, read_out, watching
 from vitdemo.models.loading import Classifier
 from vitdemo.types import Attribution, Capture
+
+LEGRAD_LAYERS = 2
+"""The last ones, as by default in LeGrad's published code (https://github.com/WalBouss/LeGrad, `layer_index=-2`)."""
 
 
 def attribute(
@@ -34,7 +37,10 @@ def attribute(
         with torch.no_grad(), record_attention(Capture(queries=True)) as record:
             logits = model(pixels)
             start = read_out(model, patches)
-            maps = rollout(record.queries, start, request.fusion, request.discard, class_token=prefix > 0)
+            if request.variant == "vit-explain":
+                maps = rollout_vit_explain(record.queries, start, request.fusion, request.discard)
+            else:
+                maps = rollout(record.queries, start, request.fusion, request.discard, class_token=prefix > 0)
         return logits, maps[:, prefix:], None
     if request.method == "similarity":
         if not 0 <= request.query < patches:
@@ -84,9 +90,12 @@ def _class_specific(
         if request.method == "legrad":
             head = head_of(model.network, model.probe, prefix, model.spec.pooling == "mean")
             found = []
+            every = request.variant == "all-layers"
             # A copy: the head calls a module that is being watched.
-            for tokens, attention in zip(list(seen), record.attentions, strict=True):
-                own = head(tokens).float()[rows, columns].sum()
+            for tokens, attention in list(zip(seen, record.attentions, strict=True))[0 if every else -LEGRAD_LAYERS :]:
+                # Whichever tokens the head reads, it reads their mean.
+                read = tokens if every else tokens.mean(dim=1, keepdim=True).expand_as(tokens)
+                own = head(read).float()[rows, columns].sum()
                 found.append(torch.autograd.grad(own, [attention], retain_graph=True)[0])
             return logits.detach(), legrad(found)[:, prefix:], targets
         gradients = torch.autograd.grad(score, record.attentions)

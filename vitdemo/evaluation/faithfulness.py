@@ -18,6 +18,7 @@ from torch import Tensor
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
 from vitdemo.types import Capture, Faithfulness, ModelSpec, Photo
@@ -57,14 +58,12 @@ def faithfulness(
     target = explanation.map.target
     if target is None:
         target = explanation.prediction.labels[0].index
-    # The pixels that the map was made of, whatever limit its resolution met.
-    pixels = preprocess([photo], prepare(photo, spec, request).processor).pixel_values[0]
     order = np.argsort(-explanation.map.values.ravel(), kind="stable")
     random = np.random.default_rng(seed)
     orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
     curves = [
-        _scores(pipeline, spec, masked, target, dtype)
-        for masked in (_masked(pixels, one, steps, explanation.patch_grid, spec.patch_size) for one in orders)
+        scores_without(pipeline, photo, spec, request, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
+        for gone in (_more_and_more(one, steps) for one in orders)
     ]
     return Faithfulness(
         method=request.method,
@@ -82,25 +81,42 @@ def _require_scores(spec: ModelSpec) -> None:
         raise OptionError(f"{spec.name} has no classifier, so there is no score to watch.")
 
 
-def _masked(pixels: Tensor, order: NDArray[np.intp], steps: int, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """`[steps + 1, 3, H, W]`: more and more patches, in this order, have the mean colour of the pixels `[3, H, W]`."""
-    counts = np.rint(np.linspace(0, order.size, steps + 1)).astype(int)
-    gone = np.zeros((steps + 1, order.size), bool)
-    for step, count in enumerate(counts):
-        gone[step, order[:count]] = True
+def scores_without(
+    pipeline: Pipeline,
+    photo: Photo,
+    spec: ModelSpec,
+    request: ExplainRequest,
+    gone: Tensor,
+    target: int,
+    *,
+    dtype: str = "auto",
+) -> list[float]:
+    """The score of a class without some of the patches, calibrated as in the list of labels.
+
+    Args:
+        request: of the map whose patches these are; it says at which resolution.
+        gone: `[M, h, w]` bool; in each of M pictures, these patches have the mean colour of all pixels.
+    """
+    # The pixels that the map was made of, whatever limit its resolution met.
+    pixels = preprocess([photo], prepare(photo, spec, request).processor).pixel_values[0]
     # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
     rows, columns = (
-        (torch.arange(size) // patch_size).clamp(max=count - 1)
-        for size, count in zip(pixels.shape[1:], grid, strict=True)
+        (torch.arange(size) // spec.patch_size).clamp(max=count - 1)
+        for size, count in zip(pixels.shape[1:], gone.shape[1:], strict=True)
     )
-    mask = torch.from_numpy(gone).view(-1, 1, *grid)[:, :, rows][..., columns]
-    return torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+    mask = gone[:, None, rows][..., columns]
+    masked = torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+    outputs = pipeline.backend.run(spec, masked, Capture(), dtype)
+    logits = [output.logits / spec.temperature for output in outputs if output.logits is not None]
+    return [float(values.softmax(dim=-1)[target]) for values in logits]
 
 
-def _scores(pipeline: Pipeline, spec: ModelSpec, batch: Tensor, target: int, dtype: str) -> list[float]:
-    """The class's score of each image."""
-    outputs = pipeline.backend.run(spec, batch, Capture(), dtype)
-    return [float(output.logits.softmax(dim=-1)[target]) for output in outputs if output.logits is not None]
+def _more_and_more(order: NDArray[np.intp], steps: int) -> Tensor:
+    """`[steps + 1, P]` bool: none of the patches, then more and more in this order, then all."""
+    gone = torch.zeros(steps + 1, order.size, dtype=torch.bool)
+    for step, count in enumerate(np.rint(np.linspace(0, order.size, steps + 1)).astype(int)):
+        gone[step, order[:count].copy()] = True
+    return gone
 
 
 @dataclass(frozen=True)
@@ -120,9 +136,17 @@ class FaithfulnessFigures:
 
 
 def measure(
-    pipeline: Pipeline, spec: ModelSpec, photos: Iterable[Photo], methods: Sequence[str], steps: int = STEPS
+    pipeline: Pipeline,
+    spec: ModelSpec,
+    photos: Iterable[Photo],
+    methods: Sequence[str],
+    steps: int = STEPS,
+    variant: str | None = None,
 ) -> list[FaithfulnessFigures]:
     """Faithfulness of several methods on the same photos, each towards the class that the model predicts.
+
+    Args:
+        variant: of the methods that have it; the others are measured as usual.
 
     Raises:
         OptionError: there are no photos, or as `faithfulness`.
@@ -132,7 +156,7 @@ def measure(
     for number, photo in enumerate(photos):
         baseline: Sequence[float] | None = None
         for method in methods:
-            request = ExplainRequest(method)
+            request = ExplainRequest(method, variant=variant if variant in METHODS[method].variant_names else None)
             one = faithfulness(pipeline, photo, spec, request, steps=steps, seed=number, baseline=baseline)
             baseline = one.random
             found[method].append((one.deletion_auc, one.insertion_auc, one.random_auc))

@@ -13,15 +13,24 @@ from vitdemo.engine import LocalBackend
 from vitdemo.models.layers import blocks
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.options.explain import ExplainRequest
+from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import Settings
 from vitdemo.types import ModelSpec, Photo
 
 
 def randomisation(
-    spec: ModelSpec, photos: Sequence[Photo], methods: Sequence[str], settings: Settings, seed: int = 0
+    spec: ModelSpec,
+    photos: Sequence[Photo],
+    methods: Sequence[str],
+    settings: Settings,
+    seed: int = 0,
+    variant: str | None = None,
 ) -> dict[str, list[float | None]]:
     """Rank correlation of each method's map with that of the same model whose last blocks have random weights.
+
+    Args:
+        variant: of the methods that have it; the others are measured as usual.
 
     Returns:
         By method: one number for each quarter of the blocks that are randomised, from the head backwards, then for all of the
@@ -36,7 +45,8 @@ def randomisation(
             values = []
             for photo, labels in zip(photos, classes, strict=True):
                 # Both explain the class that the trained model predicts.
-                request = ExplainRequest(method, target=labels[0].index if labels else None)
+                own = variant if variant in METHODS[method].variant_names else None
+                request = ExplainRequest(method, target=labels[0].index if labels else None, variant=own)
                 first, second = (pipeline.explain(photo, spec, request) for pipeline in (trained, random))
                 if first.map is not None and second.map is not None:
                     values.append(rank_correlation(first.map, first.view, second.map, second.view))

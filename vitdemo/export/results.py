@@ -88,6 +88,8 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     }
     if attribution is not None and attribution.target is not None:
         result["target"] = {"index": attribution.target, "label": spec.labels[attribution.target]}
+    if attribution is not None and attribution.variant:
+        result["variant"] = attribution.variant
     if attribution is not None and attribution.query is not None:
         result["patch"] = list(attribution.query)
     if explanation.notes:

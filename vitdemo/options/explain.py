@@ -33,6 +33,8 @@ class ExplainRequest:
     """For `rollout`: share of the smallest attention in each row that is left out, from 0, below 1."""
     point: Point | None = None
     """For `similarity` and the readout "patch"; None for the middle of what the model sees."""
+    variant: str | None = None
+    """For methods with `variants` in `METHODS`; None for the first of them."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,15 @@ class ResolvedRequest:
     rank: int
     fusion: Fusion
     """For `rollout`."""
+    variant: str = ""
+    """Empty for methods without variants."""
 
 
 def resolve(request: ExplainRequest, spec: ModelSpec) -> ResolvedRequest:
     """Check a request against a model.
 
     Raises:
-        OptionError: a method, layer, head, readout, target or share that the model does not have.
+        OptionError: a method, layer, head, readout, target, share or variant that the model does not have.
     """
     method = _method(request.method, spec)
     readout = next((name for name in readouts_of(spec) if name == request.readout), None)
@@ -72,7 +76,7 @@ def resolve(request: ExplainRequest, spec: ModelSpec) -> ResolvedRequest:
         fusion = _fusion(request.head)
     if method is not None and method.needs != "rows" and not 0 <= request.discard < 1:
         raise OptionError(f"The share of attention to discard must be at least 0 and below 1, not {request.discard}.")
-    return ResolvedRequest(request, method, readout, target, rank, fusion)
+    return ResolvedRequest(request, method, readout, target, rank, fusion, _variant(request.variant, method))
 
 
 def reason_against(name: str, spec: ModelSpec) -> str:
@@ -162,6 +166,16 @@ def _method(name: str, spec: ModelSpec) -> Method | None:
         return None
     choices = ", ".join(spec.methods) or "none"
     raise OptionError(f"{method.title} does not apply to {spec.name}: {reason}. Methods that do: {choices}.")
+
+
+def _variant(variant: str | None, method: Method | None) -> str:
+    names = method.variant_names if method else ()
+    if not variant or variant in names:
+        return variant or next(iter(names), "")
+    title = method.title if method else "This method"
+    raise OptionError(
+        f"{title} has no variant {variant!r}. Choose from: {', '.join(names) or 'none, it has one form'}."
+    )
 
 
 def _fusion(head: int | str) -> Fusion:

@@ -24,6 +24,12 @@ class Method:
     """Beside a plain forward."""
     says: str
     paper: str
+    variants: tuple[tuple[str, str], ...] = ()
+    """Ways to compute it: name and title, the default first. Empty where there is only one."""
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.variants)
 
 
 METHODS = {
@@ -48,6 +54,7 @@ METHODS = {
             "little extra time",
             "How attention passes through all layers.",
             "Abnar & Zuidema 2020, arXiv:2005.00928",
+            (("by-row", "discard row by row"), ("vit-explain", "as in vit-explain")),
         ),
         Method(
             "grad-rollout",
@@ -56,7 +63,7 @@ METHODS = {
             True,
             False,
             "about 3x a forward pass",
-            "Rollout of the attention that raises the score of a class.",
+            "Rollout of the attention that raises the score of a class; simplified, without LRP.",
             "Chefer et al. 2021, arXiv:2012.09838",
         ),
         Method(
@@ -75,9 +82,10 @@ METHODS = {
             "gradients",
             True,
             False,
-            "several times a forward pass",
-            "Gradient of the class score of each layer towards its attention.",
+            "about 2x a forward pass",
+            "Gradient of the class score of the last layers towards their attention.",
             "Bousselham et al. 2024, arXiv:2404.03214",
+            (("last-layers", "last two layers, mean token"), ("all-layers", "all layers, the classifier's token")),
         ),
         Method(
             "grad-cam",

@@ -66,7 +66,7 @@ def _map_of(prepared: Prepared, output: ModelOutput, rows: dict[str, NDArray[np.
         values: NDArray[np.float32] = output.values.numpy()
         values.flags.writeable = False
         query = divmod(prepared.patch, values.shape[1]) if request.method == "similarity" else None
-        return AttributionMap(values, request.method, None, None, None, output.target, query)
+        return AttributionMap(values, request.method, None, None, None, output.target, query, resolved.variant)
     if resolved.readout is None:
         return None
     if resolved.readout == "patch":

@@ -227,7 +227,13 @@ def _engine_request(prepared: Prepared, wanted: Capture) -> tuple[Attribution | 
         patch = prepared.patch if method.name == "similarity" else 0
         request = resolved.request
         attribution = Attribution(
-            method.name, resolved.target, resolved.rank, resolved.fusion, float(request.discard), patch
+            method.name,
+            resolved.target,
+            resolved.rank,
+            resolved.fusion,
+            float(request.discard),
+            patch,
+            resolved.variant,
         )
         # A method's own map has neither rows nor features beside it.
         return attribution, Capture()

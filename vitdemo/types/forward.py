@@ -90,6 +90,8 @@ class Attribution:
     """Share of the smallest values per row that rollout sets to 0; the class token's column is kept."""
     query: int = 0
     """Row-major index of the patch that `similarity` compares with."""
+    variant: str = ""
+    """One of the method's `variants`; empty for the default."""
 
 
 @dataclass(frozen=True, eq=False)

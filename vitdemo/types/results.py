@@ -29,6 +29,8 @@ class AttributionMap:
     target: int | None = None
     query: tuple[int, int] | None = None
     """Row and column, from 0, of the query patch."""
+    variant: str = ""
+    """Which of the method's variants it is; empty where it has none."""
 
     @property
     def low(self) -> float:

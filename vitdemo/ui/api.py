@@ -65,6 +65,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         discard: float | None = 0.0,
         point: str | None = None,
         faithfulness: bool = False,
+        variant: str | None = None,
     ) -> tuple[dict[str, Any], str | None, str]:
         """Where one model looked: the numbers as JSON, the overlay as PNG, the raw arrays as NPZ.
 
@@ -80,11 +81,12 @@ def add_endpoints(pipeline: Pipeline) -> None:
             discard: for rollout, share of the smallest attention that is left out, from 0, below 1.
             point: for similarity and the read-out "patch", "X,Y" in pixels of the upright photo; empty means the middle.
             faithfulness: also measure how the score falls and rises with the patches that the map names.
+            variant: for rollout, "by-row" or "vit-explain"; for legrad, "last-layers" or "all-layers"; empty means the first.
         """
         with user_errors():
             photo = required(image)
             spec = get_spec(model) if model else ready_models()[0]
-            request = _request(method, layer, head, readout, target, resolution, discard, point)
+            request = _request(method, layer, head, readout, target, resolution, discard, point, variant)
             explanation = pipeline.explain(photo, spec, request)
             entry = {"image": photo.name, **explanation_json(explanation)}
             if faithfulness:
@@ -108,6 +110,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         resolution: int | None = None,
         discard: float | None = 0.0,
         point: str | None = None,
+        variant: str | None = None,
     ) -> tuple[dict[str, Any], str]:
         """Several models on one picture: each one's labels and map, how far they agree, and a figure as PNG.
 
@@ -122,11 +125,12 @@ def add_endpoints(pipeline: Pipeline) -> None:
             resolution: as for /explain.
             discard: as for /explain.
             point: as for /explain.
+            variant: as for /explain.
         """
         with user_errors():
             photo = required(image)
             specs = _specs(models) or list(default_models(pipeline.settings))
-            request = _request(method, layer, head, readout, target, resolution, discard, point)
+            request = _request(method, layer, head, readout, target, resolution, discard, point, variant)
             comparison = pipeline.compare(photo, specs, request)
             png = _folder() / "comparison.png"
             comparison_figure(photo, comparison.explanations).save(png)
@@ -169,7 +173,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         readout, target = gr.Textbox(label="readout"), gr.Textbox(label="target")
         resolution = gr.Number(None, precision=0, label="resolution")
         discard, point = gr.Number(0, label="discard"), gr.Textbox(label="point")
-        faithfulness = gr.Checkbox(False, label="faithfulness")
+        faithfulness, variant = gr.Checkbox(False, label="faithfulness"), gr.Textbox(label="variant")
         result, picture, numbers = (
             gr.JSON(label="result"),
             gr.Image(format="png", label="overlay"),
@@ -180,7 +184,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         trigger.click(classify, [photo, names, top_k], result, api_name="classify", **INFERENCE)
         trigger.click(
             explain,
-            [photo, model, method, layer, head, readout, target, resolution, discard, point, faithfulness],
+            [photo, model, method, layer, head, readout, target, resolution, discard, point, faithfulness, variant],
             [result, picture, numbers],
             api_name="explain",
             **INFERENCE,
@@ -189,7 +193,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         trigger.click(reconstruct, [photo, model, ratio, seed], [result, picture], api_name="reconstruct", **INFERENCE)
         trigger.click(
             compare,
-            [photo, names, layer, head, method, target, readout, resolution, discard, point],
+            [photo, names, layer, head, method, target, readout, resolution, discard, point, variant],
             [result, picture],
             api_name="compare",
             **INFERENCE,
@@ -206,6 +210,7 @@ def _request(
     resolution: int | None,
     discard: float | None,
     point: str | None,
+    variant: str | None,
 ) -> ExplainRequest:
     """Clients send nothing, or an empty text, for what they leave open."""
     return ExplainRequest(
@@ -217,6 +222,7 @@ def _request(
         int(resolution) if resolution else None,
         discard or 0.0,
         parse_point(point),
+        variant or None,
     )
 
 

@@ -76,6 +76,19 @@ def method_choices(spec: ModelSpec, value: str) -> dict[str, Any]:
     }
 
 
+def variants_of(method: str) -> tuple[str, ...]:
+    """The names of a method's variants, the default first."""
+    return METHODS[method].variant_names if method in METHODS else ()
+
+
+def variant_choices(method: str, value: str = "") -> dict[str, Any]:
+    """What the list of variants offers, and whether there is one; the default's value is empty, as in links."""
+    variants = METHODS[method].variants
+    names = [(title, "" if index == 0 else name) for index, (name, title) in enumerate(variants)]
+    known = value in [name for _, name in names]
+    return {"choices": names or [("the only one", "")], "value": value if known else "", "visible": bool(variants)}
+
+
 def target_choices(spec: ModelSpec) -> dict[str, Any]:
     """The predicted class, the next best ones, then all by name."""
     ranks = [(f"{ORDINALS[rank]} choice", f"top:{rank}") for rank in range(2, min(5, len(spec.labels)) + 1)]

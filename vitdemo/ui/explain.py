@@ -26,6 +26,7 @@ from vitdemo.ui.choices import (
     pixels_of,
     request_of,
     target_choices,
+    variant_choices,
 )
 from vitdemo.ui.compare import HOST, nothing
 from vitdemo.ui.components.choice import DependentChoice
@@ -34,7 +35,7 @@ from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_html
 from vitdemo.ui.errors import user_errors
-from vitdemo.ui.links import LinkState, image_of, typed
+from vitdemo.ui.links import LinkState, explain_link, image_of, typed
 from vitdemo.ui.models import choices
 from vitdemo.ui.picker import more_models
 from vitdemo.ui.result_store import Results
@@ -84,6 +85,7 @@ class ExplainTab:
                 visible=first == "rollout",
                 elem_id="discard",
             )
+            self.variant = gr.Dropdown(**variant_choices(first), label="Variant", elem_id="variant")
             self.more = more_models(pipeline.settings)
         self.point = gr.State(None)
         opening = self.explain(photo, model, ExplainRequest(first), None, {})
@@ -104,7 +106,9 @@ class ExplainTab:
                 self.again = gr.Button("New random mask", scale=1, min_width=120)
             self.rebuilt = reconstruction(elem_id="rebuilt")
         self.seed = gr.State(0)
-        self.lists = (self.model, self.method, self.target, self.resolution, self.fusion, self.discard)
+        self.tuning = (self.fusion, self.discard, self.variant)
+        """Options of some methods."""
+        self.lists = (self.model, self.method, self.target, self.resolution, *self.tuning)
         self.controls: set[Block] = {*self.lists, self.point, state}
         """What an explanation depends on, beside the photo."""
 
@@ -169,12 +173,12 @@ class ExplainTab:
         inputs: set[Block] = {photo, *self.controls}
         masked: set[Block] = {photo, self.state, self.model, self.share, self.seed}
         rebuilt, quiet = [self.masked, self.rebuilt], {**options, "show_progress": "hidden"}
-        shown = [self.explained, self.method, self.target, self.fusion, self.discard, self.measure]
+        shown = [self.explained, self.method, self.target, *self.tuning, self.measure]
         self.follow_up(self.model.change(on_model, inputs, shown, **options), photo, options)
         # Not `input`: a choice by mouse fires that twice.
-        fitted = [self.target, self.fusion, self.discard]
-        self.method.change(on_method, inputs, [self.explained, *fitted, self.method], **options)
-        for one in (self.target, self.resolution, self.fusion, self.discard):
+        fitted = [self.target, *self.tuning, self.method]
+        self.method.change(on_method, inputs, [self.explained, *fitted], **options)
+        for one in (self.target, self.resolution, *self.tuning):
             one.change(on(one), inputs, self.explained, **options)
         self.share.release(on_share, masked, rebuilt, **quiet)
         self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
@@ -221,17 +225,7 @@ class ExplainTab:
             if not isinstance(photo, Photo):
                 return nothing(photo)
             explanation = self.pipeline.explain(photo, get_spec(model), request, capture=Capture(queries=True))
-            link = {
-                "tab": "explain",
-                "model": model,
-                "method": "" if request.method == "attention" else request.method,
-                "target": str(request.target or ""),
-                "resolution": str(request.resolution or ""),
-                "fusion": str(request.head) if request.method == "rollout" and request.head != "mean" else "",
-                "discard": str(request.discard or ""),
-                "patch": ",".join(f"{share:.3f}" for share in point or ()) if request.point else "",
-                "image": image_of(photo, urls),
-            }
+            link = explain_link(model, request, point, image_of(photo, urls))
             name = typed(photo, urls)
             calls = {
                 "rows": reproduce_explain(name, model, request, HOST),
@@ -248,15 +242,18 @@ class ExplainTab:
         request = request_of(photo, spec, method, link.target, link.resolution, point)
         if method == "rollout":
             request = replace(request, head=link.fusion, discard=link.discard)
+        variant = variant_choices(method, link.variant)
+        request = replace(request, variant=variant["value"] or None)
         updates: Values = {
             self.model: model,
             **self._lists(spec, method, link.target),
             self.resolution: str(link.resolution or ""),
             self.fusion: gr.update(value=link.fusion, visible=method == "rollout"),
             self.discard: gr.update(value=link.discard, visible=method == "rollout"),
+            self.variant: gr.update(**variant),
         }
         found = self.explain(photo, model, request, point, state.urls, link.start)
-        state.expect((self.model, self.method, self.target, self.resolution, self.fusion, self.discard), updates)
+        state.expect(self.lists, updates)
         return {**updates, self.point: point, self.explained: found}
 
     def rebuild(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
@@ -272,6 +269,7 @@ class ExplainTab:
         names = (self.method, self.target, self.resolution, self.point)
         method, target, resolution, point = (values[one] for one in names)
         request = request_of(photo, get_spec(values[self.model]), method, target, pixels_of(resolution), point)
+        request = replace(request, variant=variant_choices(request.method, values[self.variant])["value"] or None)
         if request.method != "rollout":
             return request
         return replace(request, head=values[self.fusion], discard=float(values[self.discard] or 0))
@@ -292,6 +290,7 @@ class ExplainTab:
             self.target: gr.update(visible=METHODS[method].class_specific),
             self.fusion: rollout,
             self.discard: rollout,
+            self.variant: gr.update(**variant_choices(method)),
         }
 
     def _measured(self, photo: Photo, values: Values) -> str:

@@ -13,7 +13,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.options.targets import parse_target
 from vitdemo.registry import ready_models
 from vitdemo.types import FUSIONS, ModelSpec
-from vitdemo.ui.choices import DISCARDS, RESOLUTIONS
+from vitdemo.ui.choices import DISCARDS, RESOLUTIONS, variants_of
 from vitdemo.ui.links import LinkState, example_called
 from vitdemo.ui.state import COMPARE, EXPLAIN, TABS
 
@@ -115,6 +115,7 @@ _CHECKS: Mapping[str, tuple[Callable[[LinkState, Sequence[ModelSpec]], bool], An
     "resolution": (lambda link, specs: 0 <= link.resolution <= RESOLUTIONS[-1], 0),
     "fusion": (lambda link, specs: link.fusion in FUSIONS, "mean"),
     "discard": (lambda link, specs: link.discard in (0, *DISCARDS), 0.0),
+    "variant": (lambda link, specs: link.variant in variants_of(link.method), ""),
     "layer": (_layer, None),
     "head": (_head, ""),
     "readout": (_readout, ""),

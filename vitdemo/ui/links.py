@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+from vitdemo.options.explain import ExplainRequest
 from vitdemo.settings import ROOT
 from vitdemo.types import Photo
 from vitdemo.ui.examples import Example, example_of, examples
@@ -30,6 +31,8 @@ class LinkState:
     """For rollout: how heads are joined."""
     discard: float = 0.0
     """For rollout: one of the shares that the page offers."""
+    variant: str = ""
+    """Of the method; empty for the default."""
     layer: int | None = None
     head: str = ""
     readout: str = ""
@@ -61,6 +64,7 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         resolution=_whole(query.get("resolution", "") or "0", -1),
         fusion=query.get("fusion", "").strip() or "mean",
         discard=next(iter(_numbers(query.get("discard", "0"))), -1.0),
+        variant=query.get("variant", "").strip(),
         layer=_whole(query.get("layer", ""), None),
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),
@@ -69,6 +73,30 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         if query.get("tab") == "segment"
         else {},
     )
+
+
+def explain_link(model: str, request: ExplainRequest, point: tuple[float, float] | None, image: str) -> dict[str, str]:
+    """The query of the Explain tab, without what the browser's own controls add; empty where it is the default.
+
+    Args:
+        point: that of the request, as shares of the photo's width and height.
+
+    >>> link = explain_link("vit-mini", ExplainRequest("rollout", head="max", discard=0.9), None, "cup")
+    >>> {name: value for name, value in link.items() if value}
+    {'tab': 'explain', 'model': 'vit-mini', 'method': 'rollout', 'fusion': 'max', 'discard': '0.9', 'image': 'cup'}
+    """
+    return {
+        "tab": "explain",
+        "model": model,
+        "method": "" if request.method == "attention" else request.method,
+        "target": str(request.target or ""),
+        "resolution": str(request.resolution or ""),
+        "fusion": str(request.head) if request.method == "rollout" and request.head != "mean" else "",
+        "discard": str(request.discard or ""),
+        "variant": request.variant or "",
+        "patch": ",".join(f"{share:.3f}" for share in point or ()) if request.point else "",
+        "image": image,
+    }
 
 
 SEGMENT_NAMES = (

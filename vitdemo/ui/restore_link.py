@@ -38,7 +38,7 @@ class RestoreLink:
             *(self.tabs, self.photo),
             *(compare.models, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
-            *(explain.fusion, explain.discard),
+            *(explain.fusion, explain.discard, explain.variant),
             segment.view,
         ]
 

@@ -166,7 +166,7 @@ const DISPLAY = {
   sort: ["as chosen", () => (single() ? "as chosen" : state.sort)],
 };
 const SEGMENTS = ["beside", "refine", "clip", "objects", "tau", "parts", "threshold", "within", "matches", "point"]; // of Segment
-const OURS = ["tab", "model", "models", "method", "target", "resolution", "fusion", "discard", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
+const OURS = ["tab", "model", "models", "method", "target", "resolution", "fusion", "discard", "variant", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
 
 function link() {
   const query = new URLSearchParams(location.search);

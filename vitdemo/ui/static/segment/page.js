@@ -203,7 +203,7 @@ async function take(value) {
 
 /* ---- link ---- */
 
-const OURS = [...Object.keys(state), "image", "tab", "models", "target", "fusion", "discard", "layer", "readout", "patch"];
+const OURS = [...Object.keys(state), "image", "tab", "models", "target", "fusion", "discard", "variant", "layer", "readout", "patch"];
 const THEIRS = ["top", "colours", "view", "crop", "scale", "shared", "smooth", "sort"]; // of the explorers
 
 function link() {
