@@ -92,13 +92,15 @@ def _name(requirement: str) -> str:
 
 
 OFFLINE_APP = """
-import os, threading, urllib.request
+import os, signal, threading, urllib.request
 from pathlib import Path
 import gradio as gr, vitdemo
 from gradio_client import Client, handle_file
 from vitdemo.cli import main
 from vitdemo.settings import ASSETS, ROOT
 
+# Where the tests run in the background, their children are born deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 assert ROOT is None
 assert ASSETS == Path(vitdemo.__file__).parent / "assets"
 launch, url = gr.Blocks.launch, []
