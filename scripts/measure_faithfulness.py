@@ -30,7 +30,7 @@ from scipy.stats import rankdata
 
 from scripts.parts import replace_part
 from vitdemo.evaluation.accuracy import read_labelled
-from vitdemo.evaluation.faithfulness import faithfulness, scores_without
+from vitdemo.evaluation.faithfulness import faithfulness, pixels_of, scores_without
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
@@ -126,6 +126,7 @@ def one_photo(pipeline: Pipeline, spec: ModelSpec, photo: Photo, seed: int) -> d
     baseline: Sequence[float] | None = None
     halves = np.random.default_rng(seed).random((MASKS, *spec.patch_grid)) < 0.5
     falls: NDArray[np.float64] | None = None
+    pixels = pixels_of(photo, spec, ExplainRequest(spec.methods[0]))
     for name, request in requests_of(spec).items():
         curves = faithfulness(pipeline, photo, spec, request, seed=seed, baseline=baseline)
         baseline = curves.random
@@ -133,24 +134,30 @@ def one_photo(pipeline: Pipeline, spec: ModelSpec, photo: Photo, seed: int) -> d
         assert explanation.map is not None
         values = explanation.map.values.astype(np.float64)
 
-        def fall(gone: NDArray[np.bool_], curves: Any = curves) -> NDArray[np.float64]:
-            scores = scores_without(pipeline, photo, spec, request, torch.from_numpy(gone), curves.target)  # noqa: B023
-            return curves.deletion[0] - np.array(scores)
-
+        groups = in_groups(values)
+        # One batch; the falls without random halves are the same for every method.
+        gone = np.concatenate([groups] if falls is not None else [groups, halves])
+        scores = scores_without(pipeline, spec, pixels, torch.from_numpy(gone), curves.target)
+        fallen = curves.deletion[0] - np.array(scores)
         if falls is None:
-            falls = fall(halves)
-        order = np.argsort(-values.ravel(), kind="stable")
-        groups = np.zeros((GROUPS, values.size), bool)
-        for group, members in zip(groups, np.array_split(order, GROUPS), strict=True):
-            group[members] = True
+            falls = fallen[GROUPS:]
         found[name] = {
             "deletion": curves.deletion_auc,
             "insertion": curves.insertion_auc,
             "random": curves.random_auc,
-            "saco": saco(groups @ values.ravel(), fall(groups.reshape(-1, *values.shape))),
+            "saco": saco(groups.reshape(GROUPS, -1) @ values.ravel(), fallen[:GROUPS]),
             "infidelity": infidelity(halves.reshape(MASKS, -1) @ values.ravel(), falls),
         }
     return found
+
+
+def in_groups(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """`[GROUPS, h, w]`: the patches of a map from the highest values to the lowest, in groups of one size."""
+    groups = np.zeros((GROUPS, values.size), bool)
+    order = np.argsort(-values.ravel(), kind="stable")
+    for group, members in zip(groups, np.array_split(order, GROUPS), strict=True):
+        group[members] = True
+    return groups.reshape(GROUPS, *values.shape)
 
 
 def saco(sums: NDArray[np.float64], falls: NDArray[np.float64]) -> float:

@@ -61,8 +61,9 @@ def faithfulness(
     order = np.argsort(-explanation.map.values.ravel(), kind="stable")
     random = np.random.default_rng(seed)
     orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
+    pixels = pixels_of(photo, spec, request)
     curves = [
-        scores_without(pipeline, photo, spec, request, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
+        scores_without(pipeline, spec, pixels, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
         for gone in (_more_and_more(one, steps) for one in orders)
     ]
     return Faithfulness(
@@ -81,24 +82,20 @@ def _require_scores(spec: ModelSpec) -> None:
         raise OptionError(f"{spec.name} has no classifier, so there is no score to watch.")
 
 
+def pixels_of(photo: Photo, spec: ModelSpec, request: ExplainRequest) -> Tensor:
+    """`[3, H, W]`: the pixels that a map is made of, whatever limit its resolution met."""
+    return preprocess([photo], prepare(photo, spec, request).processor).pixel_values[0]
+
+
 def scores_without(
-    pipeline: Pipeline,
-    photo: Photo,
-    spec: ModelSpec,
-    request: ExplainRequest,
-    gone: Tensor,
-    target: int,
-    *,
-    dtype: str = "auto",
+    pipeline: Pipeline, spec: ModelSpec, pixels: Tensor, gone: Tensor, target: int, *, dtype: str = "auto"
 ) -> list[float]:
     """The score of a class without some of the patches, calibrated as in the list of labels.
 
     Args:
-        request: of the map whose patches these are; it says at which resolution.
+        pixels: `[3, H, W]`, as the model takes them.
         gone: `[M, h, w]` bool; in each of M pictures, these patches have the mean colour of all pixels.
     """
-    # The pixels that the map was made of, whatever limit its resolution met.
-    pixels = preprocess([photo], prepare(photo, spec, request).processor).pixel_values[0]
     # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
     rows, columns = (
         (torch.arange(size) // spec.patch_size).clamp(max=count - 1)

@@ -92,12 +92,7 @@ class ExplainTab:
         self.explained = explorer(results.pinned(opening), results.functions(), elem_id="explained")
         with gr.Row():
             self.measure = gr.Button(
-                "Measure faithfulness",
-                visible=bool(spec.labels),
-                size="sm",
-                elem_id="measure",
-                scale=0,
-                min_width=240,
+                "Measure faithfulness", visible=bool(spec.labels), size="sm", elem_id="measure", scale=0, min_width=240
             )
         self.curve = gr.HTML("", apply_default_css=False, elem_id="curve")
         with gr.Column(visible=False, elem_id="masked") as self.masked:

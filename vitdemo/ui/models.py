@@ -35,6 +35,15 @@ POLICIES = ("any", "listed", "none")
 BEAT = 0.4
 """Seconds between two reports of a running download."""
 
+FOLLOWING: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+    "concurrency_id": "models",
+    "concurrency_limit": 32,
+}
+"""Options of events that follow downloads: several at once, as a click on Cancel must not wait for what it is to end."""
+
 
 def policy_of(settings: Settings) -> str:
     """Which models users may download or add.
@@ -78,18 +87,10 @@ class ModelsTab:
         """Let clicks, and openings of the page and of the tab, update the list and the lists of models of the other tabs."""
         inputs = [self.compared, self.explained]
         outputs = [self.list, *inputs]
-        # Several at once: a click on Cancel must not wait for the download that it is to end.
-        options: dict[str, Any] = {
-            "api_visibility": "private",
-            "show_progress": "hidden",
-            "trigger_mode": "multiple",
-            "concurrency_id": "models",
-            "concurrency_limit": 32,
-        }
-        self.list.select(self.on_action, inputs, outputs, **options)
-        self.box.submit(self.on_add, [self.box, *inputs], outputs, **options)
-        tab.select(self.on_open, inputs, outputs, **options)
-        page.load(self.on_open, inputs, outputs, **options)
+        self.list.select(self.on_action, inputs, outputs, **FOLLOWING)
+        self.box.submit(self.on_add, [self.box, *inputs], outputs, **FOLLOWING)
+        tab.select(self.on_open, inputs, outputs, **FOLLOWING)
+        page.load(self.on_open, inputs, outputs, **FOLLOWING)
 
     def on_open(self, compared: list[str], explained: str, request: gr.Request | None = None) -> Iterator[Values]:
         yield from self.follow(compared, explained, visitor_of(request))

@@ -11,7 +11,7 @@ import gradio as gr
 from vitdemo.registry import ready_models
 from vitdemo.settings import Settings
 from vitdemo.ui.components.model_list import model_list
-from vitdemo.ui.models import BEAT, ModelsTab, choices, name_of, policy_of, visitor_of
+from vitdemo.ui.models import BEAT, FOLLOWING, ModelsTab, choices, name_of, policy_of, visitor_of
 from vitdemo.ui.state import EXPLAIN, PageState, Values
 
 OPEN = """() => {
@@ -43,22 +43,15 @@ class ModelPicker:
 
     def connect(self, buttons: Sequence[gr.Button]) -> None:
         """Let the buttons open the dialog, and its own ones download."""
-        options: dict[str, Any] = {
-            "api_visibility": "private",
-            "show_progress": "hidden",
-            "trigger_mode": "multiple",
-            "concurrency_id": "models",
-            "concurrency_limit": 32,
-        }
         for button in buttons:
-            button.click(self.on_open, None, self.list, js=OPEN, **options)
-        action = self.list.select(self.on_action, self.state, self.list, **options)
+            button.click(self.on_open, None, self.list, js=OPEN, **FOLLOWING)
+        action = self.list.select(self.on_action, self.state, self.list, **FOLLOWING)
         # What is chosen is read when the download has ended: meanwhile, somebody may have chosen anew.
         action.then(
             self.on_end,
             {self.state, self.compared, self.explained},
             [self.list, self.compared, self.explained],
-            **options,
+            **FOLLOWING,
         )
 
     def on_open(self, request: gr.Request | None = None) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ def model_list(value: dict[str, Any] | None, elem_id: str, dialog: bool = False)
         value,
         html_template=DIALOG if dialog else LIST,
         css_template=(STATIC / "models.css").read_text(encoding="utf-8"),
-        js_on_load=(STATIC / "models.js").read_text(encoding="utf-8"),
+        js_on_load="\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("common.js", "models.js")),
         apply_default_css=False,
         elem_id=elem_id,
     )

@@ -1,4 +1,4 @@
-/* What the explorer and Segment share beside maps. */
+/* What the explorer, Segment and the list of models share beside maps. */
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
