@@ -21,7 +21,7 @@ from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
-from vitdemo.ui.examples import examples, opened
+from vitdemo.ui.examples import example_of, example_to_open, examples, opened, opening_example
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
 from vitdemo.ui.intake import PhotoIntake
@@ -56,18 +56,23 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         linked, page_state.linked = page_state.linked, ""
         if isinstance(found, Photo) and found.digest == linked:
             return NOTHING
+        page_state.touched |= not isinstance(found, Photo) or example_of(found) not in map(opening_example, TABS)
         page_state.stale = {COMPARE, EXPLAIN}
         return refreshed(page_state.tab, values)
 
     def refreshed(tab: str, values: Values) -> Values:
         """The new result of a stale tab."""
-        stale = values[state].stale
+        stale, other = values[state].stale, {}
         if tab not in stale:
             return NOTHING
+        if example := example_to_open(tab, values[photo], values[state].touched):
+            other = {photo: str(example.path)}
+            values = {**values, photo: opened(pipeline, example)}
+            values[state].linked = values[photo].digest
         # At once, so that no second event computes the same; put back if there is no result.
         stale.discard(tab)
         try:
-            return (explain if tab == EXPLAIN else compare).update(values[photo], values)
+            return {**other, **(explain if tab == EXPLAIN else compare).update(values[photo], values)}
         except gr.Error:
             stale.add(tab)
             raise
@@ -78,7 +83,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     def on_explain(values: Values) -> Values:
         return refreshed(EXPLAIN, values)
 
-    def on_example(event: gr.EventData) -> str:
+    def on_example(page_state: PageState, event: gr.EventData) -> str:
+        page_state.touched = True
         with user_errors():
             return str(examples()[event.index].path)
 
@@ -100,7 +106,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 )
                 taken = intake(settings, elem_id="intake")
                 address = gr.Textbox(
-                    placeholder="https://…",
+                    placeholder="Paste an image URL",
                     label="Or paste an image URL",
                     visible=settings.url_input,
                     max_lines=1,
@@ -120,7 +126,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
-        picker = ModelPicker(listed, compare.models, explain.model, state)
+        picker = ModelPicker(listed, compare.models, explain.model, segmented, state)
         gr.HTML(_footer(), elem_id="footer")
         add_endpoints(pipeline)
 
@@ -133,8 +139,9 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}
         changed = photo.change(on_photo, inputs, [compare.compared, explain.explained], **running)
-        opening[COMPARE].then(on_compare, {photo, *compare.controls}, compare.compared, **running)
-        explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, explain.explained, **running)
+        caught: dict[str, Any] = {**running, "show_progress_on": [compare.compared, explain.explained]}
+        opening[COMPARE].then(on_compare, {photo, *compare.controls}, [compare.compared, photo], **caught)
+        explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, [explain.explained, photo], **caught)
         compare.connect(photo, running)
         segmented.connect(photo, running)
         explain.connect(photo, running)
@@ -145,7 +152,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
         PhotoIntake(photos, photo, taken, address, answer).connect(state, private)
-        gallery.select(on_example, None, photo, show_progress="hidden", **private)
+        gallery.select(on_example, state, photo, show_progress="hidden", **private)
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
         restored.then(None, None, None, js=OPENED, **private)

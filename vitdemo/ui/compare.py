@@ -15,6 +15,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.types import Capture, ModelSpec, Photo
+from vitdemo.types.labels import class_called
 from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import RejectedImage
@@ -167,6 +168,7 @@ def _targets(specs: Sequence[ModelSpec], value: str = PREDICTED) -> dict[str, An
     ranks = [(f"{ORDINALS[rank]} choice", f"top:{rank}") for rank in range(2, 6)]
     named = list(dict.fromkeys(label for spec in specs for label in spec.labels))[:OFFERED]
     known = [PREDICTED, *(rank for _, rank in ranks), *named]
+    value = class_called(value, named)
     return {
         "choices": [("predicted class", PREDICTED), *ranks, *((label, label) for label in named)],
         "value": value if value in known else PREDICTED,

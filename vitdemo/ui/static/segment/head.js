@@ -41,6 +41,7 @@ let photo = null; // its pixels
 let views = []; // one for each model
 let others = []; // files that were uploaded: their names and paths
 let frame = 0;
+let cut = false; // whether only what the masks cover is shown
 let line = 0.5; // of the comparison of patches and pixels
 
 function options(select, entries, wanted) {

@@ -76,6 +76,7 @@ function showControls() {
     showNumber(control);
   }
   for (const name of ["within", "refine", "clip", "outlines", "outliers"]) $(`[name=${name}]`).checked = state[name];
+  $("[data-act=models]").hidden = !opener();
   for (const label of root.querySelectorAll("[data-of]")) label.hidden = !label.dataset.of.split(" ").includes(state.method);
   const [text, title] = WITHIN[state.method] || ["", ""];
   $(".vd-within").textContent = text;
@@ -147,6 +148,7 @@ async function show() {
   const value = props.value;
   if (!value) return;
   if (value.start) return begin(value);
+  if (value.models && !value.views) return join(value);
   if (value.failed) complain("The server does not answer. Try again.");
   if (value.file) {
     make("a", { href: value.file.url, download: value.file.orig_name }).click();
@@ -169,6 +171,16 @@ function begin(value) {
   showControls();
   remark(notes);
   if (asked && !wanted) ask();
+}
+
+/* Further models have arrived. */
+function join(value) {
+  ({ models } = value);
+  const control = $("[name=model]");
+  showControls();
+  if (!value.chosen) return;
+  control.value = value.chosen;
+  control.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 /* What was answered, drawn at once: nothing is shown in part. */
@@ -232,8 +244,8 @@ function savePicture() {
   for (const view of views) {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width: photo.naturalWidth, height: photo.naturalHeight });
-    paint(view, canvas, photo, { only: view.only });
-    const name = `${shown.photo.name.replace(/\.[^.]*$/, "") || "photo"}-${view.method}${views.length > 1 ? `-${view.model.replace(/[^\w.-]+/g, "-")}` : ""}.png`;
+    paint(view, canvas, photo, { only: view.only, cut });
+    const name = `${shown.photo.name.replace(/\.[^.]*$/, "") || "photo"}-${cut && LAYERED.includes(view.method) ? "cut-out" : view.method}${views.length > 1 ? `-${view.model.replace(/[^\w.-]+/g, "-")}` : ""}.png`;
     canvas.toBlob((blob) => save(name, blob), "image/png");
   }
 }
@@ -244,7 +256,16 @@ function pack() {
   send();
 }
 
-const acts = { zip: pack, picture: savePicture, link: copyLink };
+function setCut(on) {
+  cut = on;
+  for (const button of root.querySelectorAll(".vd-choice button")) button.setAttribute("aria-pressed", String(on === (button.dataset.act === "cutout")));
+  redraw();
+}
+
+/* Gradio's button of another tab opens the dialog that downloads; where nothing may be fetched, there is none. */
+const opener = () => document.querySelector(".vd-toolbar .vd-more");
+
+const acts = { zip: pack, picture: savePicture, link: copyLink, overlay: () => setCut(false), cutout: () => setCut(true), models: () => opener().click() };
 root.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
   if (button && shown) acts[button.dataset.act]();

@@ -5,7 +5,8 @@ function draw() {
   if (!photo) return;
   for (const view of views) {
     fit(view.nodes.canvas, photo);
-    paint(view, view.nodes.canvas, photo, { only: view.only, rough: view.preview });
+    paint(view, view.nodes.canvas, photo, { only: view.only, rough: view.preview, cut });
+    view.nodes.canvas.classList.toggle("vd-cut", cut && LAYERED.includes(view.method));
     reading(view);
   }
   drawCompared();
