@@ -53,7 +53,7 @@ def main(url: str) -> None:
 
 
 def layers(url: str) -> None:
-    """The attention of three models through their layers, as the page's **Save animation** makes it, made small for the README."""
+    """The attention of three models through their layers, as **Save animation** makes it, made small for the README."""
     with (
         tempfile.TemporaryDirectory() as temporary,
         launched(film(Path(temporary) / "film.mjpeg")) as browser,
@@ -66,7 +66,9 @@ def layers(url: str) -> None:
         with page.expect_download() as download:
             page.locator("#compared").get_by_role("button", name="Save animation").click()
         with Image.open(download.value.path()) as film_of_layers:
-            frames = [frame.convert("RGB").resize(_small(frame.size)) for frame in ImageSequence.Iterator(film_of_layers)]
+            frames = [
+                frame.convert("RGB").resize(_small(frame.size)) for frame in ImageSequence.Iterator(film_of_layers)
+            ]
             pace = film_of_layers.info["duration"]
         palette = frames[0].quantize(128)
         first, *others = [frame.quantize(palette=palette) for frame in frames]

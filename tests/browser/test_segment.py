@@ -117,7 +117,9 @@ def plain(page: Page) -> None:
 
 def expected(watched: Watched, model: str = MODEL, **parameters: Any) -> Segmentation:
     pipeline = watched.app.pipeline
-    found = segment(pipeline, [pipeline.open(opening_example(SEGMENT).path)], get_spec(model), SegmentRequest(**parameters))
+    found = segment(
+        pipeline, [pipeline.open(opening_example(SEGMENT).path)], get_spec(model), SegmentRequest(**parameters)
+    )
     return tidied(found[0])
 
 

@@ -21,7 +21,7 @@ from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
-from vitdemo.ui.examples import example_of, example_to_open, examples, opened, opening_example
+from vitdemo.ui.examples import example_to_open, examples, opened, opens_a_tab
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
 from vitdemo.ui.intake import PhotoIntake
@@ -56,7 +56,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         linked, page_state.linked = page_state.linked, ""
         if isinstance(found, Photo) and found.digest == linked:
             return NOTHING
-        page_state.touched |= not isinstance(found, Photo) or example_of(found) not in map(opening_example, TABS)
+        page_state.touched |= not opens_a_tab(found)
         page_state.stale = {COMPARE, EXPLAIN}
         return refreshed(page_state.tab, values)
 

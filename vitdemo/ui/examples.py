@@ -65,10 +65,14 @@ def example_to_open(tab: str, photo: object, touched: bool) -> Example | None:
         photo: what is there.
         touched: whether somebody has chosen a photo.
     """
-    example, shown = opening_example(tab), example_of(photo) if isinstance(photo, Photo) else None
-    if touched or shown is None or shown == example:
+    if touched or not opens_a_tab(photo) or (isinstance(photo, Photo) and example_of(photo) == opening_example(tab)):
         return None
-    return example if shown in map(opening_example, TABS) else None
+    return opening_example(tab)
+
+
+def opens_a_tab(photo: object) -> bool:
+    """Whether it is one of the examples that tabs open with."""
+    return isinstance(photo, Photo) and example_of(photo) in [opening_example(tab) for tab in TABS]
 
 
 @lru_cache(maxsize=1)
