@@ -101,7 +101,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     height=250,
                     buttons=["fullscreen"],
                     sources=["upload", "webcam", "clipboard"],
-                    alt_text="The photo that is looked at",
+                    alt_text="The current photo",
                     elem_id="photo",
                 )
                 taken = intake(settings, elem_id="intake")
