@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import attention_map, describe, fuse, iou, overlap, rank_correlation
+from vitdemo.attribution import attention_map, describe, fuse, iou, overlap, rank_correlation, why_flat
 from vitdemo.errors import OptionError
 from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.options.methods import METHODS
@@ -281,3 +282,13 @@ def test_words_leave_out_what_is_negative() -> None:
     found = _map(values, method="similarity", layer=None, head=None, readout=None)
     assert describe(found) == "Similarity: cosine of 0.50 or more on 6% of the picture, top left"
     assert describe(_map(values * 0 - 1, layer=None)).endswith(": nothing stands out")
+
+
+def test_why_a_map_is_flat_names_the_methods_that_the_model_has() -> None:
+    nothing = replace(_map([[0.0, 0.0]]), method="grad-cam", layer=None, target=1)
+    cnn, vit = (why_flat(nothing, "cup", methods) for methods in (("grad-cam", "similarity"), tuple(METHODS)))
+    assert cnn.startswith("Nothing counts for cup: the features of the last block, weighted by their gradient,")
+    assert cnn.endswith("Try another class.")
+    assert vit.endswith("Try another class, Gradient rollout, Relevance or LeGrad.")
+    assert why_flat(replace(nothing, values=np.ones((1, 2), np.float32)), "cup", ("grad-cam",)) == ""
+    assert why_flat(_map([[0.0, 0.0]]), "", ()) == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vitdemo.options.methods import METHODS
@@ -44,3 +46,29 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
     if attribution.query is not None:
         query = f"patch in row {attribution.query[0]}, column {attribution.query[1]}"
     return f"layer {attribution.layer}, {head}, {query}: {share:.0%} of attention on {area:.0%} of the picture, {place}"
+
+
+_NOTHING = {
+    "grad-cam": "the features of the last block, weighted by their gradient, are nowhere above 0",
+    "legrad": "no attention of the layers that count would raise its score by growing",
+}
+_NO_ATTENTION = "no attention raises its score"
+"""Of relevance and gradient rollout."""
+
+
+def why_flat(attribution: AttributionMap, label: str, methods: Sequence[str]) -> str:
+    """Why a map that explains a class shows nothing, and what to try; empty where it shows something.
+
+    Args:
+        label: of the class.
+        methods: that apply to the model.
+    """
+    method = METHODS[attribution.method]
+    if not method.class_specific or attribution.high > 0:
+        return ""
+    others = [METHODS[name].title for name in methods if METHODS[name].class_specific and name != method.name]
+    instead = " or ".join((", ".join(["another class", *others[:-1]]), *others[-1:]))
+    reason = _NOTHING.get(method.name, _NO_ATTENTION)
+    return (
+        f"Nothing counts for {label}: {reason}, and {method.title} shows only what speaks for a class. Try {instead}."
+    )

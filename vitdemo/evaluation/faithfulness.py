@@ -58,23 +58,51 @@ def faithfulness(
     target = explanation.map.target
     if target is None:
         target = explanation.prediction.labels[0].index
-    order = np.argsort(-explanation.map.values.ravel(), kind="stable")
-    random = np.random.default_rng(seed)
-    orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
     pixels = pixels_of(photo, spec, request)
-    curves = [
-        scores_without(pipeline, spec, pixels, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
-        for gone in (_more_and_more(one, steps) for one in orders)
-    ]
+    deletion, insertion = deletion_and_insertion(
+        pipeline, spec, pixels, explanation.map.values, target, steps, dtype=dtype
+    )
+    if not baseline:
+        rng = np.random.default_rng(seed)
+        orders = [_more_and_more(rng.permutation(explanation.map.values.size), steps) for _ in range(RANDOM)]
+        curves = [
+            scores_without(pipeline, spec, pixels, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
+            for gone in orders
+        ]
+        baseline = np.mean(curves, axis=0).tolist()
     return Faithfulness(
         method=request.method,
         target=target,
         shares=tuple(step / steps for step in range(steps + 1)),
-        deletion=tuple(curves[0]),
-        # Bringing the best patches back first is deleting the worst ones first, backwards.
-        insertion=tuple(curves[1][::-1]),
-        random=tuple(baseline or np.mean(curves[2:], axis=0).tolist()),
+        deletion=tuple(deletion),
+        insertion=tuple(insertion),
+        random=tuple(baseline),
     )
+
+
+def deletion_and_insertion(
+    pipeline: Pipeline,
+    spec: ModelSpec,
+    pixels: Tensor,
+    values: NDArray[np.float32],
+    target: int,
+    steps: int = STEPS,
+    *,
+    dtype: str = "auto",
+) -> tuple[list[float], list[float]]:
+    """The score of a class while patches go, and while they come back: each `[steps + 1]`.
+
+    Args:
+        pixels: `[3, H, W]`, as the model takes them.
+        values: `[h, w]`; the patches with the largest come first.
+    """
+    order = np.argsort(-values.ravel(), kind="stable")
+    deletion, insertion = (
+        scores_without(pipeline, spec, pixels, _more_and_more(one, steps).view(-1, *values.shape), target, dtype=dtype)
+        for one in (order, order[::-1])
+    )
+    # Bringing the best patches back first is deleting the worst ones first, backwards.
+    return deletion, insertion[::-1]
 
 
 def _require_scores(spec: ModelSpec) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import attention_map, describe, patch_map
+from vitdemo.attribution import attention_map, describe, patch_map, why_flat
 from vitdemo.options.targets import resolve_target
 from vitdemo.pipeline.prepare import Prepared
 from vitdemo.types import AttributionMap, Capture, Explanation, Label, ModelOutput, ModelSpec, Prediction
@@ -44,7 +44,10 @@ def explanation_of(
         if attribution.target is not None:
             notes += ("Attention does not depend on the target class.",)
     else:
-        description = describe(attribution, "" if output.target is None else spec.labels[output.target])
+        label = "" if output.target is None else spec.labels[output.target]
+        description = describe(attribution, label)
+        flat = why_flat(attribution, label, spec.methods)
+        notes += (flat,) if flat else ()
     if spec.note:
         notes += (spec.note,)
     return Explanation(
