@@ -11,7 +11,6 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio_client import utils as client_utils
 
-from vitdemo.errors import ImageError
 from vitdemo.types import Photo
 from vitdemo.ui.errors import user_errors, worded
 from vitdemo.ui.photos import current
@@ -77,14 +76,3 @@ class PagePhoto(PhotoInput):
             return super().preprocess(payload)
         except gr.Error as error:
             return RejectedImage(html.unescape(error.message))
-
-
-def required(photo: Photo | None) -> Photo:
-    """For endpoints.
-
-    Raises:
-        ImageError: there is none.
-    """
-    if photo is None:
-        raise ImageError("No picture was given.")
-    return photo
