@@ -101,7 +101,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
             model: a name from /models; empty means the first one.
             method: one of the "methods" that /models lists for the model.
             layer: for attention, counted from 0, or from the last as -1, -2, ...
-            head: for attention, "mean", "max" or "min" of all heads, or the number of one, from 0; for rollout, how heads are fused.
+            head: for attention, "mean", "max" or "min" of all heads, or one's number from 0; for rollout, how heads are fused.
             readout: for attention, whose attention: "class", "distillation", "mean" or "patch"; empty means the model's own.
             target: a label, an index or "top:K", for methods that explain a class; empty means the predicted class.
             resolution: long side in pixels to enlarge the photo to, for a finer map; empty means the model's own input.
@@ -142,10 +142,10 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
             image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
             models: names from /models; empty means every embedded one.
             layer: for attention, counted from 0, or from the last as -1, -2, ...
-            head: for attention, "mean", "max" or "min" of all heads, or the number of one, from 0; for rollout, how heads are fused.
+            head: for attention, "mean", "max" or "min" of all heads, or one's number from 0; for rollout, how heads are fused.
             method: one of the "methods" that /models lists.
             target: a label, an index or "top:K", for methods that explain a class; empty means each model's predicted class.
-            readout: for attention, "class", "distillation", "mean" or "patch"; a model without it shows its own.
+            readout: for attention, "class", "distillation", "mean" or "patch"; empty means each model's own.
             resolution: long side in pixels to enlarge the photo to, for finer maps; empty means each model's own input.
             discard: for rollout, share of the smallest attention that is left out, from 0, below 1.
             point: for similarity and the readout "patch", "X,Y" in pixels of the upright photo; empty means its middle.
@@ -159,7 +159,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         return Answer({"image": photo.name, **comparison_json(comparison)}, figure)
 
     def reconstruct(image: Photo | None, model: str | None = None, ratio: float = 0.75, seed: int = 0) -> Answer:
-        """What a masked autoencoder makes up for hidden patches: the facts as JSON; crop, what it saw and the result as a picture.
+        """What a masked autoencoder makes up for hidden patches: the facts as JSON; crop, input and result as a picture.
 
         Args:
             image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
