@@ -62,26 +62,26 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         """
         return Answer([model_json(spec) for spec in available_models()])
 
-    def classify(image: Photo | None, models: list[str] | None = None, top_k: int = 5) -> Answer:
+    def classify(image: Photo | None, models: list[str] | None = None, top_k: int | None = 5) -> Answer:
         """What is in a photo: the best labels of one or several Vision Transformers, with their probabilities (0 to 1).
 
         The embedded models know 100 everyday classes; "note" says where the photo probably shows none of them.
 
         Args:
-            image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
+            image: an image URL (http or https) or a data URL, as text; over HTTP an uploaded file too.
             models: names from /models; empty means the first one.
             top_k: how many labels of each model, from 1.
         """
         photo = required(image)
         specs = _specs(models) or [ready_models()[0]]
-        found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
+        found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k or 5)))[0] for spec in specs]
         return Answer([{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}])
 
     def explain(
         image: Photo | None,
         model: str | None = None,
         method: str = "attention",
-        layer: int = -1,
+        layer: int | None = -1,
         head: str = "mean",
         readout: str | None = None,
         target: str | None = None,
@@ -97,7 +97,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         Attention shows where information was read, not why a class was chosen.
 
         Args:
-            image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
+            image: an image URL (http or https) or a data URL, as text; over HTTP an uploaded file too.
             model: a name from /models; empty means the first one.
             method: one of the "methods" that /models lists for the model.
             layer: for attention, counted from 0, or from the last as -1, -2, ...
@@ -123,7 +123,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
     def compare(
         image: Photo | None,
         models: list[str] | None = None,
-        layer: int = -1,
+        layer: int | None = -1,
         head: str = "mean",
         method: str = "attention",
         target: str | None = None,
@@ -139,7 +139,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         the patches that hold the top fifth of each map. A model to which the method does not apply has no map, and says why.
 
         Args:
-            image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
+            image: an image URL (http or https) or a data URL, as text; over HTTP an uploaded file too.
             models: names from /models; empty means every embedded one.
             layer: for attention, counted from 0, or from the last as -1, -2, ...
             head: for attention, "mean", "max" or "min" of all heads, or one's number from 0; for rollout, how heads are fused.
@@ -162,7 +162,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         """What a masked autoencoder makes up for hidden patches: the facts as JSON; crop, input and result as a picture.
 
         Args:
-            image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
+            image: an image URL (http or https) or a data URL, as text; over HTTP an uploaded file too.
             model: a masked autoencoder from /models; empty means the first one that is on the server.
             ratio: share of the patches that is hidden, above 0 and below 1.
             seed: which ones.
@@ -196,7 +196,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         shares of the crop (0 to 1); boxes are left, top, right, bottom in pixels of the upright photo.
 
         Args:
-            image: an image URL (http or https), or a data URL; over HTTP an uploaded file too.
+            image: an image URL (http or https) or a data URL, as text; over HTTP an uploaded file too.
             model: a name from /models; empty means the first DINO.
             method: "attention", "foreground", "parts", "pca" or "similarity".
             threshold: for attention, share of it that is kept, above 0 and up to 1.
@@ -246,7 +246,7 @@ def required(photo: Photo | None) -> Photo:
 
 def _request(
     method: str,
-    layer: int,
+    layer: int | None,
     head: str,
     readout: str | None,
     target: str | None,
@@ -258,7 +258,7 @@ def _request(
     """Clients send nothing, or an empty text, for what they leave open."""
     return ExplainRequest(
         method or "attention",
-        layer,
+        -1 if layer is None else layer,
         head or "mean",
         readout or None,
         target or None,

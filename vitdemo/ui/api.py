@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -17,6 +17,8 @@ from vitdemo.registry import ready_models
 from vitdemo.ui.answers import Answer, answers
 from vitdemo.ui.components.photo import PhotoInput
 from vitdemo.ui.errors import user_errors
+
+Named = TypeVar("Named", gr.Textbox, gr.Number)
 
 INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 4}
 """Shared by everything that runs a model."""
@@ -31,15 +33,15 @@ def add_endpoints(pipeline: Pipeline) -> None:
         photo, names, top_k = (
             PhotoInput(label="image"),
             _names(multiselect=True),
-            gr.Number(5, precision=0, label="top_k"),
+            _number("top_k", 5, precision=0),
         )
-        model, method = _names(), gr.Textbox("attention", label="method")
-        layer, head = gr.Number(-1, precision=0, label="layer"), gr.Textbox("mean", label="head")
-        readout, target = gr.Textbox(label="readout"), gr.Textbox(label="target")
-        resolution = gr.Number(None, precision=0, label="resolution")
-        discard, point = gr.Number(0, label="discard"), gr.Textbox(label="point")
-        faithfulness, variant = gr.Checkbox(False, label="faithfulness"), gr.Textbox(label="variant")
-        ratio, seed = gr.Number(0.75, label="ratio"), gr.Number(0, precision=0, label="seed")
+        model, method = _names(), _text("method", "attention")
+        layer, head = _number("layer", -1, precision=0), _text("head", "mean")
+        readout, target = _text("readout", None, "class"), _text("target", None, "top:1")
+        resolution = _number("resolution", None, 448, precision=0)
+        discard, point = _number("discard", 0), _text("point", None, "112,80")
+        faithfulness, variant = gr.Checkbox(False, label="faithfulness"), _text("variant", None)
+        ratio, seed = _number("ratio", 0.75), _number("seed", 0, precision=0)
         result, picture = gr.JSON(label="result"), gr.Image(format="png", label="overlay")
         numbers = gr.File(label="arrays")
         trigger = gr.Button()
@@ -106,6 +108,20 @@ def _endpoint(answer: Callable[..., Answer], files: Sequence[str], cache: str) -
     return endpoint
 
 
+def _text(name: str, value: str | None, example: str = "") -> gr.Textbox:
+    return _showing(gr.Textbox(value, label=name), example or value)
+
+
+def _number(name: str, value: float | None, example: float = 0, precision: int | None = None) -> gr.Number:
+    return _showing(gr.Number(value, precision=precision, label=name), example if value is None else value)
+
+
+def _showing(component: Named, example: Any) -> Named:
+    """With an example for the description of the endpoints that can be used: Gradio's is "Hello!!"."""
+    component.example_payload = lambda: example  # type: ignore[method-assign]
+    return component
+
+
 def _names(multiselect: bool = False) -> gr.Dropdown:
     choices = [spec.name for spec in ready_models()]
     # Our own message names the choices; a custom value must reach it.
@@ -117,16 +133,16 @@ def _names(multiselect: bool = False) -> gr.Dropdown:
 def _segment_inputs() -> list[Any]:
     own = SegmentRequest()
     return [
-        gr.Textbox(own.method, label="method"),
-        gr.Number(own.threshold, label="threshold"),
-        gr.Textbox(str(own.head), label="head"),
-        gr.Number(own.objects, precision=0, label="objects"),
-        gr.Number(own.tau, label="tau"),
-        gr.Number(own.parts, precision=0, label="parts"),
+        _text("method", own.method),
+        _number("threshold", own.threshold),
+        _text("head", str(own.head)),
+        _number("objects", own.objects, precision=0),
+        _number("tau", own.tau, 0.5),
+        _number("parts", own.parts, precision=0),
         gr.Checkbox(own.within, label="within"),
-        gr.Textbox(label="point"),
-        gr.Number(own.matches, precision=0, label="matches"),
+        _text("point", None, "112,80"),
+        _number("matches", own.matches, precision=0),
         gr.Checkbox(own.refine, label="refine"),
         gr.Checkbox(own.clip, label="clip"),
-        gr.Number(own.resolution, precision=0, label="resolution"),
+        _number("resolution", own.resolution, precision=0),
     ]
