@@ -55,6 +55,8 @@ class Settings:
     """How many jobs may wait before the page says that it is busy."""
     max_photos: int = 50
     """How many images one user may compare at once under "Several photos"."""
+    mcp: bool | None = None
+    """Whether agents may call the app as tools over MCP; empty means only on a Hugging Face Space. Needs the package `mcp`."""
     data: Path | None = None
     """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 
@@ -107,6 +109,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": _positive(int),
     "float": _positive(float),
     "bool": _boolean,
+    "bool | None": _boolean,
     "str": str,
     "tuple[str, ...]": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "Path | None": Path,

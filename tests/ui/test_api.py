@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,6 +257,45 @@ def test_a_data_url_is_a_picture_too(client: Client) -> None:
 def test_addresses_inside_the_network_are_refused(client: Client, url: str) -> None:
     with pytest.raises(AppError, match="not public"):
         client.predict({"path": url, "meta": {"_type": "gradio.FileData"}}, api_name="/classify")
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["{url}", {"url": "{url}"}, {"path": "{url}"}, {"path": "{url}", "meta": {"_type": "gradio.FileData"}}, "{data}"],
+    ids=["text", "url", "path", "as described", "data URL"],
+)
+def test_a_list_of_values_may_end_early_and_take_a_url_in_any_form(app: App, image: Any) -> None:
+    data = "data:image/jpeg;base64," + base64.b64encode(CUP.read_bytes()).decode()
+    text = json.dumps({"data": [image]}).replace("{url}", f"{app.url}preview.jpg").replace("{data}", data)
+    assert _called(app, "classify", json.loads(text))[0][0]["results"][0]["labels"]
+
+
+@pytest.mark.parametrize("path", [str(CUP), "assets/preview.jpg", "/etc/passwd"])
+def test_a_path_without_meta_opens_no_file_of_the_server(app: App, path: str) -> None:
+    before = app.forwards
+    assert "was not uploaded to this server" in _called(app, "classify", {"data": [{"path": path}]})["error"]
+    assert "was not uploaded to this server" in _called(app, "classify", {"data": [path]})["error"]
+    assert app.forwards == before
+
+
+def _called(app: App, name: str, question: Any) -> Any:
+    """The answer to what a program sends without a client of Gradio's."""
+    event = httpx.post(f"{app.url}gradio_api/call/{name}", json=question).json()["event_id"]
+    answer = httpx.get(f"{app.url}gradio_api/call/{name}/{event}", timeout=60).text
+    return json.loads(answer.rpartition("data: ")[2])
+
+
+def test_the_description_of_the_endpoints_tells_of_every_argument_with_examples_that_can_be_used(app: App) -> None:
+    for name, endpoint in httpx.get(f"{app.url}gradio_api/info").json()["named_endpoints"].items():
+        examples = {each["parameter_name"]: each["example_input"] for each in endpoint["parameters"]}
+        for parameter in examples:
+            assert re.search(rf"^ +{parameter}: \S", endpoint["description"], re.MULTILINE), (name, parameter)
+        if name == "/reconstruct":
+            examples["model"] = "mae-mini"
+        if "image" in examples:
+            examples["image"] = {**examples["image"], "path": f"{app.url}preview.jpg"}
+        answer = _called(app, name.strip("/"), {"data": list(examples.values())})
+        assert isinstance(answer, list), (name, answer)
 
 
 def test_files_of_the_server_cannot_be_named(client: Client) -> None:

@@ -11,6 +11,12 @@ from vitdemo.cli.common import EXIT_OK, add_command
 def add_commands(commands: Any) -> None:
     """Define it."""
     app = add_command(commands, "app", run_app, "start the page, and print its address")
+    app.add_argument(
+        "--mcp",
+        action="store_true",
+        default=None,
+        help="let agents call the app as tools over MCP, as VITDEMO_MCP=1 does",
+    )
     app.epilog = (
         "Host and port: GRADIO_SERVER_NAME and GRADIO_SERVER_PORT. Limits and models: VITDEMO_*, see the README."
     )
@@ -19,5 +25,5 @@ def add_commands(commands: Any) -> None:
 def run_app(options: argparse.Namespace) -> int:
     from vitdemo.ui.serve import serve
 
-    serve()
+    serve(mcp=options.mcp)
     return EXIT_OK

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from starlette.middleware import Middleware
 
 from vitdemo.images.decode import max_bytes
 from vitdemo.pipeline import Pipeline
@@ -26,7 +27,8 @@ from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
 from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
-from vitdemo.ui.middleware import middleware
+from vitdemo.ui.mcp_server import McpServer, wanted
+from vitdemo.ui.middleware import body_limit, middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.picker import ModelPicker
@@ -91,6 +93,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     first = opened(pipeline, examples()[0])
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         page.photos = photos
+        # Shown under "Use via API", and by the Hugging Face Hub.
+        page.mcp_server = wanted(settings)
         state = gr.State(PageState())
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
@@ -171,6 +175,12 @@ def _opens(tab: str) -> Callable[[PageState], None]:
 def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     """What `launch` is to be given: Gradio 6 takes looks and limits there."""
     limit = max_bytes(pipeline.settings)
+    layers = middleware(limit, pipeline.settings.max_photos)
+    app_options: dict[str, Any] = {"middleware": layers}
+    if wanted(pipeline.settings):
+        server = McpServer(pipeline, body_limit(limit))
+        app_options["lifespan"] = server.lifespan
+        layers.append(Middleware(server.route))
     return {
         "theme": theme(),
         "css_paths": [STATIC / "page.css", STATIC / "controls.css"],
@@ -184,7 +194,9 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "footer_links": ["api", "gradio", "settings"],
-        "app_kwargs": {"middleware": middleware(limit, pipeline.settings.max_photos)},
+        # Gradio's own would make a tool of every endpoint.
+        "mcp_server": False,
+        "app_kwargs": app_options,
     }
 
 

@@ -39,11 +39,17 @@ class Page(gr.Blocks):
 
     photos: DecodedPhotos | None = None
 
-    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
+        if block_fn.api_visibility == "public":
+            # Programs that send a list need not send what they leave open at its end.
+            inputs = [*inputs, *(component.value for component in block_fn.inputs[len(inputs) :])]
+        for index, (component, value) in enumerate(zip(block_fn.inputs, inputs, strict=False)):
+            if in_one_form := getattr(component, "in_one_form", None):
+                inputs[index] = in_one_form(value)
         # What fails here fails before any handler runs.
         with user_errors(), using(self.photos or current()):
             try:
-                return await super().preprocess_data(*arguments, **options)
+                return await super().preprocess_data(block_fn, inputs, *arguments, **options)
             except gr.Error:
                 raise
             except InvalidPathError:

@@ -16,13 +16,17 @@ REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
 
 def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     """For `launch(app_kwargs={"middleware": ...})`."""
-    # A data URL is a third longer than its image; the rest is room for the other fields. Several photos are uploaded in one
-    # body, whose files Gradio measures one by one.
+    # Several photos are uploaded in one body, whose files Gradio measures one by one.
     uploads = max_image_bytes * max_photos + 1_000_000
     return [
         Middleware(Preview),
-        Middleware(BodyLimit, image=max_image_bytes, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads),
+        Middleware(BodyLimit, image=max_image_bytes, limit=body_limit(max_image_bytes), uploads=uploads),
     ]
+
+
+def body_limit(max_image_bytes: int) -> int:
+    """Bytes of a body that holds an image as a data URL, a third longer than its file; the rest is room for the other fields."""
+    return max_image_bytes * 4 // 3 + 1_000_000
 
 
 class BodyLimit:

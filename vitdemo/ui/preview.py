@@ -67,6 +67,8 @@ class _Head:
             body = _OTHERS.sub(b"", self.body).replace(
                 CHARSET, CHARSET + (tags(_address(self.scope)) + WIDTH).encode(), 1
             )
+            # Gradio's own is that of the host, also where the page is served under a sub-path.
+            body = body.replace(b'href="/manifest.json"', b'href="./manifest.json"')
             kept = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
             length = (b"content-length", str(len(body)).encode())
             # An answer to HEAD has a length without a body.

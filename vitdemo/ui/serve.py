@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 
 from vitdemo.interrupt import end_at_once_next_time
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import console_progress, obtain
+from vitdemo.settings import get_settings
 from vitdemo.ui.app import build, launch_options
 
 
-def serve() -> None:
+def serve(mcp: bool | None = None) -> None:
     """Fetch the models that the settings name, start the page, and return when the process is told to end.
+
+    Args:
+        mcp: whether agents may call it over MCP; as the settings say if None.
 
     Host and port are Gradio's own variables, `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`.
 
@@ -21,7 +26,8 @@ def serve() -> None:
     """
     # A server that is told to end closes as after Ctrl-C: photos that it still holds are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pipeline = Pipeline()
+    settings = get_settings()
+    pipeline = Pipeline(settings if mcp is None else replace(settings, mcp=mcp))
     for name in pipeline.settings.models:
         with console_progress(name) as report:
             obtain(name, report)
