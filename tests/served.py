@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from vitdemo.pipeline import Pipeline
@@ -20,6 +21,7 @@ class App:
 
     url: str
     pipeline: Pipeline
+    page: gr.Blocks
 
     @property
     def forwards(self) -> int:
@@ -37,5 +39,5 @@ def serving(temporary: Path) -> Iterator[App]:
         _, url, _ = page.launch(
             **launch_options(pipeline), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1"
         )
-        yield App(url, pipeline)
+        yield App(url, pipeline, page)
         page.close()

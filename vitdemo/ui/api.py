@@ -23,8 +23,9 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import available_models, default_models, get_spec, ready_models, reconstructing_model
 from vitdemo.rendering.figures import comparison_figure, reconstruction_figure
 from vitdemo.rendering.overlay import overlay
-from vitdemo.types import ModelSpec, Photo
+from vitdemo.types import Photo
 from vitdemo.ui.api_segment import add_segment
+from vitdemo.ui.choices import specs_of
 from vitdemo.ui.components.photo import PhotoInput, required
 from vitdemo.ui.errors import user_errors
 
@@ -49,7 +50,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """
         with user_errors():
             photo = required(image)
-            specs = _specs(models) or [ready_models()[0]]
+            specs = specs_of(models or (), pipeline.settings) or [ready_models()[0]]
             found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
             return [{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}]
 
@@ -129,7 +130,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         """
         with user_errors():
             photo = required(image)
-            specs = _specs(models) or list(default_models(pipeline.settings))
+            specs = specs_of(models or (), pipeline.settings) or list(default_models(pipeline.settings))
             request = _request(method, layer, head, readout, target, resolution, discard, point, variant)
             comparison = pipeline.compare(photo, specs, request)
             png = _folder() / "comparison.png"
@@ -232,7 +233,3 @@ def _names(multiselect: bool = False) -> gr.Dropdown:
     return gr.Dropdown(
         choices, value=[] if multiselect else None, multiselect=multiselect, allow_custom_value=True, label="models"
     )
-
-
-def _specs(names: list[str] | None) -> list[ModelSpec]:
-    return [get_spec(name) for name in names or []]

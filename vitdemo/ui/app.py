@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -24,6 +25,7 @@ from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
+from vitdemo.ui.hosts import guarded
 from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.middleware import middleware
@@ -177,7 +179,10 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "footer_links": ["api", "gradio", "settings"],
-        "app_kwargs": {"middleware": middleware(limit, pipeline.settings.max_photos)},
+        "app_kwargs": {
+            "middleware": middleware(limit, pipeline.settings.max_photos),
+            "lifespan": partial(guarded, pipeline.settings),
+        },
     }
 
 

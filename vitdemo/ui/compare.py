@@ -15,7 +15,7 @@ from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.types import Capture, ModelSpec, Photo
-from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of
+from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of, specs_of
 from vitdemo.ui.components.explorer import explorer, explorer_value
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.errors import user_errors
@@ -120,7 +120,7 @@ class CompareTab:
             if not isinstance(photo, Photo):
                 return nothing(photo)
             request = ExplainRequest(method, target=target if METHODS[method].class_specific and target else None)
-            specs = [get_spec(name) for name in models]
+            specs = specs_of(models, self.pipeline.settings)
             comparison = self.pipeline.compare(photo, specs, request, capture=Capture(queries=True))
             link = {
                 "tab": "compare",

@@ -1,4 +1,4 @@
-"""Limits that Gradio does not set: the size of any request body, and two routes that this page does not need."""
+"""What Gradio does not do with requests: limit the size of any body, and leave out routes that this page does not need."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vitdemo.ui.fair_queue import Readers
 from vitdemo.ui.preview import Preview
-
-REFUSED = ("/file=http:", "/file=https:", "/process_recording", "/proxy=")
-"""Routes that fetch URLs or start encoders for anyone."""
+from vitdemo.ui.routes import Doors
 
 
 def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
@@ -21,12 +20,14 @@ def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     uploads = max_image_bytes * max_photos + 1_000_000
     return [
         Middleware(Preview),
+        Middleware(Doors),
+        Middleware(Readers),
         Middleware(BodyLimit, image=max_image_bytes, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads),
     ]
 
 
 class BodyLimit:
-    """Answers 413 to a body over the limit, as soon as that is known, and 403 to refused routes."""
+    """Answers 413 to a body over the limit, as soon as that is known."""
 
     def __init__(self, app: ASGIApp, image: int, limit: int, uploads: int) -> None:
         self.app = app
@@ -37,9 +38,6 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
-        if any(route in scope["path"] for route in REFUSED):
-            await PlainTextResponse("This route is not available.", 403)(scope, receive, send)
             return
         limit = self.uploads if scope["path"].endswith("/upload") else self.limit
         declared = dict(scope["headers"]).get(b"content-length", b"0")

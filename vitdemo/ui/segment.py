@@ -13,7 +13,8 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.segmenter import head_values, other_values, photo_value, segmenter, table, view_value
-from vitdemo.ui.errors import uploaded, user_errors
+from vitdemo.ui.errors import user_errors
+from vitdemo.ui.given import number_of, uploaded
 from vitdemo.ui.links import LinkState, image_of, segment_link
 from vitdemo.ui.segment_settings import LAYERED, Settings, models_offered, read_settings
 from vitdemo.ui.segment_views import Found, Segmenter, zip_file
@@ -41,7 +42,7 @@ class SegmentTab:
         """One event for everything that needs the server. The component asks for one thing at a time, the newest."""
 
         def on_select(values: Values, event: gr.EventData) -> dict[str, Any]:
-            number = getattr(event, "number", None)
+            number = number_of(event)
             try:
                 with user_errors():
                     return {"number": number, **self.answer(values[photo], values[self.state].urls, event)}
