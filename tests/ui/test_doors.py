@@ -247,3 +247,27 @@ def test_more_models_than_one_call_may_name_are_refused(app: App, endpoint: str)
     answer = ask(app, endpoint, image=uploaded(app), models=names)
     assert "17 models were named; the limit is 16" in answer
     assert app.forwards == before
+
+
+def test_an_answer_that_does_not_exist_is_said_in_words(app: App) -> None:
+    answer = httpx.get(f"{app.url}gradio_api/call/classify/nothing")
+    assert (answer.status_code, answer.text) == (404, "There is no such answer, or no longer. Ask again.")
+
+
+def test_no_forward_pass_begins_for_a_client_that_has_left(app: App) -> None:
+    import time
+
+    url = f"{app.url}gradio_api/call/v2/explain"
+    given = {"image": uploaded(app), "model": "vit-mini", "method": "legrad", "faithfulness": True}
+    before = app.forwards
+    assert '"faithfulness"' in ask(app, "explain", **given)
+    whole, before = app.forwards - before, app.forwards
+    event = httpx.post(url, json=given).json()["event_id"]
+    with httpx.stream("GET", f"{url}/{event}"):
+        while app.forwards == before:
+            time.sleep(0.001)
+    time.sleep(0.3)
+    begun = app.forwards
+    assert begun - before < whole / 2
+    time.sleep(0.3)
+    assert app.forwards == begun

@@ -24,7 +24,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             gr.Button().click(lambda *_: "fine", inputs, gr.Textbox(), api_name="ask")
             gr.Button().click(lambda _: "fine", gr.Dropdown(["a"]), gr.Textbox(), api_name="choose")
             gr.Button().click(raising, gr.Textbox(), gr.Textbox(), api_name="raise")
-            gr.Button().click(lambda text: [text], gr.Textbox(), gr.Number(), api_name="wrong")
+            gr.Button().click(lambda text: [text], gr.Textbox(), gr.Number(precision=0), api_name="wrong")
         _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, show_error=False, server_name="127.0.0.1")
         yield url
         page.close(verbose=False)

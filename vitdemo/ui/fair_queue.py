@@ -16,6 +16,7 @@ from gradio.queueing import Event, EventQueue, Queue
 from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 from starlette.datastructures import QueryParams
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vitdemo.ui.given import NOT_UPLOADED, files_in
@@ -116,6 +117,15 @@ class FairQueue(Queue):
         event = self.event_ids_to_events.get(event_id or "")
         return event is not None and not event.alive
 
+    def knows(self, name: str) -> bool:
+        """Whether there is, or is going to be, an answer for this session, or of this event."""
+        sessions = self.pending_event_ids_session
+        return (
+            name in self.pending_messages_per_session
+            or name in self.event_ids_to_events
+            or any(name in events for events in sessions.values())
+        )
+
     def _waiting(self) -> Iterator[Event]:
         for queue in self.event_queue_per_concurrency_id.values():
             yield from queue.queue
@@ -189,7 +199,7 @@ class FairQueue(Queue):
 
 
 class Readers:
-    """Counts the connections on which answers are read."""
+    """Counts the connections on which answers are read. Gradio would fail, halfway through its answer, where there is none."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -199,7 +209,12 @@ class Readers:
         if not name:
             await self.app(scope, receive, send)
             return
-        readers = scope["app"].get_blocks()._queue.readers
+        queue: FairQueue = scope["app"].get_blocks()._queue
+        # An open page has to learn of it in Gradio's own way: its server was restarted.
+        if "/queue/data" not in scope["path"] and not queue.knows(name):
+            await PlainTextResponse("There is no such answer, or no longer. Ask again.", 404)(scope, receive, send)
+            return
+        readers = queue.readers
         readers[name] += 1
         try:
             await self.app(scope, receive, send)
