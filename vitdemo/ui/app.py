@@ -19,6 +19,7 @@ from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
+from vitdemo.ui.components.explorer import grey_if_unanswered
 from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
@@ -60,6 +61,10 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             return NOTHING
         page_state.stale = {COMPARE, EXPLAIN}
         return refreshed(page_state.tab, values)
+
+    def on_unanswered(page_state: PageState) -> None:
+        """What was not computed for this photo is, when its tab is opened again."""
+        page_state.stale = {COMPARE, EXPLAIN}
 
     def refreshed(tab: str, values: Values) -> Values:
         """The new result of a stale tab."""
@@ -135,8 +140,12 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}
         changed = photo.change(on_photo, inputs, [compare.compared, explain.explained], **running)
-        opening[COMPARE].then(on_compare, {photo, *compare.controls}, compare.compared, **running)
+        grey_if_unanswered(changed, compare.compared, explain.explained)
+        changed.failure(on_unanswered, state, None, **quick)
+        opened_compare = opening[COMPARE].then(on_compare, {photo, *compare.controls}, compare.compared, **running)
         explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, explain.explained, **running)
+        grey_if_unanswered(opened_compare, compare.compared)
+        grey_if_unanswered(explained, explain.explained)
         compare.connect(photo, running)
         segmented.connect(photo, running)
         explain.connect(photo, running)

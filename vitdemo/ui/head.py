@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vitdemo.ui import STATIC
 
-SCRIPTS = ("reconnect.js", "intake.js")
+SCRIPTS = ("reconnect.js", "busy.js", "intake.js")
 
 
 def head() -> str:

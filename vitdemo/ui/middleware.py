@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradio.brotli_middleware import BrotliMiddleware
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitdemo.ui.fair_queue import Readers
 from vitdemo.ui.preview import Preview
-from vitdemo.ui.routes import Doors
+from vitdemo.ui.routes import API, Doors
+
+
+DAY = 86_400
+YEAR = 365 * DAY
+"""Seconds that browsers keep a file."""
 
 
 def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
@@ -19,11 +26,48 @@ def middleware(max_image_bytes: int, max_photos: int) -> list[Middleware]:
     # body, whose files Gradio measures one by one.
     uploads = max_image_bytes * max_photos + 1_000_000
     return [
+        Middleware(Compressed),
+        Middleware(Cached),
         Middleware(Preview),
         Middleware(Doors),
         Middleware(Readers),
         Middleware(BodyLimit, image=max_image_bytes, limit=max_image_bytes * 4 // 3 + 1_000_000, uploads=uploads),
     ]
+
+
+class Compressed(BrotliMiddleware):
+    """Gradio's own compression, for what it leaves out since its path has no ending: the page, and what clients read first."""
+
+    def _is_compressible_file_type(self, scope: Scope) -> bool:
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+        return path in ("", "/config", f"{API}/info")
+
+
+class Cached:
+    """Says for how long files that never change may be kept: those whose name, or query, holds their digest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kept = _seconds_kept(scope)
+
+        async def with_age(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("cache-control", f"public, max-age={kept}")
+            await send(message)
+
+        await self.app(scope, receive, with_age if kept else send)
+
+
+def _seconds_kept(scope: Scope) -> int:
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return 0
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path.startswith("/assets/") or (path == "/theme.css" and scope["query_string"]):
+        return YEAR
+    return DAY if path.startswith("/static/") or path in ("/favicon.ico", "/manifest.json") else 0
 
 
 class BodyLimit:
