@@ -14,7 +14,6 @@ from vitdemo.ui.fair_queue import Readers
 from vitdemo.ui.preview import Preview
 from vitdemo.ui.routes import API, Doors
 
-
 DAY = 86_400
 YEAR = 365 * DAY
 """Seconds that browsers keep a file."""
