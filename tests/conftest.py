@@ -38,6 +38,7 @@ SERVED = (
     "tests/docs/",
     "tests/ui/test_api.py",
     "tests/ui/test_mcp.py",
+    "tests/ui/test_doors.py",
     "tests/export/test_snippets.py",
 )
 """Tests of the running app: one process has them all, so that gradio is started once, and Chromium."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from vitdemo.pipeline import Pipeline
@@ -21,6 +22,7 @@ class App:
 
     url: str
     pipeline: Pipeline
+    page: gr.Blocks
 
     @property
     def forwards(self) -> int:
@@ -38,5 +40,5 @@ def serving(temporary: Path, **settings: Any) -> Iterator[App]:
         _, url, _ = page.launch(
             **launch_options(pipeline), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1"
         )
-        yield App(url, pipeline)
+        yield App(url, pipeline, page)
         page.close()

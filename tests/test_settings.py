@@ -30,6 +30,7 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_URL_INPUT": "no",
         "VITDEMO_URL_TIMEOUT": "0.5",
         "VITDEMO_URL_ALLOW_HOSTS": "localhost:8000, 10.0.0.1,,",
+        "VITDEMO_HOSTS": "vit.example.com,*.example.org",
         "VITDEMO_MODELS": "vit-mini,dino-mini",
         "VITDEMO_DEVICE": "cpu",
         "VITDEMO_DTYPE": "bf16",
@@ -40,6 +41,7 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_MAX_QUEUE": "7",
         "VITDEMO_MAX_PHOTOS": "12",
         "VITDEMO_MCP": "on",
+        "VITDEMO_MAX_MODELS": "3",
         "VITDEMO_DATA": "/data",
     }
     assert {f"VITDEMO_{field.name.upper()}" for field in fields(Settings)} == set(environment)
@@ -50,6 +52,7 @@ def test_every_setting_can_be_set() -> None:
         url_input=False,
         url_timeout=0.5,
         url_allow_hosts=("localhost:8000", "10.0.0.1"),
+        hosts=("vit.example.com", "*.example.org"),
         models=("vit-mini", "dino-mini"),
         device="cpu",
         dtype="bf16",
@@ -60,6 +63,7 @@ def test_every_setting_can_be_set() -> None:
         max_queue=7,
         max_photos=12,
         mcp=True,
+        max_models=3,
         data=Path("/data"),
     )
 

@@ -10,6 +10,7 @@
     │   ├── OptionError         an option is unknown, out of range or does not apply
     │   └── ResultExpiredError  the result is no longer in memory
     ├── EngineError             the model could not be run
+    │   ├── ClientLeftError     nobody waits for the result any more
     │   ├── CheckpointError     model files are missing, damaged or incomplete
     │   ├── DownloadError       model files could not be fetched, verified or stored
     │   ├── TooLargeError       the model exceeds the memory budget
@@ -60,6 +61,10 @@ class ResultExpiredError(InputError):
 
 class EngineError(VitDemoError):
     """The model could not be run."""
+
+
+class ClientLeftError(EngineError):
+    """Nobody waits for the result any more."""
 
 
 class CheckpointError(EngineError):

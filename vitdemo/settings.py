@@ -35,6 +35,9 @@ class Settings:
     """Seconds that one URL may take in all, redirects included."""
     url_allow_hosts: tuple[str, ...] = ()
     """`host` or `host:port` entries, separated by commas, that are fetched although they resolve to a private address."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the page answers, and other sites whose pages may use it, separated by commas; `*.example.com` means
+    every subdomain, `*` any name. Addresses, localhost, this machine's own name and those of a Space need no entry."""
     models: tuple[str, ...] = ()
     """Models that Compare opens with, as `a,b,c`; empty means every embedded one that has labels and attention."""
     device: str = "auto"
@@ -57,6 +60,8 @@ class Settings:
     """How many images one user may compare at once under "Several photos"."""
     mcp: bool | None = None
     """Whether agents may call the app as tools over MCP; empty means only on a Hugging Face Space. Needs the package `mcp`."""
+    max_models: int = 16
+    """How many models one call, or one comparison on the page, may name."""
     data: Path | None = None
     """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 

@@ -326,34 +326,3 @@ def test_several_photos_in_one_upload_are_each_measured_for_themselves(app: App)
         Path(path).unlink()
     files[1] = ("files", ("large.jpg", bytes(10_500_000)))
     assert httpx.post(f"{app.url}gradio_api/upload", files=files).status_code == 413
-
-
-@pytest.mark.parametrize("route", ["gradio_api/file=http://example.com/a.png", "gradio_api/proxy=http://example.com/"])
-def test_routes_that_fetch_for_strangers_are_closed(app: App, route: str) -> None:
-    assert httpx.get(f"{app.url}{route}").status_code == 403
-    assert httpx.post(f"{app.url}gradio_api/process_recording").status_code == 403
-
-
-def test_two_users_at_once_get_their_own_answers(app: App, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    files = []
-    for index in range(6):
-        path = tmp_path / f"{index}.png"
-        photo(60 + 20 * index, 60).save(path)
-        files.append(path)
-
-    def ask(path: Path) -> Any:
-        own = Client(app.url, verbose=False)
-        try:
-            return own.predict(handle_file(path), NAMES[:2], 1, api_name="/classify")
-        finally:
-            own.close()
-
-    with ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(ask, files))
-    for path, (entry,) in zip(files, answers, strict=True):
-        assert entry["image"] == path.name
-        expected = app.pipeline.classify([app.pipeline.open(path)], ready_models()[0], top_k=1)[0].labels[0]
-        assert entry["results"][0]["labels"][0]["label"] == expected.label
-        assert entry["results"][0]["labels"][0]["score"] == pytest.approx(expected.score, rel=1e-3)

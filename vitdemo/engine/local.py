@@ -16,6 +16,7 @@ from torch import Tensor
 from vitdemo.engine.attribute import attribute, watching_features
 from vitdemo.engine.backend import Request
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
+from vitdemo.engine.left import stop_if_left
 from vitdemo.engine.model_cache import ModelCache
 from vitdemo.engine.outputs import finite, split
 from vitdemo.errors import TooLargeError
@@ -93,6 +94,7 @@ class LocalBackend:
                 return self._attributed(queue, pixel_values, request)
             return self._reconstructed(queue, pixel_values, request)
 
+        stop_if_left()
         return self._with_room(spec, dtype, work)
 
     def loaded(self) -> dict[str, int]:

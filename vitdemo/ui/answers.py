@@ -39,7 +39,8 @@ from vitdemo.registry import (
 from vitdemo.rendering.figures import comparison_figure, reconstruction_figure
 from vitdemo.rendering.masks import segmentation_overlay
 from vitdemo.rendering.overlay import overlay
-from vitdemo.types import ModelSpec, Photo
+from vitdemo.types import Photo
+from vitdemo.ui.choices import specs_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
             top_k: how many labels of each model, from 1.
         """
         photo = required(image)
-        specs = _specs(models) or [ready_models()[0]]
+        specs = specs_of(models or (), pipeline.settings) or [ready_models()[0]]
         found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k or 5)))[0] for spec in specs]
         return Answer([{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}])
 
@@ -152,7 +153,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
             variant: for rollout, "by-row" or "vit-explain"; for legrad, "last-layers" or "all-layers"; empty means the first.
         """
         photo = required(image)
-        specs = _specs(models) or list(default_models(pipeline.settings))
+        specs = specs_of(models or (), pipeline.settings) or list(default_models(pipeline.settings))
         request = _request(method, layer, head, readout, target, resolution, discard, point, variant)
         comparison = pipeline.compare(photo, specs, request)
         figure = comparison_figure(photo, comparison.explanations)
@@ -267,7 +268,3 @@ def _request(
         parse_point(point),
         variant or None,
     )
-
-
-def _specs(names: list[str] | None) -> list[ModelSpec]:
-    return [get_spec(name) for name in names or []]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -19,16 +20,18 @@ from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
+from vitdemo.ui.components.explorer import grey_if_unanswered
 from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
 from vitdemo.ui.examples import example_to_open, examples, opened, opens_a_tab
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
+from vitdemo.ui.hosts import guarded
 from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.mcp_server import McpServer, wanted
-from vitdemo.ui.middleware import body_limit, middleware
+from vitdemo.ui.middleware import Lifespan, body_limit, joined, middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.picker import ModelPicker
@@ -61,6 +64,10 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         page_state.touched |= not opens_a_tab(found)
         page_state.stale = {COMPARE, EXPLAIN}
         return refreshed(page_state.tab, values)
+
+    def on_unanswered(page_state: PageState) -> None:
+        """What was not computed for this photo is, when its tab is opened again."""
+        page_state.stale = {COMPARE, EXPLAIN}
 
     def refreshed(tab: str, values: Values) -> Values:
         """The new result of a stale tab."""
@@ -143,9 +150,15 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}
         changed = photo.change(on_photo, inputs, [compare.compared, explain.explained], **running)
+        grey_if_unanswered(changed, compare.compared, explain.explained)
+        changed.failure(on_unanswered, state, None, **quick)
         caught: dict[str, Any] = {**running, "show_progress_on": [compare.compared, explain.explained]}
-        opening[COMPARE].then(on_compare, {photo, *compare.controls}, [compare.compared, photo], **caught)
+        opened_compare = opening[COMPARE].then(
+            on_compare, {photo, *compare.controls}, [compare.compared, photo], **caught
+        )
         explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, [explain.explained, photo], **caught)
+        grey_if_unanswered(opened_compare, compare.compared)
+        grey_if_unanswered(explained, explain.explained)
         compare.connect(photo, running)
         segmented.connect(photo, running)
         explain.connect(photo, running)
@@ -176,10 +189,10 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     """What `launch` is to be given: Gradio 6 takes looks and limits there."""
     limit = max_bytes(pipeline.settings)
     layers = middleware(limit, pipeline.settings.max_photos)
-    app_options: dict[str, Any] = {"middleware": layers}
+    lifespans: list[Lifespan] = [partial(guarded, pipeline.settings)]
     if wanted(pipeline.settings):
         server = McpServer(pipeline, body_limit(limit))
-        app_options["lifespan"] = server.lifespan
+        lifespans.append(server.lifespan)
         layers.append(Middleware(server.route))
     return {
         "theme": theme(),
@@ -196,7 +209,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         "footer_links": ["api", "gradio", "settings"],
         # Gradio's own would make a tool of every endpoint.
         "mcp_server": False,
-        "app_kwargs": app_options,
+        "app_kwargs": {"middleware": layers, "lifespan": joined(lifespans)},
     }
 
 

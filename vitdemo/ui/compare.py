@@ -16,8 +16,8 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.types import Capture, ModelSpec, Photo
 from vitdemo.types.labels import class_called
-from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of
-from vitdemo.ui.components.explorer import explorer, explorer_value
+from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of, specs_of
+from vitdemo.ui.components.explorer import explorer, explorer_value, grey_if_unanswered
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import LinkState, image_of, typed
@@ -97,9 +97,12 @@ class CompareTab:
         inputs: set[Block] = {photo, *self.controls}
         shown = [self.compared, self.target, self.method]
         # Not only what a person chooses: a model that is removed leaves the choice, too.
-        self.models.change(on_models, inputs, shown, **options)
-        self.method.change(on_method, inputs, shown, **options)
-        self.target.change(on_target, inputs, self.compared, **options)
+        for event in (
+            self.models.change(on_models, inputs, shown, **options),
+            self.method.change(on_method, inputs, shown, **options),
+            self.target.change(on_target, inputs, self.compared, **options),
+        ):
+            grey_if_unanswered(event, self.compared)
         self.compared.select(self.on_label, None, self.target, api_visibility="private", show_progress="hidden")
 
     def update(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
@@ -121,7 +124,7 @@ class CompareTab:
             if not isinstance(photo, Photo):
                 return nothing(photo)
             request = ExplainRequest(method, target=target if METHODS[method].class_specific and target else None)
-            specs = [get_spec(name) for name in models]
+            specs = specs_of(models, self.pipeline.settings)
             comparison = self.pipeline.compare(photo, specs, request, capture=Capture(queries=True))
             link = {
                 "tab": "compare",

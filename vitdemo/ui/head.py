@@ -6,7 +6,7 @@ import json
 
 from vitdemo.ui import STATIC
 
-SCRIPTS = ("reconnect.js", "intake.js", "tips.js")
+SCRIPTS = ("reconnect.js", "busy.js", "intake.js", "tips.js")
 
 TIPS = {
     "photo": "The photo that all tabs look at. Drop or paste another anywhere on the page.",

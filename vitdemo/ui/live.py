@@ -16,6 +16,7 @@ from vitdemo.types import Photo
 from vitdemo.ui.components.live import live_value, live_view
 from vitdemo.ui.components.photo import PhotoInput
 from vitdemo.ui.errors import user_errors
+from vitdemo.ui.given import number_of
 from vitdemo.ui.models import choices
 from vitdemo.ui.state import EXPLAIN, PageState, Values
 
@@ -71,7 +72,7 @@ class LiveTab:
     def on_frame(self, model: str, event: gr.EventData) -> dict[str, Any]:
         """A failure is part of the answer: an error that is raised would end the stream."""
         start = time.perf_counter()
-        number = getattr(event, "number", None)
+        number = number_of(event)
         try:
             frame = self.picture(getattr(event, "image", None))
             # Every frame is new: it would only evict what is worth keeping.

@@ -14,8 +14,9 @@ from vitdemo.registry import get_spec
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.segmenter import head_values, other_values, photo_value, segmenter, table, view_value
-from vitdemo.ui.errors import uploaded, user_errors
+from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import example_to_open, opened
+from vitdemo.ui.given import number_of, uploaded
 from vitdemo.ui.links import LinkState, image_of, segment_link
 from vitdemo.ui.segment_settings import LAYERED, Settings, models_offered, read_settings
 from vitdemo.ui.segment_views import Found, Segmenter, zip_file
@@ -43,7 +44,7 @@ class SegmentTab:
         """One event for everything that needs the server. The component asks for one thing at a time, the newest."""
 
         def on_select(values: Values, event: gr.EventData) -> Values:
-            number, state, found = getattr(event, "number", None), values[self.state], values[photo]
+            number, state, found = number_of(event), values[self.state], values[photo]
             other: Values = {}
             if example := example_to_open(SEGMENT, found, state.touched):
                 found, other = opened(self.pipeline, example), {photo: str(example.path)}

@@ -46,6 +46,13 @@ def explorer(
     )
 
 
+def grey_if_unanswered(event: Any, *explorers: gr.HTML) -> None:
+    """Where an event gives no result, what they show is that of something else: it is greyed, with the reason above it."""
+    refused = '({ refused: window.vitdemoRefusal("This could not be computed.") })'
+    script = f"() => {refused}" if len(explorers) == 1 else f"() => [{', '.join([refused] * len(explorers))}]"
+    event.failure(None, None, list(explorers), js=script, api_visibility="private", show_progress="hidden")
+
+
 def explorer_value(
     identity: str,
     photo: Photo,

@@ -149,7 +149,7 @@ async function show() {
   if (!value) return;
   if (value.start) return begin(value);
   if (value.models && !value.views) return join(value);
-  if (value.failed) complain("The server does not answer. Try again.");
+  if (value.failed) complain(`${window.vitdemoRefusal("The server does not answer. Try again.")}${shown ? " Showing the previous result." : ""}`);
   if (value.file) {
     make("a", { href: value.file.url, download: value.file.orig_name }).click();
     say("");
