@@ -207,7 +207,7 @@ def test_models_lists_what_can_be_used(agents: App) -> None:
         ("explain", {"image": "http://[::1]/a.png"}, "not public"),
         ("explain", {"image": "https://nowhere.invalid/cup.jpg"}, "The host was not found"),
         ("explain", {"image": "{url}gradio_api/info"}, "Not a readable image"),
-        ("explain", {"image": "{url}none.jpg"}, "404"),
+        ("explain", {"image": "{url}static/none.jpg"}, "404"),
         ("explain", {"image": "data:image/png;base64,iVBORw0KGgo="}, "cut off"),
         ("explain", {"image": "data:image/png;base64," + "A" * 13_400_000}, "10 MB"),
         ("reconstruct", {}, "There is no tool 'reconstruct'. Use: classify"),
