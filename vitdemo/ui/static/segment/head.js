@@ -9,6 +9,7 @@ const $ = (selector) => root.querySelector(selector);
 const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)}%`;
 const LAYERED = ["attention", "foreground", "parts"]; // methods whose masks can follow the edges of the photo
 const SHARED = ["parts", "pca", "similarity"]; // methods that take several photos together
+const COMPARING = ["foreground", "parts", "similarity"]; // methods that compare patches
 const LOCAL = ["opacity", "outlines", "outliers"]; // what needs no server
 const WITHIN = {
   parts: ["Only parts of the object", "Group only the patches of the foreground object; otherwise the whole photo is split."],
@@ -24,7 +25,7 @@ const state = {
   threshold: 0.6,
   head: "mean",
   objects: 1,
-  tau: 0.5,
+  tau: null, // or what suits the model and the photo
   parts: 4,
   within: true,
   matches: 5,
