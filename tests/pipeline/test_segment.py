@@ -123,14 +123,23 @@ def test_what_patches_were_compared_by_is_told(pipeline: Pipeline, tiny_spec: Sp
     (found,) = segment(pipeline, [one], tiny, SegmentRequest(resolution=64))
     (stated,) = segment(pipeline, [one], tiny, SegmentRequest(resolution=64, tau=0.3))
     (own,) = segment(pipeline, [one], get_spec("dino-mini"))
-    (colours,) = segment(pipeline, [one], tiny, SegmentRequest(method="pca", resolution=64))
+    (mass,) = segment(pipeline, [one], tiny, SegmentRequest(method="attention", resolution=64))
     tau = found.parameters["tau"]
     assert tau is None or -1 < tau < 1
     assert (segmentation_json(found)["features"], segmentation_json(found)["tau_from"]) == ("hidden states", "photo")
     assert (stated.parameters["tau"], stated.tau_from) == (0.3, "request")
     assert (own.parameters["tau"], own.tau_from, own.features) == (0.5, "model", "keys and hidden states")
-    assert "features" not in segmentation_json(colours)
-    assert "tau" not in colours.parameters
+    assert "features" not in segmentation_json(mass)
+    assert "tau" not in mass.parameters
+
+
+def test_the_object_that_has_colours_is_the_one_that_is_cut(pipeline: Pipeline) -> None:
+    photo, spec = example(pipeline, "crab"), get_spec("dino-mini")
+    (cut,) = segment(pipeline, [photo], spec)
+    (colours,) = segment(pipeline, [photo], spec, SegmentRequest(method="pca"))
+    np.testing.assert_array_equal(colours.masks, cut.masks)
+    assert colours.colours is not None
+    assert (colours.colours.any(axis=2) == cut.patches[0]).mean() > 0.99
 
 
 def test_each_of_several_photos_has_its_own_threshold(pipeline: Pipeline, tiny_spec: Spec) -> None:

@@ -12,7 +12,6 @@ from vitdemo.segmentation import (
     best_matches,
     clip_outliers,
     component_colours,
-    component_foreground,
     correspond,
     find_outliers,
     find_parts,
@@ -190,15 +189,6 @@ def test_components_that_are_not_there_are_neither_high_nor_low(features: Array)
     assert np.isfinite(found.colours[0]).all()
     assert found.explained[2] == 0
     assert (found.colours[0][..., 2] == 0.5).all()
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_foreground_of_the_first_component_is_the_side_away_from_the_border(sign: int) -> None:
-    mask = blob(12, 16)
-    features = 0.3 * random(192, 24) + sign * np.where(mask.ravel()[:, None], 1, -1)
-    first, second = component_foreground([features, features[::-1]], [(12, 16), (12, 16)])
-    assert (first == mask).all()
-    assert (second == mask[::-1, ::-1]).all()
 
 
 # Similarity

@@ -70,8 +70,8 @@ class SegmentRequest:
     objects: int = 1
     """For `foreground`: at most this many."""
     tau: float | None = None
-    """Cosine from which patches count as alike, for `foreground`, and for `parts` and the pairs of `similarity`, which look for
-    one first; that of `patch_graph` if not given."""
+    """Cosine from which patches count as alike, for `foreground`, and for `parts`, `pca` and the pairs of `similarity`, which
+    look for one first; that of `patch_graph` if not given."""
     parts: int = 4
     within: bool = True
     """For `parts` and `pca`: only inside the foreground."""
@@ -109,7 +109,7 @@ OWN = {
     "attention": ("threshold", "head"),
     "foreground": ("objects", "tau"),
     "parts": ("parts", "within", "tau"),
-    "pca": ("within",),
+    "pca": ("within", "tau"),
     "similarity": ("point", "matches", "tau"),
 }
 """Fields that each method reads, beside those that all read."""

@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import attention_map, describe, patch_map
+from vitdemo.attribution import attention_map, describe, of_single_patches, patch_map
 from vitdemo.images.plain import LABELS_MEAN_NOTHING, is_plain
 from vitdemo.options.targets import resolve_target
 from vitdemo.pipeline.prepare import Prepared
 from vitdemo.types import AttributionMap, Capture, Explanation, Label, ModelOutput, ModelSpec, Prediction
+
+SINGLE_PATCHES = (
+    "The highest values are single patches: probably tokens in which the network stores global information "
+    "(Darcet et al. 2024), not objects."
+)
 
 
 def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int, plain: bool = False) -> Prediction:
@@ -51,6 +56,8 @@ def explanation_of(
             notes += ("Attention does not depend on the target class.",)
     else:
         description = describe(attribution, "" if output.target is None else spec.labels[output.target])
+        if attribution.method != "similarity" and of_single_patches(attribution):
+            notes += (SINGLE_PATCHES,)
     if spec.note:
         notes += (spec.note,)
     prediction = prediction_of(spec, output, top_k, is_plain(photo, prepared.view.crop))

@@ -101,7 +101,7 @@ def segment_each(
 
 def _compared(found: Segmentation, photo: PhotoFeatures, graph: PatchGraph, request: SegmentRequest) -> Segmentation:
     """With what its patches were compared by, and the threshold, where they were compared."""
-    if "tau" not in OWN[request.method]:
+    if "tau" not in OWN[request.method] or (request.method == "pca" and not request.within):
         return found
     if request.method == "similarity":
         # Its map is of the last hidden states with any model.

@@ -15,7 +15,7 @@ from vitdemo.segmentation.edges import Refined, enlarge, refine
 from vitdemo.segmentation.mass import keep_mass
 from vitdemo.segmentation.outliers import clip_outliers, find_outliers
 from vitdemo.segmentation.parts import Parts, find_parts
-from vitdemo.segmentation.pca import Components, component_colours, component_foreground
+from vitdemo.segmentation.pca import Components, component_colours
 from vitdemo.segmentation.similarity import (
     Correspondence,
     Match,
@@ -40,7 +40,6 @@ __all__ = [
     "best_matches",
     "clip_outliers",
     "component_colours",
-    "component_foreground",
     "correspond",
     "enlarge",
     "find_outliers",

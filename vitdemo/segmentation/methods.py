@@ -20,7 +20,6 @@ from vitdemo.segmentation import (
     Match,
     best_matches,
     component_colours,
-    component_foreground,
     correspond,
     find_parts,
     foreground,
@@ -35,6 +34,7 @@ from vitdemo.segmentation import (
 KEYS = 0.8
 """Weight of the keys' cosine where both features are used, tuned on composites and, by eye, on the examples."""
 
+NO_FOREGROUND = "No foreground found"
 ONE_COLOUR = "The photo is of one colour: nothing stands out."
 
 
@@ -154,7 +154,7 @@ def _parts(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int)
         numbered = labels.reshape(photo.grid)
         there = [number for number in range(len(parts.sizes)) if (numbered == number).any()]
         masks = np.stack([numbered == number for number in there]) if there else np.zeros((0, *photo.grid), np.bool_)
-        note = "" if mask is not None or not request.within else "No foreground found: all patches are grouped."
+        note = "" if mask is not None or not request.within else f"{NO_FOREGROUND}: all patches are grouped."
         found.append(PatchMasks(masks, tuple(f"part {number + 1}" for number in there), note=note))
     return found
 
@@ -165,19 +165,19 @@ def _foreground_mask(photo: PhotoFeatures) -> NDArray[np.bool_] | None:
 
 
 def _pca(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: int) -> list[PatchMasks]:
-    features, grids = [photo.features for photo in photos], [photo.grid for photo in photos]
-    inside: list[NDArray[np.bool_] | None] = [None for _ in photos]
-    if request.within:
-        inside = list(component_foreground(features, grids))
-        inside = [None if photo.plain else mask for photo, mask in zip(photos, inside, strict=True)]
-    found = component_colours(features, grids, inside)
+    grids = [photo.grid for photo in photos]
+    inside = [_foreground_mask(photo) if request.within else None for photo in photos]
+    found = component_colours([photo.features for photo in photos], grids, inside)
     shares = ", ".join(f"{share:.0%}" for share in found.explained)
+    note = f"The three components explain {shares} of the variance."
     return [
         PatchMasks(
             np.zeros((0, *grid), np.bool_) if mask is None else mask[None],
             () if mask is None else ("foreground",),
             colours=colours,
-            note=f"The three components explain {shares} of the variance.",
+            note=note
+            if mask is not None or not request.within
+            else f"{note} {NO_FOREGROUND}: all patches have colours.",
         )
         for colours, grid, mask in zip(found.colours, grids, inside, strict=True)
     ]

@@ -61,7 +61,8 @@ def add_segment(
             threshold: for attention, share of it that is kept, above 0 and up to 1.
             head: for attention, "mean", "max", "min", a number from 0, or "all" for a mask of each.
             objects: for foreground, at most so many, 1 to 10.
-            tau: for foreground and parts, cosine from which patches count as alike, -1 to 1; empty means what suits the model.
+            tau: for foreground, parts and pca, cosine from which patches count as alike, -1 to 1; empty means what suits the model
+                and the photo.
             parts: for parts, how many, 1 to 20.
             within: for parts and pca, only inside the foreground.
             point: for similarity, "X,Y" in pixels of the upright photo; empty means the middle.
