@@ -14,6 +14,7 @@ from vitdemo.attribution import agreement_of
 from vitdemo.engine import Backend, LocalBackend
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
+from vitdemo.images.plain import is_plain
 from vitdemo.models.attention_tap import TOKEN_NAMES
 from vitdemo.models.masking import grey_out, hidden_patches, to_image
 from vitdemo.models.preprocess import preprocess
@@ -68,7 +69,10 @@ class Pipeline:
         """One prediction per photo, in forward passes of at most `max_batch` photos."""
         batch = preprocess(photos, spec.processor)
         outputs = self.backend.run(spec, batch.pixel_values, Capture(), dtype)
-        return [prediction_of(spec, output, top_k) for output in outputs]
+        return [
+            prediction_of(spec, output, top_k, is_plain(photo, view.crop))
+            for photo, view, output in zip(photos, batch.views, outputs, strict=True)
+        ]
 
     def explain(
         self,
