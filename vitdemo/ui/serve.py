@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from dataclasses import replace
@@ -33,6 +34,8 @@ def serve(mcp: bool | None = None) -> None:
             obtain(name, report)
     page = build(pipeline)
     page.launch(**launch_options(pipeline), prevent_thread_lock=True)
+    gc.freeze()
+    gc.enable()
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
