@@ -39,6 +39,7 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_CACHE_MB": "5",
         "VITDEMO_MAX_QUEUE": "7",
         "VITDEMO_MAX_PHOTOS": "12",
+        "VITDEMO_TEMP_MB": "64",
         "VITDEMO_DATA": "/data",
     }
     assert {f"VITDEMO_{field.name.upper()}" for field in fields(Settings)} == set(environment)
@@ -58,6 +59,7 @@ def test_every_setting_can_be_set() -> None:
         cache_mb=5.0,
         max_queue=7,
         max_photos=12,
+        temp_mb=64.0,
         data=Path("/data"),
     )
 

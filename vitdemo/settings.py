@@ -55,6 +55,8 @@ class Settings:
     """How many jobs may wait before the page says that it is busy."""
     max_photos: int = 50
     """How many images one user may compare at once under "Several photos"."""
+    temp_mb: float = 1000.0
+    """What uploaded images and files of results may take on the disk, in 10^6 bytes; the oldest are deleted for new ones."""
     data: Path | None = None
     """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 

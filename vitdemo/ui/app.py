@@ -34,6 +34,7 @@ from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.segment import SegmentTab
+from vitdemo.ui.sessions import CAPACITY, lean_sessions
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
 
 OPENED = """() => {
@@ -83,7 +84,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             return str(examples()[event.index].path)
 
     first = opened(pipeline, examples()[0])
-    with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
+    with Page(title=TITLE, analytics_enabled=False) as page:
         page.photos = photos
         state = gr.State(PageState())
         gr.HTML(_heading(), elem_id="heading")
@@ -177,7 +178,8 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "footer_links": ["api", "gradio", "settings"],
-        "app_kwargs": {"middleware": middleware(limit, pipeline.settings.max_photos)},
+        "state_session_capacity": CAPACITY,
+        "app_kwargs": {"middleware": middleware(limit, pipeline.settings.max_photos), "lifespan": lean_sessions},
     }
 
 
