@@ -14,7 +14,8 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import console_progress, obtain
 from vitdemo.ui.app import build, launch_options
 from vitdemo.ui.ending import end
-from vitdemo.ui.temporary import EVERY, TemporaryFiles, UploadRoom, temporary_files
+from vitdemo.ui.memory import EVERY, FreedMemory
+from vitdemo.ui.temporary import TemporaryFiles, UploadRoom, temporary_files
 
 
 def serve() -> None:
@@ -51,7 +52,8 @@ def serve() -> None:
 
 
 def _wait(files: TemporaryFiles) -> None:
-    """Until the process is told to end. Old files are deleted meanwhile."""
-    told = threading.Event()
+    """Until the process is told to end. Old files are deleted meanwhile, and freed memory is given back."""
+    freed, told = FreedMemory(), threading.Event()
     while not told.wait(EVERY):
+        freed.give_back()
         files.delete_old()

@@ -30,8 +30,6 @@ logger = logging.getLogger("vitdemo")
 
 AGE = 7200.0
 """Seconds after which a file is deleted."""
-EVERY = 60.0
-"""Seconds between two looks for such files."""
 STALE = 60.0
 """Seconds after which an upload that does not grow is taken for given up."""
 STEP = 4_000_000
