@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ def page() -> gr.Blocks:
         state, number = gr.State([]), gr.Number(0)
         gr.Button().click(lambda state, number: [*state, number], [state, number], state, api_name="add")
         gr.Button().click(lambda number: number + 1, number, number, api_name="plus")
+        gr.Button().click(lambda: time.sleep(0.5), api_name="slow")
         for _ in range(50):
             gr.Textbox("text", label="label")
     return page
@@ -97,6 +99,11 @@ def test_calls_leave_nothing_behind(page: gr.Blocks, url: str) -> None:
 
     for number in range(8):
         call("plus", number)
+    # This one is gone before its answer.
+    body = {"data": [], "session_hash": "gone", "fn_index": 2}
+    httpx.post(f"{url}gradio_api/queue/join", json=body).raise_for_status()
+    with httpx.stream("GET", f"{url}gradio_api/queue/data", params={"session_hash": "gone"}) as left:
+        assert next(left.iter_lines())
     queue, kept = page._queue, page.server_app.state_holder
     assert isinstance(kept, Sessions)
     assert len(kept.session_data) == len(kept.time_last_used) == 4

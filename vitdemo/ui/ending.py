@@ -60,9 +60,9 @@ async def _answer_all(queue: Queue) -> bool:
     """
     until = time.monotonic() + FINISH
     while time.monotonic() < until:
-        # Nothing leaves the line any more but by us.
+        # Nothing leaves the line any more but by us. Not 0, by which Gradio divides.
         for line in queue.event_queue_per_concurrency_id.values():
-            line.concurrency_limit = 0
+            line.concurrency_limit = -1
         _refuse_waiting(queue)
         _end_streams(queue)
         if not any(queue.active_jobs):
@@ -71,10 +71,19 @@ async def _answer_all(queue: Queue) -> bool:
     for event in _running(queue):
         _refuse(queue, event)
     until = time.monotonic() + READ
-    while time.monotonic() < until and any(queue.pending_event_ids_session.values()):
+    while time.monotonic() < until and _unread(queue):
         _refuse_waiting(queue)
         await asyncio.sleep(0.02)
     return not any(queue.active_jobs)
+
+
+def _unread(queue: Queue) -> bool:
+    """Whether an answer waits to be fetched."""
+    kept = queue.pending_messages_per_session
+    return any(
+        jobs and session in kept and not kept[session].empty()
+        for session, jobs in list(queue.pending_event_ids_session.items())
+    )
 
 
 def _refuse_waiting(queue: Queue) -> None:

@@ -90,9 +90,16 @@ async def lean_sessions(app: App) -> AsyncIterator[None]:
 
 
 async def _tidy(app: App) -> None:
-    """The queue keeps an empty set for every session that ever had a job."""
+    """Forget jobs whose client has left: the queue would keep them, and an empty set for every session that ever had one."""
+    queue, suspects = app.get_blocks()._queue, set[str]()
     while True:
         await asyncio.sleep(TIDY_EVERY)
-        pending = app.get_blocks()._queue.pending_event_ids_session
-        for session in [session for session, jobs in pending.items() if not jobs]:
-            del pending[session]
+        messages, ended = queue.pending_messages_per_session, set[str]()
+        for session, jobs in list(queue.pending_event_ids_session.items()):
+            if session not in messages or messages[session].empty():
+                ended |= jobs - queue.event_ids_to_events.keys()
+            # Not at first sight: an answer may be on its way to its reader.
+            jobs -= ended & suspects
+            if not jobs:
+                del queue.pending_event_ids_session[session]
+        suspects = ended
