@@ -62,6 +62,8 @@ class Settings:
     """Whether agents may call the app as tools over MCP; empty means only on a Hugging Face Space. Needs the package `mcp`."""
     max_models: int = 16
     """How many models one call, or one comparison on the page, may name."""
+    temp_mb: float = 1000.0
+    """What uploaded images and files of results may take on the disk, in 10^6 bytes; the oldest are deleted for new ones."""
     data: Path | None = None
     """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 

@@ -203,7 +203,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
             threshold: for attention, share of it that is kept, above 0 and up to 1.
             head: for attention, "mean", "max", "min", a number from 0, or "all" for a mask of each.
             objects: for foreground, at most so many, 1 to 10.
-            tau: cosine from which patches count as alike, from -1, below 1; empty means what suits the model and the photo; not for
+            tau: cosine from which patches count as alike, from -1, below 1; empty means what suits model and photo; not for
                 attention.
             parts: for parts, how many, 1 to 20.
             within: for parts and pca, only inside the foreground.

@@ -39,6 +39,7 @@ from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
 from vitdemo.ui.segment import SegmentTab
+from vitdemo.ui.sessions import CAPACITY, lean_sessions
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
 
 OPENED = """() => {
@@ -98,7 +99,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             return str(examples()[event.index].path)
 
     first = opened(pipeline, examples()[0])
-    with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
+    with Page(title=TITLE, analytics_enabled=False) as page:
         page.photos = photos
         # Shown under "Use via API", and by the Hugging Face Hub.
         page.mcp_server = wanted(settings)
@@ -189,7 +190,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     """What `launch` is to be given: Gradio 6 takes looks and limits there."""
     limit = max_bytes(pipeline.settings)
     layers = middleware(limit, pipeline.settings.max_photos)
-    lifespans: list[Lifespan] = [partial(guarded, pipeline.settings)]
+    lifespans: list[Lifespan] = [partial(guarded, pipeline.settings), lean_sessions]
     if wanted(pipeline.settings):
         server = McpServer(pipeline, body_limit(limit))
         lifespans.append(server.lifespan)
@@ -210,6 +211,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         # Gradio's own would make a tool of every endpoint.
         "mcp_server": False,
         "app_kwargs": {"middleware": layers, "lifespan": joined(lifespans)},
+        "state_session_capacity": CAPACITY,
     }
 
 
