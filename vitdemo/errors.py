@@ -12,6 +12,7 @@
     ├── EngineError             the model could not be run
     │   ├── CheckpointError     model files are missing, damaged or incomplete
     │   ├── DownloadError       model files could not be fetched, verified or stored
+    │   ├── NoGPUError          a GPU that is lent for each call was refused, or was lost
     │   ├── TooLargeError       the model exceeds the memory budget
     │   └── InvalidScoresError  the forward pass returned NaN or infinite values
     └── TrainingError           training cannot continue; the last checkpoint is kept
@@ -68,6 +69,10 @@ class CheckpointError(EngineError):
 
 class DownloadError(EngineError):
     """Model files could not be fetched, verified or stored."""
+
+
+class NoGPUError(EngineError):
+    """A GPU that is lent for each call was refused, or was lost."""
 
 
 class TooLargeError(EngineError):

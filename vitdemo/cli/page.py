@@ -17,6 +17,11 @@ def add_commands(commands: Any) -> None:
 
 
 def run_app(options: argparse.Namespace) -> int:
+    from vitdemo.settings import on_zero_gpu
+
+    if on_zero_gpu():
+        # Before anything can touch CUDA, which it replaces.
+        import spaces  # noqa: F401
     from vitdemo.ui.serve import serve
 
     serve()

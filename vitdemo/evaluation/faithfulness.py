@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitdemo.engine import ModelRun
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
@@ -62,10 +63,8 @@ def faithfulness(
     random = np.random.default_rng(seed)
     orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
     pixels = pixels_of(photo, spec, request)
-    curves = [
-        scores_without(pipeline, spec, pixels, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
-        for gone in (_more_and_more(one, steps) for one in orders)
-    ]
+    gone = [_more_and_more(one, steps).view(-1, *explanation.patch_grid) for one in orders]
+    curves = scores_without_each(pipeline, spec, pixels, gone, target, dtype=dtype)
     return Faithfulness(
         method=request.method,
         target=target,
@@ -96,16 +95,29 @@ def scores_without(
         pixels: `[3, H, W]`, as the model takes them.
         gone: `[M, h, w]` bool; in each of M pictures, these patches have the mean colour of all pixels.
     """
+    (found,) = scores_without_each(pipeline, spec, pixels, [gone], target, dtype=dtype)
+    return found
+
+
+def scores_without_each(
+    pipeline: Pipeline, spec: ModelSpec, pixels: Tensor, gone: Sequence[Tensor], target: int, *, dtype: str = "auto"
+) -> list[list[float]]:
+    """As `scores_without` for each of several `gone`, in one call of the backend."""
+    runs = [ModelRun(spec, _without(spec, pixels, one), Capture(), dtype) for one in gone]
+    answers = pipeline.backend.run_many(runs)
+    logits = [[output.logits / spec.temperature for output in one if output.logits is not None] for one in answers]
+    return [[float(values.softmax(dim=-1)[target]) for values in one] for one in logits]
+
+
+def _without(spec: ModelSpec, pixels: Tensor, gone: Tensor) -> Tensor:
+    """`[M, 3, H, W]`: the picture without the patches that are gone in each of M copies."""
     # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
     rows, columns = (
         (torch.arange(size) // spec.patch_size).clamp(max=count - 1)
         for size, count in zip(pixels.shape[1:], gone.shape[1:], strict=True)
     )
     mask = gone[:, None, rows][..., columns]
-    masked = torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
-    outputs = pipeline.backend.run(spec, masked, Capture(), dtype)
-    logits = [output.logits / spec.temperature for output in outputs if output.logits is not None]
-    return [float(values.softmax(dim=-1)[target]) for values in logits]
+    return torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
 
 
 def _more_and_more(order: NDArray[np.intp], steps: int) -> Tensor:

@@ -50,7 +50,7 @@ def add_endpoints(pipeline: Pipeline) -> None:
         with user_errors():
             photo = required(image)
             specs = _specs(models) or [ready_models()[0]]
-            found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k)))[0] for spec in specs]
+            found = pipeline.classify_each(photo, specs, top_k=max(1, int(top_k)))
             return [{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}]
 
     def explain(
