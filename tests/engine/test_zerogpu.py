@@ -288,6 +288,19 @@ def _in_a_file(address: int) -> bool:
     return False
 
 
+def test_the_real_package_lets_everything_run_in_place_where_there_is_no_zerogpu(
+    specs: list[ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "spaces", reason="the spaces package is not installed; a Space has it, and so has its rehearsal"
+    )
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    runs = [ModelRun(spec, _pixels(1), EVERYTHING if spec.readouts else Capture()) for spec in specs]
+    found = ZeroGPUBackend(SETTINGS, specs, device=CPU).run_many(runs)
+    for outputs, others in zip(found, LocalBackend(SETTINGS).run_many(runs), strict=True):
+        _assert_same(outputs[0], others[0])
+
+
 def test_time_grows_with_models_resolution_and_method_within_its_limits() -> None:
     vit = dataclasses.replace(get_spec("vit-mini"), parameters=300_000_000)
     small, large = torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 480, 480)
