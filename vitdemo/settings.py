@@ -91,6 +91,12 @@ def get_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(**values)
 
 
+def on_zero_gpu(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this is a Hugging Face Space whose GPU is lent for each call (ZeroGPU); read as the `spaces` package reads it."""
+    environment = os.environ if environment is None else environment
+    return environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:

@@ -44,6 +44,13 @@ def segment(
     return list(segment_each(pipeline, photos, spec, request, dtype=dtype))
 
 
+def prefetch(pipeline: Pipeline, photos: Sequence[Photo], specs: Sequence[ModelSpec], request: SegmentRequest) -> None:
+    """Where each call borrows a GPU, run photos and models in one, so that segmenting any of them needs no other."""
+    wanted = Capture(features=True)
+    resolution = ExplainRequest(resolution=request.resolution)
+    pipeline.prefetch([(photo, spec, resolution, wanted) for spec in specs if spec.readouts for photo in photos])
+
+
 def segment_each(
     pipeline: Pipeline,
     photos: Sequence[Photo],

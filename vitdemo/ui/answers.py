@@ -75,7 +75,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         """
         photo = required(image)
         specs = specs_of(models or (), pipeline.settings) or [ready_models()[0]]
-        found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k or 5)))[0] for spec in specs]
+        found = pipeline.classify_each(photo, specs, top_k=max(1, int(top_k or 5)))
         return Answer([{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}])
 
     def explain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,6 +39,7 @@ from vitdemo.ui.picker import ModelPicker
 from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
+from vitdemo.ui.run_on import RunOn
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.sessions import CAPACITY, lean_sessions
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
@@ -93,6 +95,9 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     def on_explain(values: Values) -> Values:
         return refreshed(EXPLAIN, values)
 
+    def on_open_tab(values: Values) -> Values:
+        return refreshed(values[state].tab, values)
+
     def on_example(page_state: PageState, event: gr.EventData) -> str:
         page_state.touched = True
         with user_errors():
@@ -126,6 +131,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 )
                 answer = note(elem_id="address-answer")
                 gallery = example_buttons(examples(), elem_id="examples")
+                run_on = RunOn(pipeline)
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     compare = CompareTab(pipeline, results, first, default, state)
@@ -139,7 +145,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
         picker = ModelPicker(listed, compare.models, explain.model, segmented, state)
-        gr.HTML(_footer(), elem_id="footer")
+        gr.HTML(_footer(pipeline.backend.where), elem_id="footer")
         add_endpoints(pipeline)
 
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -160,11 +166,16 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, [explain.explained, photo], **caught)
         grey_if_unanswered(opened_compare, compare.compared)
         grey_if_unanswered(explained, explain.explained)
+
+        def anew(event: gr.events.Dependency) -> None:
+            event.then(on_open_tab, inputs, [compare.compared, explain.explained], **running)
+
         compare.connect(photo, running)
         segmented.connect(photo, running)
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
+        run_on.connect(page, state, anew)
         listed.connect(page, models_tab)
         picker.connect([compare.more, explain.more])
         several.connect(compare.models, photo)
@@ -237,9 +248,10 @@ def _heading() -> str:
     )
 
 
-def _footer() -> str:
+def _footer(where: str) -> str:
     return (
-        "<p>A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
+        f"<p>Runs on: {html.escape(where)}. "
+        "A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
         "a log. Results are remembered as numbers under a fingerprint of the photo, not as pictures. "
         f"vitdemo {VERSION}. Example photos: see their credits in <code>assets/examples/CREDITS.md</code>.</p>"
     )

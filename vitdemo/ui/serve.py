@@ -13,12 +13,21 @@ from starlette.middleware import Middleware
 
 from vitdemo.interrupt import end_at_once_next_time
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import console_progress, obtain
-from vitdemo.settings import get_settings
+from vitdemo.registry import console_progress, obtain, ready_models
+from vitdemo.settings import Settings, get_settings, on_zero_gpu
 from vitdemo.ui.app import build, launch_options
 from vitdemo.ui.ending import end
 from vitdemo.ui.memory import EVERY, FreedMemory
 from vitdemo.ui.temporary import TemporaryFiles, UploadRoom, temporary_files
+
+
+def pipeline_here(settings: Settings) -> Pipeline:
+    """On ZeroGPU with all models that are on this machine now; elsewhere the usual one, which loads what is asked for."""
+    if not on_zero_gpu():
+        return Pipeline(settings)
+    from vitdemo.engine.zerogpu import ZeroGPUBackend
+
+    return Pipeline(settings, ZeroGPUBackend(settings, ready_models()))
 
 
 def serve(mcp: bool | None = None) -> None:
@@ -36,10 +45,11 @@ def serve(mcp: bool | None = None) -> None:
     # A server that is told to end closes as after Ctrl-C: photos that it still holds are deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = get_settings()
-    pipeline = Pipeline(settings if mcp is None else replace(settings, mcp=mcp))
-    for name in pipeline.settings.models:
+    settings = settings if mcp is None else replace(settings, mcp=mcp)
+    for name in settings.models:
         with console_progress(name) as report:
             obtain(name, report)
+    pipeline = pipeline_here(settings)
     ended = True
     with temporary_files(int(pipeline.settings.temp_mb * 1e6)) as files:
         page = build(pipeline)
