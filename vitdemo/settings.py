@@ -51,7 +51,7 @@ class Settings:
     """What loaded models may take, in 10^9 bytes; 0 means 70% of the free GPU memory, or half of the free main memory."""
     add_models: str = ""
     """Which models users of the page may download or add: `any`, `listed` (the official checkpoints) or `none`; empty means
-    `any`, and on a Hugging Face Space `listed`."""
+    `any`, and on a Hugging Face Space `listed`. On ZeroGPU it is `none`."""
     cache_mb: float = 256.0
     """What cached results (captured attention, no images) may take in memory, in 10^6 bytes."""
     max_queue: int = 32

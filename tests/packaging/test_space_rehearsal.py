@@ -171,6 +171,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
+ABOUT: dict[str, Any] = {
+    "https://huggingface.co/api/spaces/me/vitdemo": {"id": "me/vitdemo", "author": "me", "likes": 0, "sdk": "gradio"},
+    **{
+        f"https://huggingface.co/api/{kind}/me/avatar": {"avatarUrl": "data:image/gif;base64,R0lGODlhAQABAAAAACw="}
+        for kind in ("users", "organizations")
+    },
+}
+"""What the header of a Space asks huggingface.co."""
+
+
 @contextmanager
 def visited(browser: Browser, running: Running) -> Iterator[Watched]:
     """The page, and at its end the assurance that nothing was wrong with it, and that it asked no other host for anything.
@@ -183,8 +193,8 @@ def visited(browser: Browser, running: Running) -> Iterator[Watched]:
         url = route.request.url
         if url.startswith(running.url):
             route.continue_()
-        elif url == "https://huggingface.co/api/spaces/me/vitdemo":
-            route.fulfill(json={"id": "me/vitdemo", "author": "me", "likes": 0, "sdk": "gradio"})
+        elif url in ABOUT:
+            route.fulfill(json=ABOUT[url])
         elif url.startswith("https://fonts.googleapis.com/"):
             route.fulfill(body="", content_type="text/css")
         else:
