@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 import base64
 import inspect
 import io
@@ -57,7 +58,9 @@ def talk(app: App, use: Callable[[ClientSession], Awaitable[Result]]) -> Result:
             assert "Vision Transformers" in (started.instructions or "")
             return await use(session)
 
-    return anyio.run(connected)
+    # In a thread of its own: the browser's tests keep a loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, connected).result()
 
 
 def call(app: App, name: str, **arguments: Any) -> types.CallToolResult:
