@@ -230,7 +230,7 @@ def test_what_a_link_asks_for_in_vain_is_said_in_one_line_and_defaults_are_used(
         "There is no method “nope”; using Foreground.",
         "Parts goes from 2 to 8; using 8 instead of 99.",
         "There is no model “<html>”; comparing with none.",
-        "Similarity threshold must be a number, not “much”; using 0.5.",
+        "Similarity threshold must be a number, not “much”; using",
         "dino-mini has no head “77”; using the mean of heads.",
     ):
         expect(remarks).to_contain_text(words)
