@@ -135,7 +135,7 @@ class Gate:
     """Lets the photos of a survey through one by one; what else is compared passes."""
 
     def __init__(self, pipeline: Any) -> None:
-        self.compare, self.permits = pipeline.compare, threading.Semaphore(0)
+        self.compare, self.permits = pipeline.compare_each, threading.Semaphore(0)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if options.get("remember") is False and not self.permits.acquire(timeout=30):
@@ -146,7 +146,7 @@ class Gate:
 @pytest.fixture
 def gate(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate(app.pipeline)
-    monkeypatch.setattr(app.pipeline, "compare", gate)
+    monkeypatch.setattr(app.pipeline, "compare_each", gate)
     yield gate
     gate.permits.release(100)
 

@@ -25,7 +25,7 @@ from vitdemo.ui.components.explorer import grey_if_unanswered
 from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
-from vitdemo.ui.examples import example_to_open, examples, opened, opens_a_tab
+from vitdemo.ui.examples import example_to_open, examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
 from vitdemo.ui.hosts import guarded
@@ -62,9 +62,10 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         """Only the open tab runs its models; the others catch up when they are opened. Segment has an event of its own."""
         page_state, found = values[state], values[photo]
         linked, page_state.linked = page_state.linked, ""
+        offered, page_state.offered = page_state.offered, ""
+        page_state.touched |= not (isinstance(found, Photo) and found.digest == offered)
         if isinstance(found, Photo) and found.digest == linked:
             return NOTHING
-        page_state.touched |= not opens_a_tab(found)
         page_state.stale = {COMPARE, EXPLAIN}
         return refreshed(page_state.tab, values)
 
@@ -80,7 +81,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         if example := example_to_open(tab, values[photo], values[state].touched):
             other = {photo: str(example.path)}
             values = {**values, photo: opened(pipeline, example)}
-            values[state].linked = values[photo].digest
+            values[state].linked = values[state].offered = values[photo].digest
         # At once, so that no second event computes the same; put back if there is no result.
         stale.discard(tab)
         try:

@@ -48,6 +48,7 @@ class SegmentTab:
             other: Values = {}
             if example := example_to_open(SEGMENT, found, state.touched):
                 found, other = opened(self.pipeline, example), {photo: str(example.path)}
+                state.offered = found.digest
             try:
                 with user_errors():
                     return {**other, self.view: {"number": number, **self.answer(found, state.urls, event)}}

@@ -28,6 +28,8 @@ class PageState:
     """Tabs that show the result of an earlier photo, until they are opened."""
     touched: bool = False
     """Whether somebody has chosen a photo; until then each tab shows the example that it opens with."""
+    offered: str = ""
+    """Digest of an example that a tab has put there by itself, until its arrival is reported."""
     linked: str = ""
     """Digest of the photo of a link: it is on the page already, with its controls, when its arrival is reported."""
     pending: dict[Any, tuple[Any, Any]] = field(default_factory=dict)

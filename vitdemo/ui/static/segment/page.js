@@ -5,7 +5,7 @@ let busy = 0; // since when one is under way
 let wanted = false; // whether what the controls say has yet to be asked for
 let packing = false; // whether files are wanted
 let stale = true; // whether the photo has changed since the last request
-let notes = []; // of a link, until there is an answer
+let notes = []; // of a link, until a control or the photo is changed
 
 const PATIENCE = 120000; // milliseconds after which a request counts as lost
 const visible = () => root.offsetParent !== null;
@@ -131,6 +131,7 @@ root.addEventListener("change", (event) => {
   if (!(control.name in state)) return;
   delete control.dataset.moving;
   state[control.name] = read(control);
+  notes = [];
   if (LOCAL.includes(control.name)) return;
   if (control.name === "model") {
     // Another model has other heads, and its patches are alike from another cosine on.
@@ -209,12 +210,12 @@ async function take(value) {
   ({ models } = value);
   const { opacity, tau, ...settings } = value.settings;
   Object.assign(state, settings, state.method === "similarity" && !others.length ? {} : { tau });
+  if (shown && shown.photo.id !== value.photo.id) notes = [];
   shown = { ...value, others: more };
   photo = pixels;
   views = found;
   showControls();
   remark([...notes, ...value.notes.filter((note) => !notes.includes(note))]);
-  notes = [];
   $(".vd-views").replaceChildren(...views.map(build));
   if (focused) views[0].nodes.canvas.focus({ preventScroll: true });
   $(".vd-compared").hidden = !value.refined || !views[0].masks.length;
