@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     options = parser.parse_args()
     print("Computing the answers alone...", file=sys.stderr, flush=True)
-    photos = Photos()
+    photos = Photos.computed()
     print(f"{len(photos.known)} photos. Starting the server...", file=sys.stderr, flush=True)
     with serving() as server:
         seen = asyncio.run(soak(server, photos, options.users, options.minutes * 60))
