@@ -37,6 +37,7 @@ from vitdemo.pipeline import Pipeline
 from vitdemo.registry import embedded_models
 from vitdemo.settings import ROOT, get_settings
 from vitdemo.types import ModelSpec, Photo
+from vitdemo.types.labels import class_called
 
 GROUPS = 10
 MASKS = 20
@@ -92,7 +93,7 @@ def measure(data: Path, photos: int, known: set[tuple[str, str]]) -> Iterator[di
     """One entry for each photo and model that is not known yet, photo by photo."""
     pipeline = Pipeline(get_settings())
     specs = [spec for spec in embedded_models() if spec.labels]
-    every = [photo for label, photo in read_labelled(data) if label in specs[0].labels]
+    every = [photo for label, photo in read_labelled(data) if class_called(label, specs[0].labels) in specs[0].labels]
     spread = every[:: max(1, len(every) // CHOSEN)][:CHOSEN]
     # In another order, so that the first ones are spread over the classes, too.
     for number in np.random.default_rng(0).permutation(len(spread))[:photos]:

@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image, ImageSequence
+
 from tests.browser.driver import film, launched, opened
 from vitdemo.settings import ASSETS
 
@@ -48,6 +50,34 @@ def main(url: str) -> None:
                 # Colours that are on their way to others are not what a person sees.
                 page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})))")
                 page.screenshot(path=folder / f"{name}.png")
+
+
+def layers(url: str) -> None:
+    """The attention of three models through their layers, as **Save animation** makes it, made small for the README."""
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        launched(film(Path(temporary) / "film.mjpeg")) as browser,
+        opened(browser, 1440, 1000) as context,
+    ):
+        page = context.new_page()
+        page.goto(f"{url}?image=sunflower&models=vit-mini,dino-mini,hybrid-mini")
+        page.wait_for_function("window.vitdemoOpened")
+        page.evaluate("window.settled()")
+        with page.expect_download() as download:
+            page.locator("#compared").get_by_role("button", name="Save animation").click()
+        with Image.open(download.value.path()) as film_of_layers:
+            frames = [
+                frame.convert("RGB").resize(_small(frame.size)) for frame in ImageSequence.Iterator(film_of_layers)
+            ]
+            pace = film_of_layers.info["duration"]
+        palette = frames[0].quantize(128)
+        first, *others = [frame.quantize(palette=palette) for frame in frames]
+        path = ASSETS / "screenshots" / "layers.gif"
+        first.save(path, save_all=True, append_images=others, duration=pace, loop=0, optimize=True)
+
+
+def _small(size: tuple[int, int], width: int = 720) -> tuple[int, int]:
+    return width, round(size[1] * width / size[0])
 
 
 def preview(url: str) -> None:
@@ -97,4 +127,5 @@ PANELS = """() => {
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    layers(sys.argv[1])
     preview(sys.argv[1])

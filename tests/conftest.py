@@ -33,7 +33,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 PhotoMaker = Callable[..., Photo]
 
-SERVED = ("tests/browser/", "tests/docs/", "tests/ui/test_api.py", "tests/export/test_snippets.py")
+SERVED = (
+    "tests/browser/",
+    "tests/docs/",
+    "tests/ui/test_api.py",
+    "tests/ui/test_mcp.py",
+    "tests/ui/test_doors.py",
+    "tests/export/test_snippets.py",
+)
 """Tests of the running app: one process has them all, so that gradio is started once, and Chromium."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import pytest
 
 from vitdemo.pipeline import Pipeline
@@ -20,6 +22,7 @@ class App:
 
     url: str
     pipeline: Pipeline
+    page: gr.Blocks
 
     @property
     def forwards(self) -> int:
@@ -27,15 +30,15 @@ class App:
 
 
 @contextmanager
-def serving(temporary: Path) -> Iterator[App]:
-    """The app with the settings that the environment has now, until the block ends."""
+def serving(temporary: Path, **settings: Any) -> Iterator[App]:
+    """The app with the settings that the environment has now, and those given, until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITDEMO_URL_ALLOW_HOSTS", "127.0.0.1")
         patch.setenv("GRADIO_TEMP_DIR", str(temporary))
-        pipeline = Pipeline(get_settings())
+        pipeline = Pipeline(replace(get_settings(), **settings))
         page = build(pipeline)
         _, url, _ = page.launch(
             **launch_options(pipeline), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1"
         )
-        yield App(url, pipeline)
+        yield App(url, pipeline, page)
         page.close()

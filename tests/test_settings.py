@@ -30,6 +30,7 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_URL_INPUT": "no",
         "VITDEMO_URL_TIMEOUT": "0.5",
         "VITDEMO_URL_ALLOW_HOSTS": "localhost:8000, 10.0.0.1,,",
+        "VITDEMO_HOSTS": "vit.example.com,*.example.org",
         "VITDEMO_MODELS": "vit-mini,dino-mini",
         "VITDEMO_DEVICE": "cpu",
         "VITDEMO_DTYPE": "bf16",
@@ -39,6 +40,8 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_CACHE_MB": "5",
         "VITDEMO_MAX_QUEUE": "7",
         "VITDEMO_MAX_PHOTOS": "12",
+        "VITDEMO_MCP": "on",
+        "VITDEMO_MAX_MODELS": "3",
         "VITDEMO_TEMP_MB": "64",
         "VITDEMO_DATA": "/data",
     }
@@ -50,6 +53,7 @@ def test_every_setting_can_be_set() -> None:
         url_input=False,
         url_timeout=0.5,
         url_allow_hosts=("localhost:8000", "10.0.0.1"),
+        hosts=("vit.example.com", "*.example.org"),
         models=("vit-mini", "dino-mini"),
         device="cpu",
         dtype="bf16",
@@ -59,6 +63,8 @@ def test_every_setting_can_be_set() -> None:
         cache_mb=5.0,
         max_queue=7,
         max_photos=12,
+        mcp=True,
+        max_models=3,
         temp_mb=64.0,
         data=Path("/data"),
     )

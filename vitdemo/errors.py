@@ -10,8 +10,10 @@
     │   ├── OptionError         an option is unknown, out of range or does not apply
     │   └── ResultExpiredError  the result is no longer in memory
     ├── EngineError             the model could not be run
+    │   ├── ClientLeftError     nobody waits for the result any more
     │   ├── CheckpointError     model files are missing, damaged or incomplete
     │   ├── DownloadError       model files could not be fetched, verified or stored
+    │   ├── NoGPUError          a GPU that is lent for each call was refused, or was lost
     │   ├── TooLargeError       the model exceeds the memory budget
     │   └── InvalidScoresError  the forward pass returned NaN or infinite values
     └── TrainingError           training cannot continue; the last checkpoint is kept
@@ -62,12 +64,20 @@ class EngineError(VitDemoError):
     """The model could not be run."""
 
 
+class ClientLeftError(EngineError):
+    """Nobody waits for the result any more."""
+
+
 class CheckpointError(EngineError):
     """Model files are missing, damaged or incomplete."""
 
 
 class DownloadError(EngineError):
     """Model files could not be fetched, verified or stored."""
+
+
+class NoGPUError(EngineError):
+    """A GPU that is lent for each call was refused, or was lost."""
 
 
 class TooLargeError(EngineError):

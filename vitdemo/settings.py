@@ -35,6 +35,9 @@ class Settings:
     """Seconds that one URL may take in all, redirects included."""
     url_allow_hosts: tuple[str, ...] = ()
     """`host` or `host:port` entries, separated by commas, that are fetched although they resolve to a private address."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the page answers, and other sites whose pages may use it, separated by commas; `*.example.com` means
+    every subdomain, `*` any name. Addresses, localhost, this machine's own name and those of a Space need no entry."""
     models: tuple[str, ...] = ()
     """Models that Compare opens with, as `a,b,c`; empty means every embedded one that has labels and attention."""
     device: str = "auto"
@@ -48,13 +51,17 @@ class Settings:
     """What loaded models may take, in 10^9 bytes; 0 means 70% of the free GPU memory, or half of the free main memory."""
     add_models: str = ""
     """Which models users of the page may download or add: `any`, `listed` (the official checkpoints) or `none`; empty means
-    `any`, and on a Hugging Face Space `listed`."""
+    `any`, and on a Hugging Face Space `listed`. On ZeroGPU it is `none`."""
     cache_mb: float = 256.0
     """What cached results (captured attention, no images) may take in memory, in 10^6 bytes."""
     max_queue: int = 32
     """How many jobs may wait before the page says that it is busy."""
     max_photos: int = 50
     """How many images one user may compare at once under "Several photos"."""
+    mcp: bool | None = None
+    """Whether agents may call the app as tools over MCP; empty means only on a Hugging Face Space. Needs the package `mcp`."""
+    max_models: int = 16
+    """How many models one call, or one comparison on the page, may name."""
     temp_mb: float = 1000.0
     """What uploaded images and files of results may take on the disk, in 10^6 bytes; the oldest are deleted for new ones."""
     data: Path | None = None
@@ -84,6 +91,12 @@ def get_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(**values)
 
 
+def on_zero_gpu(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this is a Hugging Face Space whose GPU is lent for each call (ZeroGPU); read as the `spaces` package reads it."""
+    environment = os.environ if environment is None else environment
+    return environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -109,6 +122,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": _positive(int),
     "float": _positive(float),
     "bool": _boolean,
+    "bool | None": _boolean,
     "str": str,
     "tuple[str, ...]": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     "Path | None": Path,

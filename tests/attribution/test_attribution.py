@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import attention_map, describe, fuse, iou, overlap, rank_correlation
+from vitdemo.attribution import (
+    attention_map,
+    describe,
+    fuse,
+    iou,
+    of_single_patches,
+    overlap,
+    rank_correlation,
+    why_flat,
+)
 from vitdemo.errors import OptionError
 from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.options.methods import METHODS
@@ -274,6 +284,22 @@ def test_words_of_a_method_that_joins_all_layers_name_it_and_its_class(method: s
     assert describe(found, "sunflower") == f"{title} for sunflower: {words} on 1% of the picture, top left"
 
 
+def test_a_small_area_is_not_called_nothing() -> None:
+    values = np.full((37, 37), 0.001)
+    values[3, 3] = 1
+    assert "on under 1% of the picture" in describe(_map(values))
+
+
+def test_a_map_of_single_patches_is_told_from_one_of_an_object() -> None:
+    values = 1 + 0.1 * np.random.default_rng(0).random((28, 37))
+    assert not of_single_patches(_map(values))
+    values[3, 3] = values[20, 30] = 40
+    assert of_single_patches(_map(values))
+    values[20, 31] = 40  # two that touch
+    assert not of_single_patches(_map(values))
+    assert not of_single_patches(_map(np.zeros((28, 37))))
+
+
 def test_words_leave_out_what_is_negative() -> None:
     # Cosines are below 0 where patches are unlike.
     values = np.full((4, 4), -1.0)
@@ -281,3 +307,13 @@ def test_words_leave_out_what_is_negative() -> None:
     found = _map(values, method="similarity", layer=None, head=None, readout=None)
     assert describe(found) == "Similarity: cosine of 0.50 or more on 6% of the picture, top left"
     assert describe(_map(values * 0 - 1, layer=None)).endswith(": nothing stands out")
+
+
+def test_why_a_map_is_flat_names_the_methods_that_the_model_has() -> None:
+    nothing = replace(_map([[0.0, 0.0]]), method="grad-cam", layer=None, target=1)
+    cnn, vit = (why_flat(nothing, "cup", methods) for methods in (("grad-cam", "similarity"), tuple(METHODS)))
+    assert cnn.startswith("Nothing counts for cup: the features of the last block, weighted by their gradient,")
+    assert cnn.endswith("Try another class.")
+    assert vit.endswith("Try another class, Gradient rollout, Relevance or LeGrad.")
+    assert why_flat(replace(nothing, values=np.ones((1, 2), np.float32)), "cup", ("grad-cam",)) == ""
+    assert why_flat(_map([[0.0, 0.0]]), "", ()) == ""

@@ -22,8 +22,9 @@ from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline.segment import segment
 from vitdemo.registry import get_spec
 from vitdemo.types import Segmentation
-from vitdemo.ui.examples import examples
+from vitdemo.ui.examples import examples, opening_example
 from vitdemo.ui.segment_views import tidied
+from vitdemo.ui.state import SEGMENT
 
 pytestmark = pytest.mark.browser
 
@@ -37,6 +38,46 @@ def page(watched: Watched) -> Page:
     expect(root(watched.page)).to_have_attribute("data-result", re.compile(r"\d"))
     watched.settle()
     return watched.page
+
+
+def chosen(page: Page) -> str:
+    """The file that the page's photo is."""
+    return str(page.locator("#photo img").get_attribute("src")).rsplit("/", 1)[-1]
+
+
+def test_until_a_photo_is_chosen_segment_shows_the_crab_and_compare_the_first_example(
+    page: Page, watched: Watched
+) -> None:
+    assert chosen(page) == "crab.jpg"
+    open_tab(page, "Compare")
+    watched.settle()
+    assert chosen(page) == examples()[0].path.name
+    expect(page.locator("#compared .vd-verdict")).to_contain_text("All five say sunflower")
+    example(page, 1).click()
+    open_tab(page, "Segment")
+    watched.settle()
+    assert chosen(page) == "crocodile.jpg"
+
+
+def test_a_cut_out_is_transparent_where_no_mask_is(page: Page, watched: Watched) -> None:
+    corner = "canvas => [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data][3]"
+    canvas = root(page).locator(".vd-view canvas")
+    assert canvas.evaluate(corner) == 255
+    root(page).get_by_role("button", name="Cut-out").click()
+    watched.settle()
+    assert canvas.evaluate(corner) == 0
+    with page.expect_download() as download:
+        root(page).get_by_role("button", name="Save picture").click()
+    assert download.value.suggested_filename == "crab-cut-out.png"
+    saved = Image.open(download.value.path())
+    assert saved.mode == "RGBA"
+    assert 0.1 < (np.asarray(saved)[..., 3] > 128).mean() < 0.4
+
+
+def test_more_models_are_found_from_the_list_of_segment_too(page: Page, watched: Watched) -> None:
+    root(page).get_by_role("button", name="+ More").click()
+    expect(page.locator("#picker dialog")).to_be_visible()
+    watched.settle()
 
 
 def root(page: Page) -> Locator:
@@ -76,7 +117,9 @@ def plain(page: Page) -> None:
 
 def expected(watched: Watched, model: str = MODEL, **parameters: Any) -> Segmentation:
     pipeline = watched.app.pipeline
-    found = segment(pipeline, [pipeline.open(examples()[0].path)], get_spec(model), SegmentRequest(**parameters))
+    found = segment(
+        pipeline, [pipeline.open(opening_example(SEGMENT).path)], get_spec(model), SegmentRequest(**parameters)
+    )
     return tidied(found[0])
 
 
@@ -137,10 +180,10 @@ def test_the_resolution_is_typed_or_stepped_with_the_arrow_keys(page: Page) -> N
     resolution = page.get_by_label("Resolution")
     resolution.fill("448")
     answered(page, lambda: resolution.press("Enter"))
-    expect(root(page).locator(".vd-facts")).to_contain_text("28 \N{MULTIPLICATION SIGN} 28 patches")
+    expect(root(page).locator(".vd-facts")).to_contain_text("16 \N{MULTIPLICATION SIGN} 28 patches")
     answered(page, lambda: resolution.press("ArrowDown"))
     expect(resolution).to_have_value("416")
-    expect(root(page).locator(".vd-facts")).to_contain_text("26 \N{MULTIPLICATION SIGN} 26 patches")
+    expect(root(page).locator(".vd-facts")).to_contain_text("15 \N{MULTIPLICATION SIGN} 26 patches")
     expect(page).to_have_url(re.compile("resolution=416"))
 
 
@@ -232,7 +275,7 @@ def test_other_photos_share_the_parts(page: Page) -> None:
     # Beside the map of the other photo, what is where in both.
     expect(found.locator("img")).to_have_count(1)
     expect(found).to_contain_text(re.compile(r"croc\.jpg: \d+ mutual match"))
-    assert {name.split("/")[0] for name in taken(page)} == {"sunflower", "croc"}
+    assert {name.split("/")[0] for name in taken(page)} == {"crab", "croc"}
 
 
 def test_of_a_file_that_was_not_uploaded_nothing_is_shown(watched: Watched, page: Page) -> None:

@@ -111,6 +111,14 @@ def test_the_figures_equal_a_count_by_hand_for_every_batch_size(
     assert (found.model, found.threshold) == ("tiny-vit", spec.threshold)
 
 
+def test_photos_in_folders_of_the_data_sets_names_count_for_the_everyday_class(
+    runs: Pipeline, spec: ModelSpec, photo: Callable[..., Photo]
+) -> None:
+    everyday = replace(spec, labels=("car", "water lily", *spec.labels[2:]))
+    items = [(label, photo(40, 36, seed)) for seed, label in enumerate(["car side", "water lilly", "car", "yak"] * 3)]
+    assert evaluate(runs, everyday, iter(items)).photos == 9
+
+
 def test_a_tar_and_a_folder_give_the_same_figures(runs: Pipeline, spec: ModelSpec, folder: Path, archive: Path) -> None:
     assert evaluate(runs, spec, read_labelled(folder)) == evaluate(runs, spec, read_labelled(archive))
 

@@ -14,7 +14,7 @@ from transformers import ViTForImageClassification
 from tests import tiny
 from vitdemo.models.loading import load_model
 from vitdemo.models.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridPatchEmbeddings
-from vitdemo.registry import get_spec, spec_from_folder
+from vitdemo.registry import get_spec, read_json, spec_from_folder
 from vitdemo.registry.configs import patch_side
 
 STRIDES = [
@@ -34,13 +34,16 @@ STRIDES = [
 
 @pytest.mark.parametrize(("backbone", "stride"), STRIDES, ids=str)
 def test_the_stride_of_the_config_is_that_of_the_real_feature_map(backbone: dict[str, Any], stride: int) -> None:
-    config = ViTHybridConfig(patch_size=1, hidden_size=24, backbone_config=tiny.backbone(**backbone))
+    config = ViTHybridConfig(
+        patch_size=1, hidden_size=24, image_size=(64, 96), backbone_config=tiny.backbone(**backbone)
+    )
     assert config.feature_stride == stride
     assert patch_side(config.to_dict()) == stride
     embeddings = ViTHybridPatchEmbeddings(config).eval()
     with torch.no_grad():
         features = embeddings.backbone(torch.randn(1, 3, 64, 96)).feature_maps[-1]
     assert features.shape[2:] == (64 // stride, 96 // stride)
+    assert tuple(config.backbone_featmap_shape) == features.shape
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -109,12 +112,22 @@ def test_saving_and_loading_gives_the_same_network(tmp_path: Path) -> None:
     for field in ("depths", "hidden_sizes", "out_features", "num_groups", "global_padding", "layer_type"):
         assert getattr(again.config.backbone_config, field) == getattr(network.config.backbone_config, field)
     assert again.config.feature_stride == 8
+    # transformers 4 reads the size of the feature map from the file alone.
+    assert read_json(tmp_path / "config.json")["backbone_featmap_shape"] == [1, 64, 8, 8]
     assert again.config.id2label == dict(enumerate(tiny.LABELS))
+
+
+def test_the_embedded_hybrid_states_its_feature_map_for_transformers_4() -> None:
+    stated = read_json(Path(get_spec("hybrid-mini").checkpoint) / "config.json")
+    assert stated["backbone_featmap_shape"] == [1, 192, 14, 14]
+    computed = ViTHybridConfig(**{**stated, "backbone_featmap_shape": None})
+    assert computed.backbone_featmap_shape == stated["backbone_featmap_shape"]
 
 
 def test_the_config_without_a_backbone_is_that_of_the_official_checkpoint() -> None:
     config = ViTHybridConfig()
     assert (config.model_type, config.patch_size, config.feature_stride) == ("vit-hybrid", 1, 16)
+    assert ViTHybridConfig(image_size=384).backbone_featmap_shape == [1, 1024, 24, 24]
     assert config.backbone_config.depths == [3, 4, 9]
     assert config.backbone_config.layer_type == "bottleneck"
     assert config.backbone_config.global_padding == "SAME"

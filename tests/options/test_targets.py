@@ -51,6 +51,16 @@ def test_a_class_is_found_by_index_label_synonym_or_rank(spec: ModelSpec, target
     assert resolve_target(target, spec, _output()) == index
 
 
+def test_the_names_that_classes_have_in_the_data_set_are_understood_beside_everyday_ones(spec: ModelSpec) -> None:
+    from dataclasses import replace
+
+    everyday = replace(spec, labels=("water lily", "car", *tiny.LABELS[2:]))
+    for target, index in (("water lily", 0), ("water lilly", 0), ("water_lilly", 0), ("Car", 1), ("car_side", 1)):
+        assert resolve_target(target, everyday, _output()) == index
+    with pytest.raises(OptionError):
+        resolve_target("water lilly", spec, _output())
+
+
 def test_labels_that_are_written_with_underscores_are_found_both_ways(spec: ModelSpec) -> None:
     from dataclasses import replace
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 from tests import tiny
@@ -28,8 +29,10 @@ from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.prepare import MAX_GRADIENT_TOKENS, MAX_TOKENS
+from vitdemo.registry import spec_from_folder
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Explanation, ModelSpec, Photo
+from vitdemo.ui.components.explorer import explorer_value
 
 SETTINGS = Settings(device="cpu")
 KINDS = (*tiny.KINDS, "resnet")
@@ -262,6 +265,32 @@ def test_attention_says_that_it_does_not_depend_on_the_class(
 ) -> None:
     found = fresh.explain(photo(), tiny_spec("vit"), ExplainRequest(target="cup"))
     assert "Attention does not depend on the target class." in found.notes
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.class_specific])
+def test_a_map_without_anything_says_why_and_what_to_try(
+    fresh: Pipeline, photo: PhotoMaker, tmp_path: Path, method: str
+) -> None:
+    # A class that the classifier has no weights for: no gradient reaches a patch.
+    folder = tiny.save(tmp_path / "blind", "vit")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"][2] = 0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    spec = spec_from_folder(folder)
+    found = fresh.explain(photo(), spec, ExplainRequest(method, target=2))
+    assert found.map is not None
+    if method == "grad-rollout":
+        # Only the residual connection is left, of which nothing reaches a patch.
+        assert found.map.high == 0
+    said = explanation_json(found)["note"]
+    assert f"Nothing counts for {spec.labels[2]}: " in said
+    assert "Try another class, " in said
+    panel = explorer_value("id", photo(), [found], {}, {})["panels"][0]
+    assert panel["method"]["flat"] in said
+    assert panel["method"]["flat"] not in panel["notes"]
+    other = fresh.explain(photo(), spec, ExplainRequest(method, target=3))
+    assert other.map is not None
+    assert ("Nothing counts for" in " ".join(other.notes)) == (other.map.high == 0)
 
 
 # Resolutions

@@ -120,6 +120,13 @@ def test_a_set_without_a_photo_is_rejected_with_the_unreadable_files(tmp_path: P
         load_photos([path])
 
 
+def test_folders_of_the_data_sets_names_hold_photos_of_the_everyday_classes(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path / "photos", files({"car_side": 3, "water_lily": 2}))
+    photos = load_photos([folder], ["water lily", "car"])
+    assert photos.labels.tolist() == [1, 1, 1, 0, 0]
+    assert load_photos([folder]).classes == ("car side", "water lily")
+
+
 def test_a_set_with_no_photo_of_the_given_classes_is_rejected(tmp_path: Path) -> None:
     path = in_tar(tmp_path / "photos.tar", PHOTOS)
     with pytest.raises(InputError, match=r"No photo in photos\.tar belongs to one of the 2 classes"):

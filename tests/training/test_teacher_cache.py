@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from vitdemo.training.teacher_cache import (
     BASIS,
     GRID,
     SETTINGS,
+    CacheSettings,
     TeacherCache,
     fill_teacher_cache,
     open_teacher_cache,
@@ -44,6 +46,7 @@ from vitdemo.training.teacher_cache import (
 from vitdemo.training.teachers import Teacher
 
 VIEW = Augmentation(56, scale=(0.3, 1.0))
+COLOURS = CacheSettings("colours", augmentation=VIEW)
 FIRST = StepContext(0, 0.0, 0)
 
 
@@ -57,7 +60,7 @@ def not_needed() -> Teacher:
 
 
 def cache_in(folder: Path, photos: PhotoSet, views: int = 2) -> TeacherCache:
-    return fill_teacher_cache(folder, photos, teacher, "colours", views, augmentation=VIEW)
+    return fill_teacher_cache(folder, photos, teacher, COLOURS, views)
 
 
 def live_targets(cache: TeacherCache, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,9 +118,8 @@ def test_an_interrupted_fill_ends_with_identical_targets(tmp_path: Path) -> None
         tmp_path / "cut",
         photos,
         teacher,
-        "colours",
+        COLOURS,
         3,
-        augmentation=VIEW,
         report=lambda some, all_: done.append((some, all_)),
     )
     assert done == [(2, 3), (3, 3)]
@@ -128,7 +130,7 @@ def test_an_interrupted_fill_ends_with_identical_targets(tmp_path: Path) -> None
 def test_a_complete_cache_does_not_load_its_teacher(tmp_path: Path) -> None:
     photos = coloured_photos(9)
     cache_in(tmp_path, photos)
-    assert fill_teacher_cache(tmp_path, photos, not_needed, "colours", 2, augmentation=VIEW).views == 2
+    assert fill_teacher_cache(tmp_path, photos, not_needed, COLOURS, 2).views == 2
     assert open_teacher_cache(tmp_path, 1).views == 1
 
 
@@ -138,19 +140,14 @@ def test_photos_find_their_targets_in_any_order_and_subset(tmp_path: Path) -> No
     part = photos.subset([7, 2, 5])
     assert list(cache.rows(part)) == [cache.rows(photos)[index] for index in (7, 2, 5)]
     # The cache does not depend on the order of the photos either.
-    assert (
-        fill_teacher_cache(
-            tmp_path, photos.subset(range(8, -1, -1)), not_needed, "colours", 2, augmentation=VIEW
-        ).photos
-        == cache.photos
-    )
+    assert fill_teacher_cache(tmp_path, photos.subset(range(8, -1, -1)), not_needed, COLOURS, 2).photos == cache.photos
 
 
 def test_the_logits_are_in_the_requested_order_of_classes(tmp_path: Path) -> None:
     photos = coloured_photos(9)
     cache = cache_in(tmp_path, photos)
     other = PhotoSet(photos.images, (photos.labels + 1) % 3, ("blue", "red", "green"))
-    again = fill_teacher_cache(tmp_path, other, not_needed, "colours", 2, augmentation=VIEW)
+    again = fill_teacher_cache(tmp_path, other, not_needed, COLOURS, 2)
     assert cache.classes == CLASSES
     assert again.classes == other.classes
     for first, second in zip(cache.logits, again.logits, strict=True):
@@ -168,22 +165,16 @@ def test_the_id_of_a_photo_depends_on_its_pixels_and_its_shape() -> None:
     ("change", "word"),
     [
         ({"photos": coloured_photos(6)}, "photos"),
-        ({"name": "another"}, "teacher"),
-        ({"seed": 1}, "seed"),
-        ({"augmentation": Augmentation(28)}, "augmentation"),
+        ({"wanted": replace(COLOURS, teacher="another")}, "teacher"),
+        ({"wanted": replace(COLOURS, seed=1)}, "seed"),
+        ({"wanted": replace(COLOURS, augmentation=Augmentation(28))}, "augmentation"),
     ],
 )
 def test_a_cache_with_other_settings_is_rejected(tmp_path: Path, change: dict[str, Any], word: str) -> None:
     cache_in(tmp_path, coloured_photos(9))
-    wanted = {
-        "photos": coloured_photos(9),
-        "teacher": teacher,
-        "name": "colours",
-        "views": 3,
-        "augmentation": VIEW,
-    } | change
+    given = {"photos": coloured_photos(9), "teacher": teacher, "wanted": COLOURS, "views": 3} | change
     with pytest.raises(OptionError, match=f"has other settings: .*{word}"):
-        fill_teacher_cache(tmp_path, **wanted)
+        fill_teacher_cache(tmp_path, **given)
 
 
 def test_a_cache_of_other_photos_is_rejected(tmp_path: Path) -> None:
@@ -210,9 +201,7 @@ def test_a_missing_short_or_damaged_cache_is_reported(tmp_path: Path) -> None:
 
 def test_a_teacher_without_a_feature_map_fills_no_cache(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no feature map"):
-        fill_teacher_cache(
-            tmp_path, coloured_photos(6), lambda: Teacher(ColourClassifier(), 16), "flat", 1, augmentation=VIEW
-        )
+        fill_teacher_cache(tmp_path, coloured_photos(6), lambda: Teacher(ColourClassifier(), 16), COLOURS, 1)
 
 
 def test_one_pass_of_a_teacher_gives_what_two_give() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,6 +259,45 @@ def test_addresses_inside_the_network_are_refused(client: Client, url: str) -> N
         client.predict({"path": url, "meta": {"_type": "gradio.FileData"}}, api_name="/classify")
 
 
+@pytest.mark.parametrize(
+    "image",
+    ["{url}", {"url": "{url}"}, {"path": "{url}"}, {"path": "{url}", "meta": {"_type": "gradio.FileData"}}, "{data}"],
+    ids=["text", "url", "path", "as described", "data URL"],
+)
+def test_a_list_of_values_may_end_early_and_take_a_url_in_any_form(app: App, image: Any) -> None:
+    data = "data:image/jpeg;base64," + base64.b64encode(CUP.read_bytes()).decode()
+    text = json.dumps({"data": [image]}).replace("{url}", f"{app.url}preview.jpg").replace("{data}", data)
+    assert _called(app, "classify", json.loads(text))[0][0]["results"][0]["labels"]
+
+
+@pytest.mark.parametrize("path", [str(CUP), "assets/preview.jpg", "/etc/passwd"])
+def test_a_path_without_meta_opens_no_file_of_the_server(app: App, path: str) -> None:
+    before = app.forwards
+    assert "was not uploaded to this server" in _called(app, "classify", {"data": [{"path": path}]})["error"]
+    assert "was not uploaded to this server" in _called(app, "classify", {"data": [path]})["error"]
+    assert app.forwards == before
+
+
+def _called(app: App, name: str, question: Any) -> Any:
+    """The answer to what a program sends without a client of Gradio's."""
+    event = httpx.post(f"{app.url}gradio_api/call/{name}", json=question).json()["event_id"]
+    answer = httpx.get(f"{app.url}gradio_api/call/{name}/{event}", timeout=60).text
+    return json.loads(answer.rpartition("data: ")[2])
+
+
+def test_the_description_of_the_endpoints_tells_of_every_argument_with_examples_that_can_be_used(app: App) -> None:
+    for name, endpoint in httpx.get(f"{app.url}gradio_api/info").json()["named_endpoints"].items():
+        examples = {each["parameter_name"]: each["example_input"] for each in endpoint["parameters"]}
+        for parameter in examples:
+            assert re.search(rf"^ +{parameter}: \S", endpoint["description"], re.MULTILINE), (name, parameter)
+        if name == "/reconstruct":
+            examples["model"] = "mae-mini"
+        if "image" in examples:
+            examples["image"] = {**examples["image"], "path": f"{app.url}preview.jpg"}
+        answer = _called(app, name.strip("/"), {"data": list(examples.values())})
+        assert isinstance(answer, list), (name, answer)
+
+
 def test_files_of_the_server_cannot_be_named(client: Client) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Gradio answers with several kinds
         client.predict({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, api_name="/classify")
@@ -286,34 +326,3 @@ def test_several_photos_in_one_upload_are_each_measured_for_themselves(app: App)
         Path(path).unlink()
     files[1] = ("files", ("large.jpg", bytes(10_500_000)))
     assert httpx.post(f"{app.url}gradio_api/upload", files=files).status_code == 413
-
-
-@pytest.mark.parametrize("route", ["gradio_api/file=http://example.com/a.png", "gradio_api/proxy=http://example.com/"])
-def test_routes_that_fetch_for_strangers_are_closed(app: App, route: str) -> None:
-    assert httpx.get(f"{app.url}{route}").status_code == 403
-    assert httpx.post(f"{app.url}gradio_api/process_recording").status_code == 403
-
-
-def test_two_users_at_once_get_their_own_answers(app: App, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    files = []
-    for index in range(6):
-        path = tmp_path / f"{index}.png"
-        photo(60 + 20 * index, 60).save(path)
-        files.append(path)
-
-    def ask(path: Path) -> Any:
-        own = Client(app.url, verbose=False)
-        try:
-            return own.predict(handle_file(path), NAMES[:2], 1, api_name="/classify")
-        finally:
-            own.close()
-
-    with ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(ask, files))
-    for path, (entry,) in zip(files, answers, strict=True):
-        assert entry["image"] == path.name
-        expected = app.pipeline.classify([app.pipeline.open(path)], ready_models()[0], top_k=1)[0].labels[0]
-        assert entry["results"][0]["labels"][0]["label"] == expected.label
-        assert entry["results"][0]["labels"][0]["score"] == pytest.approx(expected.score, rel=1e-3)

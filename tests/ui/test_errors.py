@@ -22,14 +22,21 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with Page(analytics_enabled=False) as page:
             inputs = [PhotoInput(), gr.Number(precision=0), gr.Textbox()]
             gr.Button().click(lambda *_: "fine", inputs, gr.Textbox(), api_name="ask")
+            gr.Button().click(lambda _: "fine", gr.Dropdown(["a"]), gr.Textbox(), api_name="choose")
+            gr.Button().click(raising, gr.Textbox(), gr.Textbox(), api_name="raise")
+            gr.Button().click(lambda text: [text], gr.Textbox(), gr.Number(precision=0), api_name="wrong")
         _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, show_error=False, server_name="127.0.0.1")
         yield url
         page.close(verbose=False)
 
 
-def ask(url: str, *values: Any) -> str:
-    event = httpx.post(f"{url}gradio_api/call/ask", json={"data": list(values)}).json()["event_id"]
-    return httpx.get(f"{url}gradio_api/call/ask/{event}", timeout=30).text
+def raising(text: str) -> str:
+    raise gr.Error(text, print_exception=False)
+
+
+def ask(url: str, *values: Any, endpoint: str = "ask") -> str:
+    event = httpx.post(f"{url}gradio_api/call/{endpoint}", json={"data": list(values)}).json()["event_id"]
+    return httpx.get(f"{url}gradio_api/call/{endpoint}/{event}", timeout=30).text
 
 
 def file(path: str) -> dict[str, Any]:
@@ -76,5 +83,22 @@ def test_a_value_of_the_wrong_form_is_answered_in_words(url: str, number: Any) -
     assert "null" not in answer
 
 
-def test_too_few_values_are_answered_in_words(url: str) -> None:
-    assert "not of the form" in ask(url, None)
+def test_values_that_are_left_away_at_the_end_are_those_of_the_components(url: str) -> None:
+    assert "fine" in ask(url, None)
+    assert "fine" in ask(url)
+
+
+FORM = "<form action='https://evil.example'><img src='https://evil.example/a.png'></form>"
+
+
+@pytest.mark.parametrize("endpoint", ["choose", "raise"])
+def test_errors_of_gradio_hold_no_html_of_others(url: str, endpoint: str) -> None:
+    answer = ask(url, FORM, endpoint=endpoint)
+    assert "&lt;form action=" in answer
+    assert "<" not in answer
+
+
+def test_an_answer_that_a_component_cannot_show_is_worded_and_not_repeated(url: str) -> None:
+    answer = ask(url, FORM, endpoint="wrong")
+    assert "Something went wrong on the server" in answer
+    assert "form" not in answer

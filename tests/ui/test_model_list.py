@@ -23,7 +23,8 @@ from vitdemo.ui.components.model_list import model_list_value
 from vitdemo.ui.downloads import Downloads
 from vitdemo.ui.models import ModelsTab, policy_of
 from vitdemo.ui.picker import ModelPicker
-from vitdemo.ui.state import COMPARE, EXPLAIN, PageState
+from vitdemo.ui.segment import SegmentTab
+from vitdemo.ui.state import COMPARE, EXPLAIN, SEGMENT, PageState
 
 LISTED, GATED = "facebook/deit-tiny-patch16-224", "facebook/dinov3-vits16-pretrain-lvd1689m"
 WEIGHTS = "model.safetensors"
@@ -377,7 +378,9 @@ def test_a_failure_is_told_to_those_alone_who_asked(hub: FakeHub) -> None:
 def pick(models: ModelsTab, action: str, name: str, state: PageState, chosen: list[str]) -> dict[Any, Any]:
     """What the lists get at the end of what a button of the dialog starts, where others are chosen by then."""
     with gr.Blocks():
-        picker = ModelPicker(models, models.compared, models.explained, gr.State(state))
+        kept = gr.State(state)
+        segmented = SegmentTab(Pipeline(), "dino-mini", kept)
+        picker = ModelPicker(models, models.compared, models.explained, segmented, kept)
     list(picker.on_action(state, gr.EventData(None, {"action": action, "name": name})))
     return picker.on_end({picker.state: state, picker.compared: chosen})
 
@@ -393,6 +396,11 @@ def test_a_model_that_has_arrived_joins_the_tab_that_asked_for_it(hub: FakeHub) 
     assert found[models.explained]["value"] == LISTED
     assert "value" not in found[models.compared]
     assert (LISTED in [name for _, name in found[models.compared]["choices"]], state.wanted) == (True, {})
+    found = pick(models, "download", "tiny/two", PageState(tab=SEGMENT), ["vit-mini"])
+    (segmented,) = [value for value in found.values() if "chosen" in value]
+    assert segmented["chosen"] == "tiny/two"
+    assert "tiny/two" in [model["name"] for model in segmented["models"]]
+    assert "value" not in found[models.explained] | found[models.compared]
 
 
 def test_a_model_that_cannot_be_fetched_joins_nothing(hub: FakeHub) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -28,7 +29,7 @@ class Metas(HTMLParser):
 
 
 def test_a_link_to_the_page_is_shown_with_our_title_words_and_picture(app: App) -> None:
-    answer = httpx.get(app.url)
+    answer = httpx.get(app.url, headers={"accept-encoding": "identity"})
     metas = Metas(answer.text).found
     assert max(Counter(name for name, _ in metas).values()) == 1
     found = dict(metas)
@@ -42,6 +43,8 @@ def test_a_link_to_the_page_is_shown_with_our_title_words_and_picture(app: App) 
     assert picture.headers["content-type"] == "image/jpeg"
     with Image.open(io.BytesIO(picture.content)) as image:
         assert image.size == (1200, 630)
+    # Under a sub-path of a proxy nothing else would lead there.
+    assert not re.search(r'<(link|script)[^>]+(href|src)="/', answer.text)
     # The page itself is whole.
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert "window.gradio_config" in answer.text

@@ -73,7 +73,7 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     """Options of an `ExplainRequest` beside those of the display."""
     parser.add_argument("--method", default="attention", help=f"one of {', '.join(METHODS)} (default: attention)")
     parser.add_argument(
-        "--readout", help="whose attention: class, distillation, mean or patch (default: the model's default)"
+        "--readout", help="attention from: class, distillation, mean or patch (default: the model's default)"
     )
     parser.add_argument("--target", help="class as LABEL, INDEX or top:K, for methods that depend on it")
     parser.add_argument(

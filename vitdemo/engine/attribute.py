@@ -14,6 +14,7 @@ from vitdemo.errors import OptionError
 from vitdemo.models.attention_tap import record_attention
 from vitdemo.models.layers import final_norm, head_of, norms, read_out, watching
 from vitdemo.models.loading import Classifier
+from vitdemo.options.explain import require_patch
 from vitdemo.types import Attribution, Capture
 
 LEGRAD_LAYERS = 2
@@ -43,8 +44,7 @@ def attribute(
                 maps = rollout(record.queries, start, request.fusion, request.discard, class_token=prefix > 0)
         return logits, maps[:, prefix:], None
     if request.method == "similarity":
-        if not 0 <= request.query < patches:
-            raise OptionError(f"There is no patch {request.query}: this picture has patches 0 to {patches - 1}.")
+        require_patch(request.query, patches)
         with torch.no_grad(), watching([_last_features(model)], inputs=False) as seen:
             logits = model(pixels)
         return logits, similarity(_places(seen[-1], prefix), request.query), None

@@ -21,6 +21,7 @@ from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import read_json, write_json
 from vitdemo.types import ModelSpec, Photo
+from vitdemo.types.labels import class_called
 
 WORST = 10
 """Number of confused pairs of classes that are listed."""
@@ -84,10 +85,10 @@ def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Ph
     for chunk in _chunks(photos, batch):
         predictions = pipeline.classify([photo for _, photo in chunk], spec, top_k=5)
         for (label, photo), prediction in zip(chunk, predictions, strict=True):
-            truth.append(label)
+            truth.append(class_called(label, spec.labels))
             measured.append(not _fitted_on(photo))
             predicted.append(prediction.labels[0].label)
-            top5.append(label in [found.label for found in prediction.labels])
+            top5.append(truth[-1] in [found.label for found in prediction.labels])
             scores.append(prediction.labels[0].score)
     labels, top, held_out = np.array(truth), np.array(scores), np.array(measured)
     known = np.isin(labels, spec.labels)

@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitdemo.engine import ModelRun
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
-from vitdemo.types import Capture, Faithfulness, ModelSpec, Photo
+from vitdemo.types import Capture, Faithfulness, Grid, ModelSpec, Photo
 
 STEPS = 20
 RANDOM = 2
@@ -58,23 +59,62 @@ def faithfulness(
     target = explanation.map.target
     if target is None:
         target = explanation.prediction.labels[0].index
-    order = np.argsort(-explanation.map.values.ravel(), kind="stable")
-    random = np.random.default_rng(seed)
-    orders = [order, order[::-1], *(random.permutation(order.size) for _ in range(0 if baseline else RANDOM))]
     pixels = pixels_of(photo, spec, request)
-    curves = [
-        scores_without(pipeline, spec, pixels, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
-        for gone in (_more_and_more(one, steps) for one in orders)
-    ]
+    rng = np.random.default_rng(seed)
+    orders = _best_first(explanation.map.values)
+    orders += [rng.permutation(explanation.map.values.size) for _ in range(0 if baseline else RANDOM)]
+    deletion, insertion, *others = _curves(pipeline, spec, pixels, explanation.patch_grid, orders, target, steps, dtype)
     return Faithfulness(
         method=request.method,
         target=target,
         shares=tuple(step / steps for step in range(steps + 1)),
-        deletion=tuple(curves[0]),
-        # Bringing the best patches back first is deleting the worst ones first, backwards.
-        insertion=tuple(curves[1][::-1]),
-        random=tuple(baseline or np.mean(curves[2:], axis=0).tolist()),
+        deletion=tuple(deletion),
+        insertion=tuple(insertion[::-1]),
+        random=tuple(baseline or np.mean(others, axis=0).tolist()),
     )
+
+
+def deletion_and_insertion(
+    pipeline: Pipeline,
+    spec: ModelSpec,
+    pixels: Tensor,
+    values: NDArray[np.float32],
+    target: int,
+    steps: int = STEPS,
+    *,
+    dtype: str = "auto",
+) -> tuple[list[float], list[float]]:
+    """The score of a class while patches go, and while they come back: each `[steps + 1]`.
+
+    Args:
+        pixels: `[3, H, W]`, as the model takes them.
+        values: `[h, w]`; the patches with the largest come first.
+    """
+    grid = (values.shape[0], values.shape[1])
+    deletion, insertion = _curves(pipeline, spec, pixels, grid, _best_first(values), target, steps, dtype)
+    return deletion, insertion[::-1]
+
+
+def _best_first(values: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    """The order of deletion; and that of insertion, since bringing the best patches back first is deleting the worst ones first,
+    backwards."""
+    order = np.argsort(-values.ravel(), kind="stable")
+    return [order, order[::-1]]
+
+
+def _curves(
+    pipeline: Pipeline,
+    spec: ModelSpec,
+    pixels: Tensor,
+    grid: Grid,
+    orders: Sequence[NDArray[np.intp]],
+    target: int,
+    steps: int,
+    dtype: str,
+) -> list[list[float]]:
+    """The scores while patches go in each of these orders."""
+    gone = [_more_and_more(order, steps).view(-1, *grid) for order in orders]
+    return scores_without_each(pipeline, spec, pixels, gone, target, dtype=dtype)
 
 
 def _require_scores(spec: ModelSpec) -> None:
@@ -96,16 +136,29 @@ def scores_without(
         pixels: `[3, H, W]`, as the model takes them.
         gone: `[M, h, w]` bool; in each of M pictures, these patches have the mean colour of all pixels.
     """
+    (found,) = scores_without_each(pipeline, spec, pixels, [gone], target, dtype=dtype)
+    return found
+
+
+def scores_without_each(
+    pipeline: Pipeline, spec: ModelSpec, pixels: Tensor, gone: Sequence[Tensor], target: int, *, dtype: str = "auto"
+) -> list[list[float]]:
+    """As `scores_without` for each of several `gone`, in one call of the backend."""
+    runs = [ModelRun(spec, _without(spec, pixels, one), Capture(), dtype) for one in gone]
+    answers = pipeline.backend.run_many(runs)
+    logits = [[output.logits / spec.temperature for output in one if output.logits is not None] for one in answers]
+    return [[float(values.softmax(dim=-1)[target]) for values in one] for one in logits]
+
+
+def _without(spec: ModelSpec, pixels: Tensor, gone: Tensor) -> Tensor:
+    """`[M, 3, H, W]`: the picture without the patches that are gone in each of M copies."""
     # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
     rows, columns = (
         (torch.arange(size) // spec.patch_size).clamp(max=count - 1)
         for size, count in zip(pixels.shape[1:], gone.shape[1:], strict=True)
     )
     mask = gone[:, None, rows][..., columns]
-    masked = torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
-    outputs = pipeline.backend.run(spec, masked, Capture(), dtype)
-    logits = [output.logits / spec.temperature for output in outputs if output.logits is not None]
-    return [float(values.softmax(dim=-1)[target]) for values in logits]
+    return torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
 
 
 def _more_and_more(order: NDArray[np.intp], steps: int) -> Tensor:

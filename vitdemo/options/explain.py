@@ -155,6 +155,17 @@ def resolve_head(head: int | str, count: int) -> int | Fusion:
     return number
 
 
+def require_patch(patch: int, count: int) -> None:
+    """Raises OptionError if there is no such patch.
+
+    Args:
+        patch: row-major index.
+        count: of the picture's patches.
+    """
+    if not 0 <= patch < count:
+        raise OptionError(f"There is no patch {patch}: this picture has patches 0 to {count - 1}.")
+
+
 def _method(name: str, spec: ModelSpec) -> Method | None:
     if name not in METHODS:
         raise OptionError(f"Unknown method {name!r}. Choose from: {', '.join(METHODS)}.")

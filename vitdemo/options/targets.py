@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vitdemo.errors import OptionError
 from vitdemo.types import ModelOutput, ModelSpec
+from vitdemo.types.labels import spellings
 
 
 def resolve_target(target: int | str, spec: ModelSpec, output: ModelOutput) -> int:
@@ -52,8 +53,8 @@ def parse_target(target: int | str | None, spec: ModelSpec) -> tuple[int | None,
 
 
 def _spellings(label: str) -> tuple[str, ...]:
-    plain = label.casefold().replace("_", " ")
-    return (plain, *plain.split(", "))
+    plain = [name.casefold().replace("_", " ") for name in spellings(label)]
+    return (*plain, *plain[0].split(", "))
 
 
 def _whole_number(text: str) -> int | None:

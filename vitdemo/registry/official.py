@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from vitdemo.options.methods import applicable
 from vitdemo.registry.configs import pools_patches, prefix_tokens, readouts
-from vitdemo.types import ModelSpec, Processor
+from vitdemo.types import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Processor
 
 _BILINEAR, _BICUBIC = 2, 3
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 
 _TINY, _SMALL, _BASE, _LARGE = (12, 3), (12, 6), (12, 12), (24, 16)
 """Numbers of layers and heads; each head is 64 wide."""

@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from vitdemo.attribution import iou
 from vitdemo.errors import OptionError
 from vitdemo.segmentation.arrays import Floats, Mask, patch_features, unit
 from vitdemo.types import Grid
@@ -27,6 +28,9 @@ EPSILON = 1e-5
 
 SMALLEST = 0.01
 """Share of the photo that a second or later object must exceed, from MaskCut."""
+
+OVERLAP = 0.5
+"""Intersection over union with the object before above which a cut is no new object, from MaskCut."""
 
 MAX_EIGENVALUE = 0.7
 """Above this eigenvalue a cut is arbitrary: with the embedded ViT and DINO, uniform images exceed it; examples stay below 0.6."""
@@ -41,9 +45,14 @@ SHIFT = 1e-11
 """Far below any relevant eigenvalue, above the rounding of those that are 0."""
 
 
+ALL_ALIKE = "All patches are alike: nothing stands out."
+
 Side = Literal["seed", "corners", "attention"]
 """Which side of a cut is the foreground: the one with the most extreme patch, as in TokenCut; that one unless it contains three
 or four corners of the photo, as in MaskCut; or the one with the higher mean attention, as in neither paper."""
+
+Taken = Literal["dropped", "painted"]
+"""What becomes of an object's patches: they leave the graph, or stay with features of 0, as in MaskCut."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Foreground:
     masks: Mask
     """`[n, h, w]`; n is 0 if nothing stands out."""
     eigenvectors: Floats
-    """`[n, h, w]`: eigenvector of each cut, -1 to 1, higher in the object; 0 in earlier objects."""
+    """`[n, h, w]`: eigenvector of each cut, -1 to 1, higher in the object; 0 in earlier objects that were dropped."""
     eigenvalues: tuple[float, ...]
     """Of each cut, from 0 (clean) to about 1 (arbitrary)."""
     seeds: tuple[tuple[int, int], ...]
@@ -73,20 +82,26 @@ def foreground(
     objects: int = 1,
     tau: float = TAU,
     side: Side = "corners",
+    taken: Taken = "dropped",
     attention: ArrayLike | None = None,
     max_eigenvalue: float = 1.0,
 ) -> Foreground:
     """The foreground objects of a photo.
 
     The eigenvector is split at its mean. One side is the foreground; its seed is the patch with the most extreme value, and the
-    object is the connected component of the seed. The patches of an object are removed before the next cut; MaskCut keeps them
-    with features of 0, joined to all others by `EPSILON`.
+    object is the connected component of the seed.
+
+    MaskCut paints the patches of an object over before the next cut: `EPSILON` joins them to all others, so that a component
+    may pass through them, and a cut that mostly repeats the object before uses up one of `objects` cuts. Later objects are
+    often smaller, or missing. In its code the sign that the solver happens to give an eigenvector decides, too, whether corners
+    count; here they always do.
 
     Args:
         features: `[N, D]`, patches in row-major order.
         objects: maximum number of objects.
         tau: -1 to 1.
         side: how the foreground side is chosen.
+        taken: what becomes of the patches of an object before the next cut.
         attention: `[h, w]`, for the side "attention".
         max_eigenvalue: cuts with a larger eigenvalue are rejected; the papers accept all.
 
@@ -108,24 +123,37 @@ def foreground(
     values: list[float] = []
     seeds: list[tuple[int, int]] = []
     reason = ""
-    while len(masks) < objects:
-        similar = rows[free] @ rows[free].T > tau
-        reason = _why_uniform(similar)
+    last: Mask = np.zeros(grid, np.bool_)
+    for _ in range(objects):
+        within = free if taken == "dropped" else np.ones_like(free)
+        similar = rows[within] @ rows[within].T > tau
+        reason = _why_uniform(similar[np.ix_(free[within], free[within])])
         if reason:
             break
         value, vector = second_eigenvector(_weights(similar))
         if value > max_eigenvalue:
             reason = "Nothing else stands out." if masks else "No part of the photo stands out from the rest."
             break
-        mask, seed, oriented = _object(vector, free, grid, side, weight)
+        mask, seed, oriented = _object(vector, within, grid, side, weight)
         if masks and mask.mean() <= SMALLEST:
             reason = f"Nothing else of more than {SMALLEST:.0%} of the photo stands out."
+            break
+        if iou(mask, last) > OVERLAP:
+            # As in MaskCut, the next cut is compared with nothing, and so taken.
+            last = np.zeros_like(mask)
+            continue
+        last = mask
+        mask = mask & free.reshape(grid)
+        if not mask.any():
+            reason = "Nothing else stands out."
             break
         masks.append(mask)
         vectors.append(oriented)
         values.append(value)
         seeds.append(seed)
         free &= ~mask.ravel()
+        if taken == "painted":
+            rows[~free] = 0
     shape = (len(masks), *grid)
     return Foreground(
         masks=np.array(masks, np.bool_).reshape(shape),
@@ -134,6 +162,12 @@ def foreground(
         seeds=tuple(seeds),
         reason=reason,
     )
+
+
+def none_found(grid: Grid, reason: str) -> Foreground:
+    """No object, and why."""
+    none = np.zeros((0, *grid), np.bool_)
+    return Foreground(none, none.astype(np.float32), (), (), reason)
 
 
 def second_eigenvector(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -220,7 +254,7 @@ def _why_uniform(similar: Mask) -> str:
     if count < 2:
         return "No patches are left."
     if links == count * (count - 1):
-        return "All patches are alike: nothing stands out."
+        return ALL_ALIKE
     return "" if links else "No two patches are alike: there is nothing to group."
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitdemo.errors import OptionError
+from vitdemo.options.explain import require_patch
 from vitdemo.segmentation.arrays import Floats, Mask, flat_masks, unit
 from vitdemo.types import Box
 
@@ -52,8 +53,7 @@ def similarity_map(features: ArrayLike, query: int, others: ArrayLike | None = N
         OptionError: no such patch.
     """
     rows = unit(features)
-    if not 0 <= query < len(rows):
-        raise OptionError(f"There is no patch {query}: this image has patches 0 to {len(rows) - 1}.")
+    require_patch(query, len(rows))
     searched = rows if others is None else unit(others)
     result: Floats = np.clip(searched @ rows[query], -1, 1)
     return result

@@ -23,6 +23,7 @@ from vitdemo.errors import ImageError, InputError
 from vitdemo.images.class_folders import BACKGROUND, label_of, read_files
 from vitdemo.images.open import open_image
 from vitdemo.training.augment import Augmentation, random_view
+from vitdemo.types.labels import class_called
 
 Pixels = NDArray[np.uint8]
 
@@ -96,7 +97,7 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
                 skipped.append(f"{name}: {error}")
                 continue
             images.append(shrunk(np.asarray(photo.image)))
-            names.append(label_of(name))
+            names.append(class_called(label_of(name), classes or ()))
     found = tuple(classes) if classes is not None else tuple(sorted(set(names) - {BACKGROUND}))
     if not images:
         unreadable = f" {len(skipped)} files were not readable, the first: {skipped[0]}" if skipped else ""

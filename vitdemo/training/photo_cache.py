@@ -15,6 +15,7 @@ from vitdemo.errors import ImageError, InputError, TrainingError
 from vitdemo.images.class_folders import BACKGROUND, label_of, read_files
 from vitdemo.images.open import open_image
 from vitdemo.training.data import PhotoSet, Pixels, shrunk
+from vitdemo.types.labels import class_called
 
 PIXELS, INDEX = "photos.u8", "photos.npz"
 
@@ -76,7 +77,7 @@ def _labelled(paths: Sequence[Path], classes: Sequence[str]) -> Iterator[tuple[b
     """File and label of the photos of these classes, and of the background."""
     for path in paths:
         for name, data in read_files(path):
-            label = label_of(name)
+            label = class_called(label_of(name), classes)
             if label in classes or label == BACKGROUND:
                 yield data, _index(classes, label)
 
@@ -86,7 +87,8 @@ def _unlabelled(
 ) -> Iterator[tuple[bytes, int]]:
     for path in paths:
         for name, data in read_files(path):
-            yield data, _index(classes, assigned.get(str(PurePosixPath(name).parent), BACKGROUND))
+            label = assigned.get(str(PurePosixPath(name).parent), BACKGROUND)
+            yield data, _index(classes, class_called(label, classes))
 
 
 def _index(classes: Sequence[str], label: str) -> int:

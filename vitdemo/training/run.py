@@ -31,7 +31,7 @@ from vitdemo.training.recipes.dino import Dino
 from vitdemo.training.recipes.distill import Distill
 from vitdemo.training.recipes.mim import MaskedModelling
 from vitdemo.training.recipes.supervised import Supervised
-from vitdemo.training.teacher_cache import TeacherCache, fill_teacher_cache
+from vitdemo.training.teacher_cache import CacheSettings, TeacherCache, fill_teacher_cache
 from vitdemo.training.teachers import Teacher, teacher_from_spec
 
 FAMILIES = {
@@ -176,9 +176,8 @@ def _fill_cache(
         job.teacher_cache,
         photos,
         lambda: teacher if teacher is not None else load_teacher(str(job.teacher), training),
-        job.teacher or "given",
+        CacheSettings(job.teacher or "given", half=job.config.precision == "bf16"),
         job.views,
-        half=job.config.precision == "bf16",
         report=lambda done, views: report({"views": done, "of": views}),
     )
 

@@ -132,24 +132,31 @@ def open_teacher_cache(folder: Path, views: int | None = None, classes: Sequence
         raise TrainingError(f"The teacher cache in {folder.name} is damaged.") from error
 
 
+@dataclass(frozen=True)
+class CacheSettings:
+    """What the targets of a cache depend on, beside its photos."""
+
+    teacher: str
+    """Its name."""
+    seed: int = 0
+    half: bool = False
+    """Run the teacher in bf16: slightly less exact, and twice as fast where the processor supports it."""
+    augmentation: Augmentation = AUGMENTATION
+
+
 def fill_teacher_cache(
     folder: Path,
     photos: PhotoSet,
     teacher: Callable[[], Teacher],
-    name: str,
+    wanted: CacheSettings,
     views: int,
     *,
-    seed: int = 0,
-    augmentation: Augmentation = AUGMENTATION,
-    half: bool = False,
     report: Callable[[int, int], None] = lambda done, views: None,
 ) -> TeacherCache:
     """Run the teacher on the views that are not cached yet. An interrupted fill resumes at the next view.
 
     Args:
         teacher: loads it; not called if nothing is missing.
-        name: of the teacher, for the cache's settings.
-        half: run the teacher in bf16: slightly less exact, and twice as fast where the processor supports it.
         report: called with the number of finished views, and of all.
 
     Raises:
@@ -158,15 +165,8 @@ def fill_teacher_cache(
     """
     # Identical photos share a row.
     unique = {photo_id(image): index for index, image in reversed(list(enumerate(photos.images)))}
-    settings: dict[str, Any] = {
-        "teacher": name,
-        # Sorted: initial weights may impose another order on a run.
-        "classes": sorted(photos.classes),
-        "seed": seed,
-        "half": half,
-        "augmentation": asdict(augmentation),
-        "photos": sorted(unique),
-    }
+    # Sorted: initial weights may impose another order on a run.
+    settings = {**asdict(wanted), "classes": sorted(photos.classes), "photos": sorted(unique)}
     _check_settings(folder, settings)
     order = [photos.classes.index(name) for name in settings["classes"]]
     images = [photos.images[unique[photo]] for photo in sorted(unique)]
@@ -175,7 +175,7 @@ def fill_teacher_cache(
         if _view_file(folder, number).exists():
             continue
         if source is None:
-            source = _ViewTargets(teacher(), images, sorted(unique), augmentation, seed, half)
+            source = _ViewTargets(teacher(), images, sorted(unique), wanted)
             if not (folder / BASIS).exists():
                 _write(folder / BASIS, _principal_components(source))
         basis = load_file(folder / BASIS)
@@ -191,18 +191,10 @@ def fill_teacher_cache(
 class _ViewTargets:
     """A teacher's targets for the views of some photos."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        images: list[Pixels],
-        photos: list[int],
-        augmentation: Augmentation,
-        seed: int,
-        half: bool,
-    ) -> None:
+    def __init__(self, teacher: Teacher, images: list[Pixels], photos: list[int], settings: CacheSettings) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = channels_last(teacher.to(self.device))
-        self.images, self.photos, self.augmentation, self.seed, self.half = images, photos, augmentation, seed, half
+        self.images, self.photos, self.settings = images, photos, settings
 
     @torch.no_grad()
     def batches(
@@ -213,12 +205,12 @@ class _ViewTargets:
         for start in range(0, len(indices), batch):
             views = np.stack(
                 [
-                    cached_view(self.images[i], self.photos[i], number, self.augmentation, self.seed)
+                    cached_view(self.images[i], self.photos[i], number, self.settings.augmentation, self.settings.seed)
                     for i in indices[start : start + batch]
                 ]
             )
             pixels = normalised(torch.from_numpy(views).permute(0, 3, 1, 2).to(self.device))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.half):
                 logits, features = self.teacher.logits_and_features(pixels, (GRID, GRID))
             yield logits.float().cpu(), features.float().cpu()
 
@@ -226,7 +218,7 @@ class _ViewTargets:
 def _principal_components(source: _ViewTargets) -> dict[str, Tensor]:
     """Mean and principal components of the features of some photos' first views."""
     count = min(len(source.images), BASIS_PHOTOS)
-    chosen = np.random.default_rng(source.seed).permutation(len(source.images))[:count]
+    chosen = np.random.default_rng(source.settings.seed).permutation(len(source.images))[:count]
     cells = torch.cat([features.flatten(0, 1) for _, features in source.batches(0, chosen.tolist())])
     mean = cells.mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.cov((cells - mean).T))

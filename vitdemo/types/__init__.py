@@ -12,7 +12,16 @@ from vitdemo.types.forward import (
     Reconstruct,
     View,
 )
-from vitdemo.types.models import FUSIONS, Fusion, ModelSpec, Photo, Processor, Readout
+from vitdemo.types.models import (
+    FUSIONS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Fusion,
+    ModelSpec,
+    Photo,
+    Processor,
+    Readout,
+)
 from vitdemo.types.results import (
     Agreement,
     AttributionMap,
@@ -28,6 +37,8 @@ from vitdemo.types.results import (
 
 __all__ = [
     "FUSIONS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "Agreement",
     "Attribution",
     "AttributionMap",

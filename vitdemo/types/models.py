@@ -16,6 +16,9 @@ FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 Readout = Literal["class", "distillation", "mean", "patch"]
 """The query token: class token, distillation token, the mean over all tokens, or one patch."""
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Statistics of ImageNet's red, green and blue, in 0..1, as most families' processors use them."""
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -100,6 +103,11 @@ class ModelSpec:
     def num_classes(self) -> int:
         """Number of classes; 0 without a classifier."""
         return len(self.labels) or self.expected_classes
+
+    @property
+    def is_dino_v1(self) -> bool:
+        """Whether it is a checkpoint of DINO's first version as published; not one trained here, or converted to another name."""
+        return self.source == "hub" and self.family == "DINO" and self.model_type == "vit"
 
     @property
     def link(self) -> str:

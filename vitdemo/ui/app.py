@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from starlette.middleware import Middleware
 
 from vitdemo.images.decode import max_bytes
 from vitdemo.pipeline import Pipeline
@@ -18,21 +21,25 @@ from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
+from vitdemo.ui.components.explorer import grey_if_unanswered
 from vitdemo.ui.components.intake import intake, note
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import Page, user_errors
-from vitdemo.ui.examples import examples, opened
+from vitdemo.ui.examples import example_to_open, examples, opened, opens_a_tab
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
+from vitdemo.ui.hosts import guarded
 from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
-from vitdemo.ui.middleware import middleware
+from vitdemo.ui.mcp_server import McpServer, wanted
+from vitdemo.ui.middleware import Lifespan, body_limit, joined, middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.picker import ModelPicker
 from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
+from vitdemo.ui.run_on import RunOn
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.sessions import CAPACITY, lean_sessions
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
@@ -57,18 +64,27 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         linked, page_state.linked = page_state.linked, ""
         if isinstance(found, Photo) and found.digest == linked:
             return NOTHING
+        page_state.touched |= not opens_a_tab(found)
         page_state.stale = {COMPARE, EXPLAIN}
         return refreshed(page_state.tab, values)
 
+    def on_unanswered(page_state: PageState) -> None:
+        """What was not computed for this photo is, when its tab is opened again."""
+        page_state.stale = {COMPARE, EXPLAIN}
+
     def refreshed(tab: str, values: Values) -> Values:
         """The new result of a stale tab."""
-        stale = values[state].stale
+        stale, other = values[state].stale, {}
         if tab not in stale:
             return NOTHING
+        if example := example_to_open(tab, values[photo], values[state].touched):
+            other = {photo: str(example.path)}
+            values = {**values, photo: opened(pipeline, example)}
+            values[state].linked = values[photo].digest
         # At once, so that no second event computes the same; put back if there is no result.
         stale.discard(tab)
         try:
-            return (explain if tab == EXPLAIN else compare).update(values[photo], values)
+            return {**other, **(explain if tab == EXPLAIN else compare).update(values[photo], values)}
         except gr.Error:
             stale.add(tab)
             raise
@@ -79,13 +95,19 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     def on_explain(values: Values) -> Values:
         return refreshed(EXPLAIN, values)
 
-    def on_example(event: gr.EventData) -> str:
+    def on_open_tab(values: Values) -> Values:
+        return refreshed(values[state].tab, values)
+
+    def on_example(page_state: PageState, event: gr.EventData) -> str:
+        page_state.touched = True
         with user_errors():
             return str(examples()[event.index].path)
 
     first = opened(pipeline, examples()[0])
     with Page(title=TITLE, analytics_enabled=False) as page:
         page.photos = photos
+        # Shown under "Use via API", and by the Hugging Face Hub.
+        page.mcp_server = wanted(settings)
         state = gr.State(PageState())
         gr.HTML(_heading(), elem_id="heading")
         with gr.Row(equal_height=False):
@@ -96,12 +118,12 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     height=250,
                     buttons=["fullscreen"],
                     sources=["upload", "webcam", "clipboard"],
-                    alt_text="The photo that is looked at",
+                    alt_text="The current photo",
                     elem_id="photo",
                 )
                 taken = intake(settings, elem_id="intake")
                 address = gr.Textbox(
-                    placeholder="https://…",
+                    placeholder="Paste an image URL",
                     label="Or paste an image URL",
                     visible=settings.url_input,
                     max_lines=1,
@@ -109,6 +131,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 )
                 answer = note(elem_id="address-answer")
                 gallery = example_buttons(examples(), elem_id="examples")
+                run_on = RunOn(pipeline)
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     compare = CompareTab(pipeline, results, first, default, state)
@@ -121,8 +144,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     live = LiveTab(pipeline, default[0])
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
-        picker = ModelPicker(listed, compare.models, explain.model, state)
-        gr.HTML(_footer(), elem_id="footer")
+        picker = ModelPicker(listed, compare.models, explain.model, segmented, state)
+        gr.HTML(_footer(pipeline.backend.where), elem_id="footer")
         add_endpoints(pipeline)
 
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -134,19 +157,31 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}
         changed = photo.change(on_photo, inputs, [compare.compared, explain.explained], **running)
-        opening[COMPARE].then(on_compare, {photo, *compare.controls}, compare.compared, **running)
-        explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, explain.explained, **running)
+        grey_if_unanswered(changed, compare.compared, explain.explained)
+        changed.failure(on_unanswered, state, None, **quick)
+        caught: dict[str, Any] = {**running, "show_progress_on": [compare.compared, explain.explained]}
+        opened_compare = opening[COMPARE].then(
+            on_compare, {photo, *compare.controls}, [compare.compared, photo], **caught
+        )
+        explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, [explain.explained, photo], **caught)
+        grey_if_unanswered(opened_compare, compare.compared)
+        grey_if_unanswered(explained, explain.explained)
+
+        def anew(event: gr.events.Dependency) -> None:
+            event.then(on_open_tab, inputs, [compare.compared, explain.explained], **running)
+
         compare.connect(photo, running)
         segmented.connect(photo, running)
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
+        run_on.connect(page, state, anew)
         listed.connect(page, models_tab)
         picker.connect([compare.more, explain.more])
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
         PhotoIntake(photos, photo, taken, address, answer).connect(state, private)
-        gallery.select(on_example, None, photo, show_progress="hidden", **private)
+        gallery.select(on_example, state, photo, show_progress="hidden", **private)
         link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
         restored = page.load(link.on_load, state, link.outputs, **running)
         restored.then(None, None, None, js=OPENED, **private)
@@ -165,6 +200,12 @@ def _opens(tab: str) -> Callable[[PageState], None]:
 def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     """What `launch` is to be given: Gradio 6 takes looks and limits there."""
     limit = max_bytes(pipeline.settings)
+    layers = middleware(limit, pipeline.settings.max_photos)
+    lifespans: list[Lifespan] = [partial(guarded, pipeline.settings), lean_sessions]
+    if wanted(pipeline.settings):
+        server = McpServer(pipeline, body_limit(limit))
+        lifespans.append(server.lifespan)
+        layers.append(Middleware(server.route))
     return {
         "theme": theme(),
         "css_paths": [STATIC / "page.css", STATIC / "controls.css"],
@@ -178,8 +219,10 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "footer_links": ["api", "gradio", "settings"],
+        # Gradio's own would make a tool of every endpoint.
+        "mcp_server": False,
+        "app_kwargs": {"middleware": layers, "lifespan": joined(lifespans)},
         "state_session_capacity": CAPACITY,
-        "app_kwargs": {"middleware": middleware(limit, pipeline.settings.max_photos), "lifespan": lean_sessions},
     }
 
 
@@ -205,9 +248,10 @@ def _heading() -> str:
     )
 
 
-def _footer() -> str:
+def _footer(where: str) -> str:
     return (
-        "<p>A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
+        f"<p>Runs on: {html.escape(where)}. "
+        "A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
         "a log. Results are remembered as numbers under a fingerprint of the photo, not as pictures. "
         f"vitdemo {VERSION}. Example photos: see their credits in <code>assets/examples/CREDITS.md</code>.</p>"
     )

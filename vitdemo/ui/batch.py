@@ -15,6 +15,7 @@ from vitdemo.errors import ImageError, OptionError
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.batch import Row, compare_many
 from vitdemo.registry import get_spec
+from vitdemo.ui.choices import specs_of
 from vitdemo.ui.components.gallery import card, gallery, gallery_value
 from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.errors import user_errors
@@ -100,11 +101,10 @@ class SeveralPhotos:
                 raise OptionError(f"{len(files)} photos were chosen; the limit is {self.limit}. Take some away.")
             if not models:
                 raise OptionError("Choose at least one model.")
-            for name in models:
-                get_spec(name)
+            specs = specs_of(models, self.pipeline.settings)
         if before is not None:
             before.stop.set()
-        return self._update(Run(uuid.uuid4().hex, tuple(files), tuple(models)))
+        return self._update(Run(uuid.uuid4().hex, tuple(files), tuple(spec.name for spec in specs)))
 
     def on_run(self, run: Run) -> Iterator[Values]:
         """Photo by photo; each result is shown at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ from vitdemo.errors import OptionError
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline.prepare import prepare
+from vitdemo.registry import get_spec
+from vitdemo.settings import Settings
 from vitdemo.types import ModelSpec, Photo
 
 PREDICTED = ""
@@ -27,6 +30,21 @@ DISCARDS = (0.5, 0.8, 0.9, 0.95)
 
 Share = tuple[float, float]
 """x and y as shares of the photo's width and height."""
+
+
+def specs_of(names: Sequence[str], settings: Settings) -> list[ModelSpec]:
+    """The models of these names, each once.
+
+    Raises:
+        OptionError: more of them than one call may name.
+        UnknownModelError: there is none of that name.
+    """
+    different = list(dict.fromkeys(names))
+    if len(different) > settings.max_models:
+        raise OptionError(
+            f"{len(different)} models were named; the limit is {settings.max_models}. Name fewer, or ask several times."
+        )
+    return [get_spec(name) for name in different]
 
 
 def request_of(

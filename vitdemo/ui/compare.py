@@ -15,8 +15,9 @@ from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.types import Capture, ModelSpec, Photo
-from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of
-from vitdemo.ui.components.explorer import explorer, explorer_value
+from vitdemo.types.labels import class_called
+from vitdemo.ui.choices import OFFERED, ORDINALS, PREDICTED, cost_of, specs_of
+from vitdemo.ui.components.explorer import explorer, explorer_value, grey_if_unanswered
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.links import LinkState, image_of, typed
@@ -96,9 +97,12 @@ class CompareTab:
         inputs: set[Block] = {photo, *self.controls}
         shown = [self.compared, self.target, self.method]
         # Not only what a person chooses: a model that is removed leaves the choice, too.
-        self.models.change(on_models, inputs, shown, **options)
-        self.method.change(on_method, inputs, shown, **options)
-        self.target.change(on_target, inputs, self.compared, **options)
+        for event in (
+            self.models.change(on_models, inputs, shown, **options),
+            self.method.change(on_method, inputs, shown, **options),
+            self.target.change(on_target, inputs, self.compared, **options),
+        ):
+            grey_if_unanswered(event, self.compared)
         self.compared.select(self.on_label, None, self.target, api_visibility="private", show_progress="hidden")
 
     def update(self, photo: Photo | RejectedImage | None, values: Values) -> Values:
@@ -120,7 +124,7 @@ class CompareTab:
             if not isinstance(photo, Photo):
                 return nothing(photo)
             request = ExplainRequest(method, target=target if METHODS[method].class_specific and target else None)
-            specs = [get_spec(name) for name in models]
+            specs = specs_of(models, self.pipeline.settings)
             comparison = self.pipeline.compare(photo, specs, request, capture=Capture(queries=True))
             link = {
                 "tab": "compare",
@@ -167,6 +171,7 @@ def _targets(specs: Sequence[ModelSpec], value: str = PREDICTED) -> dict[str, An
     ranks = [(f"{ORDINALS[rank]} choice", f"top:{rank}") for rank in range(2, 6)]
     named = list(dict.fromkeys(label for spec in specs for label in spec.labels))[:OFFERED]
     known = [PREDICTED, *(rank for _, rank in ranks), *named]
+    value = class_called(value, named)
     return {
         "choices": [("predicted class", PREDICTED), *ranks, *((label, label) for label in named)],
         "value": value if value in known else PREDICTED,

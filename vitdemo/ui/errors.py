@@ -6,27 +6,37 @@ import html
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.blocks import Block
 from gradio.exceptions import InvalidPathError
-from gradio.utils import get_upload_folder, is_in_or_equal
+from gradio_client import utils as client_utils
 
-from vitdemo.errors import ImageError, VitDemoError
+from vitdemo.engine.left import working_for
+from vitdemo.errors import VitDemoError
+from vitdemo.ui.fair_queue import FairQueue
+from vitdemo.ui.given import NOT_UPLOADED, files_in
 from vitdemo.ui.photos import DecodedPhotos, current, using
 
 logger = logging.getLogger("vitdemo")
 
-NOT_UPLOADED = "That file was not uploaded to this server. Upload it, and try again."
+
+class WordedError(gr.Error):
+    """One whose message is ours, with all else in it escaped."""
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn whatever is raised inside into a `gr.Error`: any other exception would reach the user as `null`."""
+    """Turn whatever is raised inside into a `WordedError`: Gradio's own may hold what a user sent, any other would be `null`."""
     try:
         yield
-    except gr.Error:
+    except WordedError:
         raise
+    except gr.Error as error:
+        raise worded(error.message) from None
     except VitDemoError as error:
         raise worded(str(error)) from None
     except Exception:
@@ -39,31 +49,47 @@ class Page(gr.Blocks):
 
     photos: DecodedPhotos | None = None
 
-    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
+        if block_fn.api_visibility == "public":
+            # Programs that send a list need not send what they leave open at its end.
+            inputs = [*inputs, *(getattr(component, "value", None) for component in block_fn.inputs[len(inputs) :])]
+        for index, (component, value) in enumerate(zip(block_fn.inputs, inputs, strict=False)):
+            if in_one_form := getattr(component, "in_one_form", None):
+                inputs[index] = in_one_form(value)
         # What fails here fails before any handler runs.
         with user_errors(), using(self.photos or current()):
+            for block, value in zip(block_fn.inputs, inputs, strict=False):
+                _refuse_urls(block, value)
             try:
-                return await super().preprocess_data(*arguments, **options)
+                return await super().preprocess_data(block_fn, inputs, *arguments, **options)
             except gr.Error:
                 raise
             except InvalidPathError:
                 raise worded(NOT_UPLOADED) from None
             except (TypeError, ValueError) as error:
-                logger.warning("A value of the wrong form: %s", error)
+                # Its first line: what follows repeats all that was sent.
+                logger.warning("A value of the wrong form: %s", str(error).partition("\n")[0][:300])
                 raise worded("A value is not of the form that is expected here.") from None
 
+    async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        assert isinstance(self._queue, FairQueue)
+        has_left = partial(self._queue.has_left, options.get("event_id"))
+        with user_errors(), working_for(has_left):
+            return await super().process_api(*arguments, **options)
 
-def worded(message: str) -> gr.Error:
+    def queue(self, *arguments: Any, **options: Any) -> Page:
+        super().queue(*arguments, **options)
+        self._queue = FairQueue(self._queue)
+        return self
+
+
+def _refuse_urls(block: Block, value: Any) -> None:
+    """Gradio fetches what is given as a file at an address, whatever the component, and past our own checks."""
+    own_checks = type(block).async_move_resource_to_block_cache is not Block.async_move_resource_to_block_cache
+    if not own_checks and any(client_utils.is_http_url_like(path) for path in files_in(value)):
+        raise worded("Only an image may be given as an address.")
+
+
+def worded(message: str) -> WordedError:
     """The page shows messages as HTML, and they may hold what a user typed."""
-    return gr.Error(html.escape(message, quote=False), print_exception=False)
-
-
-def uploaded(path: str) -> str:
-    """The path, if it is one that Gradio gave to an upload: what a page sends is not to be believed.
-
-    Raises:
-        ImageError: another file of this machine.
-    """
-    if not path or not is_in_or_equal(path, get_upload_folder()):
-        raise ImageError(NOT_UPLOADED)
-    return path
+    return WordedError(html.escape(message, quote=False), print_exception=False)

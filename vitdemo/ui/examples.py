@@ -11,6 +11,7 @@ from vitdemo.images.open import open_image
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import ASSETS
 from vitdemo.types import Photo
+from vitdemo.ui.state import SEGMENT, TABS
 
 FOLDER = ASSETS / "examples"
 
@@ -23,6 +24,8 @@ class Example:
     title: str
     label: str | None
     """One of the embedded models' classes, or None for a photo of none of them."""
+    fools: bool = False
+    """Whether it is among those that most of the embedded models are sure of, and wrong about."""
 
 
 def opened(pipeline: Pipeline, example: Example) -> Photo:
@@ -34,7 +37,14 @@ def opened(pipeline: Pipeline, example: Example) -> Photo:
 def examples() -> tuple[Example, ...]:
     """In the order in which they are shown; the first is on the page when it opens."""
     entries = json.loads((FOLDER / "credits.json").read_text(encoding="utf-8"))
-    return tuple(Example(FOLDER / entry["file"], entry["title"], entry["label"]) for entry in entries)
+    return tuple(
+        Example(FOLDER / entry["file"], entry["title"], entry["label"], entry.get("fools", False)) for entry in entries
+    )
+
+
+def opening_example(tab: str) -> Example:
+    """What a tab shows before anybody has chosen a photo: Segment the one with the best cut-out, the others the first."""
+    return next(one for one in examples() if one.path.stem == "crab") if tab == SEGMENT else examples()[0]
 
 
 def example_of(photo: Photo) -> Example | None:
@@ -46,6 +56,23 @@ def label_of(photo: Photo) -> str:
     """What is on an example, in the words of the embedded models' classes; "" where that is not known."""
     example = example_of(photo)
     return (example.label or "") if example else ""
+
+
+def example_to_open(tab: str, photo: object, touched: bool) -> Example | None:
+    """The example that a tab is to show instead of that of another tab; None where somebody has chosen what is there.
+
+    Args:
+        photo: what is there.
+        touched: whether somebody has chosen a photo.
+    """
+    if touched or not opens_a_tab(photo) or (isinstance(photo, Photo) and example_of(photo) == opening_example(tab)):
+        return None
+    return opening_example(tab)
+
+
+def opens_a_tab(photo: object) -> bool:
+    """Whether it is one of the examples that tabs open with."""
+    return isinstance(photo, Photo) and example_of(photo) in [opening_example(tab) for tab in TABS]
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from vitdemo.ui.choices import (
 from vitdemo.ui.compare import HOST, nothing
 from vitdemo.ui.components.choice import DependentChoice
 from vitdemo.ui.components.curve import curve_html
-from vitdemo.ui.components.explorer import explorer, explorer_value
+from vitdemo.ui.components.explorer import explorer, explorer_value, grey_if_unanswered
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.reconstruction import reconstruction, reconstruction_html
 from vitdemo.ui.errors import user_errors
@@ -169,12 +169,15 @@ class ExplainTab:
         masked: set[Block] = {photo, self.state, self.model, self.share, self.seed}
         rebuilt, quiet = [self.masked, self.rebuilt], {**options, "show_progress": "hidden"}
         shown = [self.explained, self.method, self.target, *self.tuning, self.measure]
-        self.follow_up(self.model.change(on_model, inputs, shown, **options), photo, options)
+        modelled = self.model.change(on_model, inputs, shown, **options)
+        self.follow_up(modelled, photo, options)
         # Not `input`: a choice by mouse fires that twice.
         fitted = [self.target, *self.tuning, self.method]
-        self.method.change(on_method, inputs, [self.explained, *fitted], **options)
+        changed = [modelled, self.method.change(on_method, inputs, [self.explained, *fitted], **options)]
         for one in (self.target, self.resolution, *self.tuning):
-            one.change(on(one), inputs, self.explained, **options)
+            changed.append(one.change(on(one), inputs, self.explained, **options))
+        for event in changed:
+            grey_if_unanswered(event, self.explained)
         self.share.release(on_share, masked, rebuilt, **quiet)
         self.again.click(on_again, masked, [*rebuilt, self.seed], **quiet)
         # A curve belongs to the map that it was measured on, and must not come late under another one.

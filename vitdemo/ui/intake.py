@@ -10,7 +10,8 @@ import gradio as gr
 
 from vitdemo.ui.components.intake import note_value
 from vitdemo.ui.components.photo import PagePhoto
-from vitdemo.ui.errors import uploaded, user_errors
+from vitdemo.ui.errors import user_errors
+from vitdemo.ui.given import uploaded
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.state import PageState, Values
 

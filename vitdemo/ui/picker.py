@@ -12,7 +12,8 @@ from vitdemo.registry import ready_models
 from vitdemo.settings import Settings
 from vitdemo.ui.components.model_list import model_list
 from vitdemo.ui.models import BEAT, FOLLOWING, ModelsTab, choices, name_of, policy_of, visitor_of
-from vitdemo.ui.state import EXPLAIN, PageState, Values
+from vitdemo.ui.segment import SegmentTab
+from vitdemo.ui.state import EXPLAIN, SEGMENT, PageState, Values
 
 OPEN = """() => {
   const dialog = document.querySelector("#picker dialog");
@@ -33,11 +34,20 @@ class ModelPicker:
     Args:
         models: the Models tab, which knows what may be fetched, and fetches it.
         compared, explained: the lists of models that a new one joins.
+        segmented: the tab that it may join.
         state: of the page, a `PageState`.
     """
 
-    def __init__(self, models: ModelsTab, compared: gr.Dropdown, explained: gr.Dropdown, state: gr.State) -> None:
+    def __init__(
+        self,
+        models: ModelsTab,
+        compared: gr.Dropdown,
+        explained: gr.Dropdown,
+        segmented: SegmentTab,
+        state: gr.State,
+    ) -> None:
         self.models, self.compared, self.explained, self.state = models, compared, explained, state
+        self.segmented = segmented
         # Empty until it is opened: the page is no heavier for it.
         self.list = model_list(None, elem_id="picker", dialog=True)
 
@@ -50,7 +60,7 @@ class ModelPicker:
         action.then(
             self.on_end,
             {self.state, self.compared, self.explained},
-            [self.list, self.compared, self.explained],
+            [self.list, self.compared, self.explained, self.segmented.view],
             **FOLLOWING,
         )
 
@@ -97,6 +107,8 @@ class ModelPicker:
         for name, tab in came.items():
             if tab == EXPLAIN:
                 one = {"value": name}
+            elif tab == SEGMENT:
+                found |= self.segmented.joined(name)
             elif name not in compared:
                 compared.append(name)
                 several = {"value": compared}

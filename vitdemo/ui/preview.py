@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 from urllib.parse import quote
@@ -67,8 +68,17 @@ class _Head:
             body = _OTHERS.sub(b"", self.body).replace(
                 CHARSET, CHARSET + (tags(_address(self.scope)) + WIDTH).encode(), 1
             )
+            # Gradio's own is that of the host, also where the page is served under a sub-path.
+            body = body.replace(b'href="/manifest.json"', b'href="./manifest.json"')
             kept = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
             length = (b"content-length", str(len(body)).encode())
+            # Weak: the page may be compressed after this.
+            digest = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+            kept += [(b"etag", digest.encode()), (b"cache-control", b"no-cache")]
+            if self.start["status"] == 200 and digest in Headers(scope=self.scope).get("if-none-match", ""):
+                await self.forward({**self.start, "status": 304, "headers": kept})
+                await self.forward({"type": "http.response.body", "body": b""})
+                return
             # An answer to HEAD has a length without a body.
             headers = kept if self.scope["method"] == "HEAD" else [*kept, length]
             await self.forward({**self.start, "headers": headers})

@@ -68,6 +68,7 @@ class RestoreLink:
         if ignored:
             gr.Warning(warning(ignored))
         state.tab, state.stale = tab, {COMPARE, EXPLAIN} - {tab}
+        state.touched = bool(link.image)
         if path:
             state.linked, found[self.photo] = photo.digest, path
         return {**found, self.tabs: gr.update(selected=tab)}

@@ -10,14 +10,17 @@ from typing import Any
 import gradio as gr
 
 from vitdemo.pipeline import Pipeline
+from vitdemo.registry import get_spec
 from vitdemo.types import Photo
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.segmenter import head_values, other_values, photo_value, segmenter, table, view_value
-from vitdemo.ui.errors import uploaded, user_errors
+from vitdemo.ui.errors import user_errors
+from vitdemo.ui.examples import example_to_open, opened
+from vitdemo.ui.given import number_of, uploaded
 from vitdemo.ui.links import LinkState, image_of, segment_link
 from vitdemo.ui.segment_settings import LAYERED, Settings, models_offered, read_settings
 from vitdemo.ui.segment_views import Found, Segmenter, zip_file
-from vitdemo.ui.state import Values
+from vitdemo.ui.state import SEGMENT, Values
 
 PHOTO_CHANGED = "() => { window.dispatchEvent(new Event('vitdemo-photo')); }"
 """The component asks anew when its tab is open, or when it is opened."""
@@ -33,24 +36,27 @@ class SegmentTab:
     """
 
     def __init__(self, pipeline: Pipeline, model: str, state: gr.State) -> None:
-        self.segmenter, self.model, self.state = Segmenter(pipeline), model, state
+        self.pipeline, self.segmenter, self.model, self.state = pipeline, Segmenter(pipeline), model, state
         settings, _ = read_settings({}, model)
         self.view = segmenter(settings.json, models_offered(model), elem_id="segmented")
 
     def connect(self, photo: gr.Image, options: dict[str, Any]) -> None:
         """One event for everything that needs the server. The component asks for one thing at a time, the newest."""
 
-        def on_select(values: Values, event: gr.EventData) -> dict[str, Any]:
-            number = getattr(event, "number", None)
+        def on_select(values: Values, event: gr.EventData) -> Values:
+            number, state, found = number_of(event), values[self.state], values[photo]
+            other: Values = {}
+            if example := example_to_open(SEGMENT, found, state.touched):
+                found, other = opened(self.pipeline, example), {photo: str(example.path)}
             try:
                 with user_errors():
-                    return {"number": number, **self.answer(values[photo], values[self.state].urls, event)}
+                    return {**other, self.view: {"number": number, **self.answer(found, state.urls, event)}}
             except gr.Error as error:
                 # In its place on the page: it is text there.
-                return {"number": number, "error": html.unescape(error.message)}
+                return {self.view: {"number": number, "error": html.unescape(error.message)}}
 
         quiet = {**options, "show_progress": "hidden", "trigger_mode": "multiple"}
-        asked = self.view.select(on_select, {photo, self.state}, self.view, **quiet)
+        asked = self.view.select(on_select, {photo, self.state}, [self.view, photo], **quiet)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked.failure(None, None, self.view, js=UNANSWERED, **private)
         photo.change(None, None, None, js=PHOTO_CHANGED, **private)
@@ -71,6 +77,11 @@ class SegmentTab:
             path = zip_file(found, self.view.GRADIO_CACHE)
             return {"file": {"path": path, "orig_name": Path(path).name, "meta": {"_type": "gradio.FileData"}}}
         return answer_value(found, [*notes, *found.notes], image_of(photo, urls), shown)
+
+    def joined(self, name: str) -> Values:
+        """A model that has just arrived: it is offered, and chosen if it has patches to tell apart."""
+        chosen = {"chosen": name} if get_spec(name).readouts else {}
+        return {self.view: {"models": models_offered(), **chosen}}
 
     def follow(self, link: LinkState) -> Values:
         """The settings that a link asks for; the component asks for what they make when it is open."""

@@ -26,6 +26,8 @@ class PageState:
     """The one that is open. Only its models run when the photo changes."""
     stale: set[str] = field(default_factory=set)
     """Tabs that show the result of an earlier photo, until they are opened."""
+    touched: bool = False
+    """Whether somebody has chosen a photo; until then each tab shows the example that it opens with."""
     linked: str = ""
     """Digest of the photo of a link: it is on the page already, with its controls, when its arrival is reported."""
     pending: dict[Any, tuple[Any, Any]] = field(default_factory=dict)

@@ -24,13 +24,17 @@ register_checkpoint_conversion_mapping(
 
 
 class ViTHybridConfig(ViTConfig):
-    """A `ViTConfig` with `backbone_config`; `patch_size` is in cells of the feature map, usually 1."""
+    """A `ViTConfig` with `backbone_config`; `patch_size` is in cells of the feature map, usually 1.
+
+    `backbone_featmap_shape`, `[1, channels, rows, columns]`, is not read here: transformers 4 cannot load a hybrid without it.
+    """
 
     model_type = "vit-hybrid"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": BitConfig}
 
     backbone_config: dict[str, Any] | BitConfig | None = None
     patch_size: int = 1
+    backbone_featmap_shape: list[int] | tuple[int, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is None:
@@ -45,6 +49,20 @@ class ViTHybridConfig(ViTConfig):
             values = {key: value for key, value in self.backbone_config.items() if key != "model_type"}
             self.backbone_config = BitConfig(**values)
         super().__post_init__(**kwargs)
+        if self.backbone_featmap_shape is None:
+            size = self.image_size
+            sides = (size, size) if isinstance(size, int) else size
+            # "SAME" padding: a cell that begins in the picture is whole.
+            cells = [-(-int(side) // self.feature_stride) for side in sides]
+            self.backbone_featmap_shape = [1, self._channels, *cells]
+
+    @property
+    def _channels(self) -> int:
+        backbone = self.backbone_config
+        assert isinstance(backbone, BitConfig)
+        return int(
+            [backbone.embedding_size, *backbone.hidden_sizes][backbone.stage_names.index(backbone.out_features[-1])]
+        )
 
     @property
     def feature_stride(self) -> int:

@@ -1,7 +1,7 @@
 """A Vision Transformer from scratch: Dosovitskiy et al. 2021, arXiv:2010.11929, in plain PyTorch.
 
 Shapes: B batch, N tokens (class token, then patches in row-major order), H heads, D width `dim`, K classes. The network is
-equivalent to transformers' `ViTForImageClassification`; the functions at the end convert weights in both directions.
+equivalent to transformers' `ViTForImageClassification`; the functions at the end give its weights to one.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import ViTConfig, ViTForImageClassification
 
-from vitdemo.errors import CheckpointError, OptionError
+from vitdemo.errors import OptionError
 
 NORM_EPS = 1e-12  # transformers' value for ViT
 
@@ -183,37 +183,6 @@ def as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
     kernel = _NAMES["patch_embeddings"] + ".weight"
     found[kernel] = found[kernel].view(-1, model.image_shape[0], model.patch_size, model.patch_size)
     return found
-
-
-def _name_in_memory(name: str) -> str:
-    """transformers 5's name of a weight in memory, from its name there or in a checkpoint file."""
-    name = re.sub(r"attention\.attention\.([qkv])\w+", r"attention.\1_proj", name.replace("encoder.layer.", "layers."))
-    name = name.replace("attention.output.dense", "attention.o_proj")
-    return name.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")
-
-
-@torch.no_grad()
-def load_transformers_weights(model: VisionTransformer, source: nn.Module | Mapping[str, Tensor]) -> None:
-    """Copy weights into `model`, from a `ViTForImageClassification`, its state dict or a checkpoint file.
-
-    Raises:
-        CheckpointError: the architectures differ; nothing is copied.
-        OptionError: `model` is a hybrid.
-    """
-    state = source.state_dict() if isinstance(source, nn.Module) else source
-    given, targets = {_name_in_memory(name): tensor for name, tensor in state.items()}, as_transformers(model)
-    mismatched = sorted(targets.keys() ^ given.keys())
-    mismatched += [name for name in targets if name in given and targets[name].shape != given[name].shape]
-    # Settings that do not affect any name or shape; a bare state dict lacks them.
-    settings = {"num_attention_heads": model.heads, "hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
-    config = getattr(source, "config", None)
-    mismatched += [name for name, value in settings.items() if getattr(config, name, value) != value]
-    if mismatched:
-        raise CheckpointError(
-            f"These weights are of another architecture: {len(mismatched)} do not fit, such as {mismatched[0]}."
-        )
-    for name, tensor in targets.items():
-        tensor.copy_(given[name])
 
 
 def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForImageClassification:

@@ -25,9 +25,12 @@ element.addEventListener("click", (event) => {
 
 def example_buttons(examples: Sequence[Example], elem_id: str) -> gr.HTML:
     """One button per example, a square thumbnail over its title; `select` fires with the `index` of the chosen one."""
-    buttons = "".join(_button(index, example) for index, example in enumerate(examples))
+    buttons = [(example.fools, _button(index, example)) for index, example in enumerate(examples)]
+    plain, fooling = ("".join(button for fools, button in buttons if fools is wanted) for wanted in (False, True))
+    heading = '<h2 id="vd-fooling">Fool the models</h2>' if fooling else ""
     return gr.HTML(
-        html_template=f'<div class="vd-examples" role="group" aria-label="Examples">{buttons}</div>',
+        html_template=f'<div class="vd-example-groups"><div class="vd-examples" role="group" aria-label="Examples">{plain}</div>'
+        f'{heading}<div class="vd-examples" role="group" aria-labelledby="vd-fooling">{fooling}</div></div>',
         js_on_load=_SCRIPT,
         apply_default_css=False,
         elem_id=elem_id,

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.attribution.describe import READOUT_WORDS
+from vitdemo.attribution.describe import READOUT_WORDS, why_flat
 from vitdemo.options.explain import reason_against
 from vitdemo.options.methods import METHODS
 from vitdemo.rendering.overlay import COLOUR_MAPS, colour_table
@@ -44,6 +44,13 @@ def explorer(
         apply_default_css=False,
         elem_id=elem_id,
     )
+
+
+def grey_if_unanswered(event: Any, *explorers: gr.HTML) -> None:
+    """Where an event gives no result, what they show is that of something else: it is greyed, with the reason above it."""
+    refused = '({ refused: window.vitdemoRefusal("This could not be computed.") })'
+    script = f"() => {refused}" if len(explorers) == 1 else f"() => [{', '.join([refused] * len(explorers))}]"
+    event.failure(None, None, list(explorers), js=script, api_visibility="private", show_progress="hidden")
 
 
 def explorer_value(
@@ -82,6 +89,8 @@ def _panel(explanation: Explanation, photo: Photo) -> dict[str, Any]:
     left, top, right, bottom = explanation.view.crop
     attribution = explanation.map
     method = METHODS[attribution.method] if attribution is not None and attribution.method != "attention" else None
+    target = "" if attribution is None or attribution.target is None else spec.labels[attribution.target]
+    flat = why_flat(attribution, target, spec.methods) if attribution is not None else ""
     # The read-out that is shown by default comes first.
     readouts = [
         {"name": name, "label": READOUT_WORDS[name], **quantised(explanation.rows[name])}
@@ -104,7 +113,8 @@ def _panel(explanation: Explanation, photo: Photo) -> dict[str, Any]:
             "says": f"{method.title}: {method.says} {method.paper}.",
             "pick": method.name == "similarity",
             "aims": method.class_specific,
-            "target": "" if attribution.target is None else spec.labels[attribution.target],
+            "target": target,
+            "flat": flat,
         },
         "absent": "" if readouts else explanation.description,
         "grid": list(explanation.patch_grid),
@@ -116,7 +126,7 @@ def _panel(explanation: Explanation, photo: Photo) -> dict[str, Any]:
         "knows": label_of(photo) in spec.labels,
         "embedded": spec.source == "embedded",
         "classes": list(spec.labels) if spec.source == "embedded" else [],
-        "notes": [*explanation.notes, *_absent_methods(spec)],
+        "notes": [*(note for note in explanation.notes if note != flat), *_absent_methods(spec)],
         "ms": prediction.milliseconds,
         "cached": prediction.from_cache,
         "device": prediction.device,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import gradio as gr
 from gradio.data_classes import ImageData
 from gradio_client import utils as client_utils
 
-from vitdemo.errors import ImageError
 from vitdemo.types import Photo
 from vitdemo.ui.errors import user_errors, worded
 from vitdemo.ui.photos import current
@@ -37,6 +37,26 @@ class PhotoInput(gr.Image):
             if not Path(payload.path).is_file():
                 raise worded(GONE)
             return replace(current().open(Path(payload.path)), name=payload.orig_name or "")
+
+    @staticmethod
+    def in_one_form(value: Any) -> Any:
+        """What a client sends for a photo: a URL or a data URL may be a plain text, and a URL may stand in either field.
+
+        Gradio looks only into values with `meta` for files that were not uploaded: without it, any image of this machine could be
+        named.
+        """
+        if isinstance(value, str):
+            value = {"url" if value[:5].lower() == "data:" else "path": value}
+        if not isinstance(value, dict):
+            return value
+        url = value.get("url")
+        if not value.get("path") and isinstance(url, str) and client_utils.is_http_url_like(url):
+            value = {**value, "path": url}
+        return {**value, "meta": {"_type": "gradio.FileData"}} if value.get("path") else value
+
+    def example_payload(self) -> Any:
+        """What the description of the endpoints shows."""
+        return {"path": "https://example.com/photo.jpg", "meta": {"_type": "gradio.FileData"}}
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         """URLs that API clients give are fetched through our own checks, not through Gradio's."""
@@ -77,14 +97,3 @@ class PagePhoto(PhotoInput):
             return super().preprocess(payload)
         except gr.Error as error:
             return RejectedImage(html.unescape(error.message))
-
-
-def required(photo: Photo | None) -> Photo:
-    """For endpoints.
-
-    Raises:
-        ImageError: there is none.
-    """
-    if photo is None:
-        raise ImageError("No picture was given.")
-    return photo

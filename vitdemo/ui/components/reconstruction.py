@@ -24,8 +24,8 @@ def reconstruction_html(photo: Photo, found: Reconstruction) -> str:
     shown = photo.image.crop(found.view.crop).resize(size, Image.Resampling.LANCZOS)
     pictures = (
         (shown, "The photo, as the model is given it"),
-        (found.seen, f"What it saw: {patches - hidden} of {patches} patches"),
-        (found.filled, f"What it made of them ({found.milliseconds:.0f} ms, {found.device}, {found.dtype})"),
+        (found.seen, f"Visible: {patches - hidden} of {patches} patches"),
+        (found.filled, f"Reconstruction ({found.milliseconds:.0f} ms, {found.device}, {found.dtype})"),
     )
     figures = "".join(_figure(image, caption) for image, caption in pictures)
     notes = f"<p>{html.escape(' '.join(found.notes))}</p>" if found.notes else ""

@@ -29,7 +29,7 @@ function groups(card) {
   // A line breaks between names, not inside one.
   const names = (models) => models.map((name, i) => make("span", "", i < models.length - 1 ? `${name}, ` : name));
   const items = card.groups.map(([label, models]) => make("li", "", make("strong", "", label), ": ", ...names(models)));
-  if (card.doubt.length) items.push(make("li", "vd-doubt", "In doubt: ", ...names(card.doubt)));
+  if (card.doubt.length) items.push(make("li", "vd-doubt", "Low confidence: ", ...names(card.doubt)));
   return make("ul", "", ...items);
 }
 

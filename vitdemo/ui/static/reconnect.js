@@ -11,7 +11,7 @@
   const TEXTS = {
     lost: "The connection to the server was lost. Trying again…",
     back: "Connected again.",
-    restarted: "The server was restarted. Reload the page to go on; a photo of your own has to be chosen again.",
+    restarted: "The server was restarted. Reload the page to continue; choose your own photo again.",
     reloaded: "The connection to the server was lost, and the page was loaded anew. A photo of your own has to be chosen again.",
   };
   const STYLE = `

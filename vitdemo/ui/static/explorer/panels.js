@@ -94,11 +94,12 @@ function buildPanel(panel) {
     panel.revision ? `Version ${/^[0-9a-f]{40}$/.test(panel.revision) ? panel.revision.slice(0, 12) : panel.revision}` : "",
   ].filter(Boolean);
   const doubt = make("span", { class: "vd-tag", hidden: !panel.uncovered, title: "The scores are as spread as for photos of none of its classes." }, "Low confidence");
+  const flat = panel.method && panel.method.flat ? make("p", { class: "vd-flat" }, panel.method.flat) : null;
   const section = make(
     "section",
     { class: "vd-panel", "aria-label": panel.model },
     make("h2", {}, panel.family[0].toUpperCase() + panel.family.slice(1), make("code", { title: panel.model }, single() ? panel.model : panel.model.split("/").pop())),
-    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend))
+    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend, flat))
   );
   panel.nodes = { canvas, text, low, high, unit, legend, gradient, section };
   const heads = !panel.method && panel.heads > 1 && Object.keys(panel.readouts).length ? headGrid(panel) : null;

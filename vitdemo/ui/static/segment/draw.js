@@ -4,19 +4,25 @@ const NONE = "rgba(0, 0, 0, 0)";
 
 /* Draw a view on a canvas of any size.
  *
- * `pixels`: of its photo; `rough`: the masks as patches; `only`: the number of the one mask that is shown, if not all are.
+ * `pixels`: of its photo; `rough`: the masks as patches; `only`: the number of the one mask that is shown, if not all are; `cut`:
+ * nothing but what the masks cover, around which the canvas is transparent.
  */
-function paint(view, canvas, pixels, { rough = false, only = 0 } = {}) {
+function paint(view, canvas, pixels, { rough = false, only = 0, cut = false } = {}) {
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
   const [left, top, right, bottom] = view.crop;
   const box = [left * width, top * height, (right - left) * width, (bottom - top) * height];
   const unit = Math.max(1, Math.max(width, height) / 640);
   context.globalAlpha = 1;
-  context.drawImage(pixels, 0, 0, width, height);
+  context.clearRect(0, 0, width, height);
   const masks = view.masks.filter((mask) => !only || mask.number === only);
   const paths = masks.map((mask) => (rough ? mask.coarse : mask.path));
   const fills = paths.map((path) => placed(path.fill, box));
+  if (cut && LAYERED.includes(view.method)) {
+    clipped(context, fills, pixels);
+    return;
+  }
+  context.drawImage(pixels, 0, 0, width, height);
   const lines = paths.map((path) => placed(path.line, box));
   if (view.cosines) similar(context, view, box, unit);
   else {
@@ -46,6 +52,11 @@ function tint(view, mask) {
 function spotlight(context, box, fills, pixels, dark) {
   context.fillStyle = `rgba(0, 0, 0, ${dark})`;
   context.fillRect(...box);
+  clipped(context, fills, pixels);
+}
+
+/* The photo where masks are. */
+function clipped(context, fills, pixels) {
   for (const fill of fills) {
     context.save();
     context.clip(fill, "evenodd");
@@ -86,10 +97,12 @@ function continued(heat) {
   return canvas;
 }
 
+const tauOf = (view) => state.tau ?? view.tau ?? 1;
+
 /* Cosines in colours, the patches from the threshold on in full, and the best matches. */
 function similar(context, view, box, unit) {
   const [rows, columns] = view.grid;
-  const region = contour(view.cosines, columns, rows, state.tau);
+  const region = contour(view.cosines, columns, rows, tauOf(view));
   const fill = placed(region.fill, box);
   coloured(context, view.heat, box, [], false, state.opacity);
   // Below the threshold darker: one path around the crop and the region.
