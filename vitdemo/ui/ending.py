@@ -27,6 +27,8 @@ READ = 2.0
 """Seconds after the last answer in which it may be fetched."""
 CLOSE = 2.0
 """Seconds after that in which connections may end by themselves."""
+CLOSED = -100
+"""A limit of concurrency that lets nothing run. Gradio divides by it, so it is not 0; some may run over their limit."""
 
 logger = logging.getLogger("vitdemo")
 
@@ -60,9 +62,9 @@ async def _answer_all(queue: Queue) -> bool:
     """
     until = time.monotonic() + FINISH
     while time.monotonic() < until:
-        # Nothing leaves the line any more but by us. Not 0, by which Gradio divides.
+        # Nothing leaves the line any more but by us.
         for line in queue.event_queue_per_concurrency_id.values():
-            line.concurrency_limit = -1
+            line.concurrency_limit = CLOSED
         _refuse_waiting(queue)
         _end_streams(queue)
         if not any(queue.active_jobs):
