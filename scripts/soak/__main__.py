@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     options = parser.parse_args()
     print("Computing the answers alone...", file=sys.stderr, flush=True)
-    photos = Photos()
+    photos = Photos.computed()
     print(f"{len(photos.known)} photos. Starting the server...", file=sys.stderr, flush=True)
     with serving() as server:
         seen = asyncio.run(soak(server, photos, options.users, options.minutes * 60))
@@ -68,8 +68,12 @@ async def soak(server: Server, photos: Photos, users: int, seconds: float) -> So
 
 
 async def _progress(run: Run, start: float, server: Server) -> None:
+    told = 0
     while True:
         await asyncio.sleep(30)
+        for line in odd(run.done[told:]):
+            print(f"- {line}", file=sys.stderr)
+        told = len(run.done)
         bad = sum(one.outcome not in ("right", "gone") for one in run.done)
         memory = server.memory[-1][1] if server.memory else 0
         print(

@@ -47,19 +47,22 @@ class Known:
 class Photos:
     """Photos that no two models could mistake for each other, and judgement on answers about them."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: list[Known], models: list[str]) -> None:
+        self.known, self.models = known, models
+
+    @classmethod
+    def computed(cls, examples: int | None = None) -> Photos:
+        """Of so many of the embedded examples, or of all, with the models that the page opens with."""
         pipeline = Pipeline(Settings(device="cpu"))
         specs = default_models(pipeline.settings)
-        self.models = [spec.name for spec in specs]
-        self.known: list[Known] = []
-        for image in _images():
+        found: list[Known] = []
+        for image in _images(examples):
             opened = pipeline.open(_encoded(image))
-            scores = {
-                spec.name: {label.label: label.score for label in pipeline.classify([opened], spec, top_k=5)[0].labels}
-                for spec in specs
-            }
-            if all(_difference(scores, known.scores) >= APART for known in self.known):
-                self.known.append(Known(image, scores))
+            answers = {spec.name: pipeline.classify([opened], spec, top_k=5)[0].labels for spec in specs}
+            scores = {name: {label.label: label.score for label in labels} for name, labels in answers.items()}
+            if all(_difference(scores, known.scores) >= APART for known in found):
+                found.append(Known(image, scores))
+        return cls(found, [spec.name for spec in specs])
 
     def judge(self, index: int, answer: Sequence[Mapping[str, Any]], models: Sequence[str]) -> str:
         """ "right", "wrong", or "of another": the answer to another photo.
@@ -100,10 +103,10 @@ def _encoded(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _images() -> list[Image.Image]:
+def _images(examples: int | None) -> list[Image.Image]:
     """The examples, their mirror images, and their halves."""
     found = []
-    for path in sorted((ASSETS / "examples").glob("*.jpg")):
+    for path in sorted((ASSETS / "examples").glob("*.jpg"))[:examples]:
         with Image.open(path) as opened:
             image = ImageOps.contain(opened.convert("RGB"), (SIDE, SIDE))
         width, height = image.size

@@ -59,6 +59,15 @@ def test_jobs_under_way_finish_and_waiting_ones_are_refused_in_words() -> None:
     assert all(SAID in one for one in said if one.startswith("error"))
 
 
+def test_after_the_last_answer_no_job_is_accepted() -> None:
+    with launched(0) as (page, url):
+        assert ask(url).startswith("complete")
+        asyncio.run_coroutine_threadsafe(ending._answer_all(page._queue), page.server_app.state.loop).result(10)
+        answer = httpx.post(f"{url}/call/work", json={"data": []})
+        assert (answer.status_code, answer.json()["detail"]) == (503, SAID)
+        page.close()
+
+
 def test_a_job_that_does_not_finish_in_time_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "FINISH", 0.2)
     monkeypatch.setattr(ending, "CLOSE", 0.5)

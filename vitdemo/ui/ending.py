@@ -21,12 +21,14 @@ from vitdemo.ui.errors import worded
 
 SAID = "The server is being stopped, and did not finish this. Try again in a minute."
 
-FINISH = 5.0
+FINISH = 4.0
 """Seconds that jobs under way may take to finish."""
-READ = 1.0
+READ = 2.0
 """Seconds after the last answer in which it may be fetched."""
 CLOSE = 2.0
 """Seconds after that in which connections may end by themselves."""
+CLOSED = -100
+"""A limit of concurrency that lets nothing run. Gradio divides by it, so it is not 0; some may run over their limit."""
 
 logger = logging.getLogger("vitdemo")
 
@@ -53,26 +55,28 @@ def end(page: Blocks) -> bool:
 
 
 async def _answer_all(queue: Queue) -> bool:
-    """Refuse waiting jobs and all that still arrive; let those under way finish, or tell that they did not.
+    """Refuse waiting jobs and those that still arrive; let those under way finish, or tell that they did not.
 
     Returns:
         Whether no job is computing any more.
     """
     until = time.monotonic() + FINISH
     while time.monotonic() < until:
-        # Nothing leaves the line any more but by us. Not 0, by which Gradio divides.
+        # Nothing leaves the line any more but by us.
         for line in queue.event_queue_per_concurrency_id.values():
-            line.concurrency_limit = -1
+            line.concurrency_limit = CLOSED
         _refuse_waiting(queue)
         _end_streams(queue)
         if not any(queue.active_jobs):
             break
         await asyncio.sleep(0.02)
+    # From now on nothing is accepted: a job that came between the last answer and the end would get none.
+    setattr(queue, "push", _refuse_new)  # noqa: B010
+    _refuse_waiting(queue)
     for event in _running(queue):
         _refuse(queue, event)
     until = time.monotonic() + READ
     while time.monotonic() < until and _unread(queue):
-        _refuse_waiting(queue)
         await asyncio.sleep(0.02)
     return not any(queue.active_jobs)
 
@@ -92,6 +96,11 @@ def _refuse_waiting(queue: Queue) -> None:
             event = line.queue.pop()
             _refuse(queue, event)
             queue.event_ids_to_events.pop(event._id, None)
+
+
+async def _refuse_new(**_: object) -> tuple[bool, str, str]:
+    """In place of `Queue.push`: 503, with words."""
+    return False, SAID, "queue_full"
 
 
 def _refuse(queue: Queue, event: Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any
 
@@ -18,9 +18,6 @@ from gradio.state_holder import SessionState, StateHolder
 
 CAPACITY = 1000
 """Sessions that are remembered, about 8 kB each."""
-
-TIDY_EVERY = 60.0
-"""Seconds between two removals of what the queue leaves behind."""
 
 
 class Session(SessionState):
@@ -80,26 +77,4 @@ async def lean_sessions(app: App) -> AsyncIterator[None]:
     # Monitoring is off; a summary of the last 10,000 jobs would be made after each one.
     app.get_blocks()._queue.ANALYTICS_MAX_EVENTS = 0
     app.state.loop = asyncio.get_running_loop()
-    task = asyncio.create_task(_tidy(app))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _tidy(app: App) -> None:
-    """Forget jobs whose client has left: the queue would keep them, and an empty set for every session that ever had one."""
-    queue, suspects = app.get_blocks()._queue, set[str]()
-    while True:
-        await asyncio.sleep(TIDY_EVERY)
-        messages, ended = queue.pending_messages_per_session, set[str]()
-        for session, jobs in list(queue.pending_event_ids_session.items()):
-            if session not in messages or messages[session].empty():
-                ended |= jobs - queue.event_ids_to_events.keys()
-            # Not at first sight: an answer may be on its way to its reader.
-            jobs -= ended & suspects
-            if not jobs:
-                del queue.pending_event_ids_session[session]
-        suspects = ended
+    yield
