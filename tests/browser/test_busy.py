@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.acts import open_tab, upload, wait_for_new_result
+from tests.browser.acts import open_tab, result_id, upload
 from tests.browser.driver import Watched
 from tests.hostile import encode, photo
 from tests.served import App
@@ -52,6 +52,7 @@ def test_a_page_that_may_not_wait_says_how_many_do_and_greys_what_is_not_of_its_
 ) -> None:
     page = watched.page
     hint, panel = page.locator("#compared .vd-hint"), page.locator("#compared .vd-panel canvas").first
+    before = result_id(page)
     busy = "The server is busy: 3 jobs wait. Try again in a moment."
     upload(page, "mine.png", encode(photo(200, 140), "PNG"))
     page.locator("#photo img").wait_for()
@@ -67,7 +68,9 @@ def test_a_page_that_may_not_wait_says_how_many_do_and_greys_what_is_not_of_its_
     while watched.app.page._queue.get_active_worker_count() or len(watched.app.page._queue):
         time.sleep(0.01)
     watched.settle()
-    wait_for_new_result(page, lambda: [open_tab(page, "Explain"), open_tab(page, "Compare")])
+    open_tab(page, "Explain")
+    open_tab(page, "Compare")
+    expect(page.locator("#compared .vd-explorer")).not_to_have_attribute("data-result", before)
     expect(hint).not_to_contain_text("busy")
     assert all("503" in complaint for complaint in watched.complaints)
     watched.complaints.clear()
