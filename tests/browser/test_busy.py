@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.acts import open_tab, upload, wait_for_new_result
+from tests.browser.acts import open_tab, result_id, upload
 from tests.browser.driver import Watched
 from tests.hostile import encode, photo
 from tests.served import App
@@ -52,22 +52,25 @@ def test_a_page_that_may_not_wait_says_how_many_do_and_greys_what_is_not_of_its_
 ) -> None:
     page = watched.page
     hint, panel = page.locator("#compared .vd-hint"), page.locator("#compared .vd-panel canvas").first
+    before = result_id(page)
     busy = "The server is busy: 3 jobs wait. Try again in a moment."
     upload(page, "mine.png", encode(photo(200, 140), "PNG"))
     page.locator("#photo img").wait_for()
     expect(hint).to_have_text(f"{busy} Showing the previous result.")
     expect(page.locator(".toast-body").first).to_contain_text(busy)
+    expect(page.locator("#compared .error")).to_be_hidden()
     assert float(panel.evaluate("node => getComputedStyle(node).opacity")) < 0.5
     open_tab(page, "Segment")
     expect(page.locator("#segmented .vd-alert")).to_have_text(busy)
     open_tab(page, "Compare")
-    page.screenshot(path="/tmp/doors/busy-compare.png")
     # When there is room again, what is missing comes as its tab is opened.
     full.set()
     while watched.app.page._queue.get_active_worker_count() or len(watched.app.page._queue):
         time.sleep(0.01)
     watched.settle()
-    wait_for_new_result(page, lambda: [open_tab(page, "Explain"), open_tab(page, "Compare")])
+    open_tab(page, "Explain")
+    open_tab(page, "Compare")
+    expect(page.locator("#compared .vd-explorer")).not_to_have_attribute("data-result", before)
     expect(hint).not_to_contain_text("busy")
     assert all("503" in complaint for complaint in watched.complaints)
     watched.complaints.clear()

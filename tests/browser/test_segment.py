@@ -284,7 +284,8 @@ def test_of_a_file_that_was_not_uploaded_nothing_is_shown(watched: Watched, page
     page.route("**/upload*", lambda route: route.fulfill(json=["/etc/hostname"]))
     picture = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": examples()[1].path.read_bytes()}
     control(page, "others").set_input_files([picture])
-    expect(root(page).get_by_role("alert")).to_contain_text("The server does not answer. Try again.")
+    told = "The server does not answer. Try again. Showing the previous result."
+    expect(root(page).get_by_role("alert")).to_have_text(told)
     expect(root(page)).to_have_attribute("aria-busy", "false")
     expect(root(page).locator(".vd-found canvas")).to_have_count(0)
     # The browser itself tells of the refusal.
