@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from scripts import space
 from tests.browser.acts import best_labels, example, open_tab, wait_for_new_result
-from tests.browser.driver import Watched, film, launched, opened
+from tests.browser.driver import PATIENCE, Watched, film, launched, opened
 from tests.packaging.scheduler import Scheduler
 from vitdemo.registry import embedded_models
 
@@ -167,6 +167,7 @@ def lending(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
     with launched(film(tmp_path_factory.mktemp("camera") / "film.mjpeg")) as browser:
         yield browser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import Iterator
 
@@ -88,21 +89,14 @@ def test_calls_leave_nothing_behind(page: gr.Blocks, url: str) -> None:
             event = client.post("", json={"data": [number], "session_hash": session}).json()["event_id"]
             assert "event: complete" in client.get(f"/{event}").text
 
-<<<<<<< HEAD
-=======
     async def patience() -> None:
-        while queue.pending_event_ids_session or queue.event_ids_to_events:
+        while queue.event_ids_to_events:
             await asyncio.sleep(0.02)
 
->>>>>>> main
     for number in range(8):
         call("plus", number)
     queue, kept = page._queue, page.server_app.state_holder
     assert isinstance(kept, Sessions)
     assert len(kept.session_data) == len(kept.time_last_used) == 4
     assert not queue.event_analytics
-<<<<<<< HEAD
-=======
     asyncio.run(asyncio.wait_for(patience(), 15))
-    assert not queue.event_ids_to_events
->>>>>>> main

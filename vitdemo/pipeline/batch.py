@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from vitdemo.errors import NoGPUError, OptionError, VitDemoError
 from vitdemo.images.open import Source
@@ -119,7 +120,11 @@ def _compared(
     name = photos[0][0]
     try:
         opened = [pipeline.open(source) for _, source in photos]
-        compared = pipeline.compare_each(opened, specs, request, dtype=dtype, remember=remember)
+        options: dict[str, Any] = {"dtype": dtype, "remember": remember}
+        if len(opened) == 1:
+            compared = [pipeline.compare(opened[0], specs, request, **options)]
+        else:
+            compared = pipeline.compare_each(opened, specs, request, **options)
     except NoGPUError as error:
         # It would be refused again for each.
         return [ComparedPhoto(Row(name, error=str(error)), failure=error.with_traceback(None)) for name, _ in photos]

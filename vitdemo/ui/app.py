@@ -131,8 +131,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     elem_id="address",
                 )
                 answer = note(elem_id="address-answer")
-                gallery = example_buttons(examples(), elem_id="examples")
                 run_on = RunOn(pipeline)
+                gallery = example_buttons(examples(), elem_id="examples")
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     compare = CompareTab(pipeline, results, first, default, state)
