@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageSequence
+from playwright.sync_api import Page
 
 from tests.browser.driver import film, launched, opened
 from vitdemo.settings import ASSETS
@@ -52,17 +55,24 @@ def main(url: str) -> None:
                 page.screenshot(path=folder / f"{name}.png")
 
 
-def layers(url: str) -> None:
-    """The attention of three models through their layers, as **Save animation** makes it, made small for the README."""
+@contextmanager
+def sunflower(url: str, models: str) -> Iterator[Page]:
+    """Compare with these models on the first example."""
     with (
         tempfile.TemporaryDirectory() as temporary,
         launched(film(Path(temporary) / "film.mjpeg")) as browser,
         opened(browser, 1440, 1000) as context,
     ):
         page = context.new_page()
-        page.goto(f"{url}?image=sunflower&models=vit-mini,dino-mini,hybrid-mini")
+        page.goto(f"{url}?image=sunflower&models={models}")
         page.wait_for_function("window.vitdemoOpened")
         page.evaluate("window.settled()")
+        yield page
+
+
+def layers(url: str) -> None:
+    """The attention of three models through their layers, as **Save animation** makes it, made small for the README."""
+    with sunflower(url, "vit-mini,dino-mini,hybrid-mini") as page:
         with page.expect_download() as download:
             page.locator("#compared").get_by_role("button", name="Save animation").click()
         with Image.open(download.value.path()) as film_of_layers:
@@ -82,15 +92,7 @@ def _small(size: tuple[int, int], width: int = 720) -> tuple[int, int]:
 
 def preview(url: str) -> None:
     """What other sites show of a link: the models side by side, 1200 x 630."""
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        launched(film(Path(temporary) / "film.mjpeg")) as browser,
-        opened(browser, 1440, 1000) as context,
-    ):
-        page = context.new_page()
-        page.goto(f"{url}?image=sunflower&models=vit-mini,dino-mini,beit-mini")
-        page.wait_for_function("window.vitdemoOpened")
-        page.evaluate("window.settled()")
+    with sunflower(url, "vit-mini,dino-mini,beit-mini") as page:
         # The panels alone, as if they were the page.
         page.evaluate(PANELS)
         page.set_viewport_size({"width": 1200, "height": 630})

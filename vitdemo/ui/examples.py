@@ -65,14 +65,10 @@ def example_to_open(tab: str, photo: object, touched: bool) -> Example | None:
         photo: what is there.
         touched: whether somebody has chosen a photo.
     """
-    if touched or not opens_a_tab(photo) or (isinstance(photo, Photo) and example_of(photo) == opening_example(tab)):
-        return None
-    return opening_example(tab)
-
-
-def opens_a_tab(photo: object) -> bool:
-    """Whether it is one of the examples that tabs open with."""
-    return isinstance(photo, Photo) and example_of(photo) in [opening_example(tab) for tab in TABS]
+    shown = example_of(photo) if isinstance(photo, Photo) else None
+    wanted = opening_example(tab)
+    others = {opening_example(one) for one in TABS} - {wanted}
+    return None if touched or shown not in others else wanted
 
 
 @lru_cache(maxsize=1)
