@@ -6,10 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+from vitdemo.types import Attribution, Capture, Lens, ModelOutput, ModelSpec, Reconstruct
 
-Request = Capture | Attribution | Reconstruct
-"""What a forward pass is to give beside its logits: recorded attention and features, a map, or filled-in patches."""
+Request = Capture | Attribution | Lens | Reconstruct
+"""What a forward pass is to give beside its logits: recorded attention and features, a map, what the classifier reads off
+after each block, or filled-in patches."""
 
 
 class Backend(Protocol):
@@ -21,11 +22,11 @@ class Backend(Protocol):
         ...
 
     def run(self, spec: ModelSpec, pixel_values: Tensor, request: Request, dtype: str = "auto") -> list[ModelOutput]:
-        """Run `[B, 3, H, W]` pixels; one output per image, in their order.
+        """Run `[B, 3, H, W]` pixels; one output per image, or per knock-out of a single image, in their order.
 
         Raises:
             EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
-            OptionError: an unknown dtype; or, of an `Attribution`, no such class or patch.
+            OptionError: an unknown dtype; no such class or patch; or a knock-out that the model cannot have.
         """
         ...
 

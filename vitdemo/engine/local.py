@@ -17,13 +17,16 @@ from vitdemo.engine.attribute import attribute, watching_features
 from vitdemo.engine.backend import Request
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
 from vitdemo.engine.left import stop_if_left
+from vitdemo.engine.lens import read_off
 from vitdemo.engine.model_cache import ModelCache
 from vitdemo.engine.outputs import finite, split
 from vitdemo.errors import TooLargeError
 from vitdemo.models.attention_tap import AttentionRecord, record_attention
+from vitdemo.models.interventions import first_difference, intervening
 from vitdemo.models.loading import Classifier, load_model
+from vitdemo.options.knockout import resolve_knockout
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+from vitdemo.types import Attribution, Capture, Knockout, Lens, ModelOutput, ModelSpec, Reconstruct
 
 _Key = tuple[str, str, torch.dtype]
 Result = TypeVar("Result")
@@ -33,9 +36,16 @@ Result = TypeVar("Result")
 class _Job:
     pixel_values: Tensor
     capture: Capture
+    """Without knock-outs: images that share a forward pass have their own."""
+    knockouts: tuple[Knockout, ...]
+    """One for each image, or several for one."""
     done: threading.Event = field(default_factory=threading.Event)
     outputs: list[ModelOutput] = field(default_factory=list)
     error: BaseException | None = None
+
+    @property
+    def fans_out(self) -> bool:
+        return len(self.knockouts) > len(self.pixel_values)
 
 
 class _ModelQueue:
@@ -56,6 +66,7 @@ class _ModelQueue:
             batch, rest, images = [], [], 0
             for job in self.waiting:
                 alike = job.capture == first.capture and job.pixel_values.shape[1:] == first.pixel_values.shape[1:]
+                alike = alike and not (job.fans_out or first.fans_out)
                 if job is first or (alike and images + len(job.pixel_values) <= limit):
                     batch.append(job)
                     images += len(job.pixel_values)
@@ -92,9 +103,14 @@ class LocalBackend:
                 return self._batched(queue, pixel_values, request)
             if isinstance(request, Attribution):
                 return self._attributed(queue, pixel_values, request)
+            if isinstance(request, Lens):
+                return self._read_off(queue, pixel_values, request)
             return self._reconstructed(queue, pixel_values, request)
 
         stop_if_left()
+        if isinstance(request, Capture | Attribution) and request.knockouts:
+            grid = spec.grid_of(pixel_values.shape[2], pixel_values.shape[3])
+            request = replace(request, knockouts=tuple(resolve_knockout(one, spec, grid) for one in request.knockouts))
         return self._with_room(spec, dtype, work)
 
     def loaded(self) -> dict[str, int]:
@@ -166,7 +182,8 @@ class LocalBackend:
 
     def _attributed(self, queue: _ModelQueue, pixel_values: Tensor, request: Attribution) -> list[ModelOutput]:
         pixels = pixel_values.to(queue.device, queue.dtype)
-        with queue.turn:
+        grid = queue.spec.grid_of(pixels.shape[2], pixels.shape[3])
+        with queue.turn, intervening(queue.model, grid, request.knockouts):
             (logits, maps, targets), milliseconds = self._timed(
                 lambda: attribute(queue.model, pixels, request), queue.device
             )
@@ -181,6 +198,18 @@ class LocalBackend:
             for index, output in enumerate(outputs)
         ]
 
+    def _read_off(self, queue: _ModelQueue, pixel_values: Tensor, request: Lens) -> list[ModelOutput]:
+        pixels = pixel_values.to(queue.device, queue.dtype)
+        with queue.turn:
+            (logits, readings, targets), milliseconds = self._timed(
+                lambda: read_off(queue.model, pixels, request), queue.device
+            )
+        outputs = split(AttentionRecord(Capture()), [], logits, queue.spec, pixels, milliseconds / len(pixels))
+        return [
+            replace(output, readings=reading, target=target)
+            for output, reading, target in zip(outputs, readings, targets, strict=True)
+        ]
+
     def _reconstructed(self, queue: _ModelQueue, pixel_values: Tensor, request: Reconstruct) -> list[ModelOutput]:
         # Not in the model's dtype: what is visible comes back as it was.
         pixels = pixel_values.to(queue.device)
@@ -192,7 +221,16 @@ class LocalBackend:
         return [replace(ran, filled=image.clone()) for image in filled]
 
     def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
-        jobs = [_Job(part, capture) for part in pixel_values.split(self._settings.max_batch)]
+        own = capture.knockouts or (Knockout(),)
+        own = own * len(pixel_values) if len(own) == 1 else own
+        if len(pixel_values) not in (1, len(own)):
+            raise ValueError(f"{len(own)} knock-outs for {len(pixel_values)} images")
+        size, capture = self._settings.max_batch, replace(capture, knockouts=())
+        jobs = [
+            _Job(pixel_values[start : start + size] if len(pixel_values) > 1 else pixel_values, capture, part)
+            for start in range(0, len(own), size)
+            if (part := own[start : start + size])
+        ]
         with queue.guard:
             queue.waiting += jobs
         for job in jobs:
@@ -224,12 +262,22 @@ class LocalBackend:
         pixels = torch.cat([job.pixel_values for job in jobs]).to(queue.device, queue.dtype)
         # Not `inference_mode`: transformers caches BEiT's position index for the process, and a model could never be trained with
         # an index made there.
-        capture = jobs[0].capture
-        with torch.no_grad(), record_attention(capture) as record, watching_features(queue.model, capture) as seen:
-            logits, milliseconds = self._timed(lambda: queue.model(pixels), queue.device)
-        outputs = split(record, seen, logits, queue.spec, pixels, milliseconds / len(pixels))
+        capture, knockouts = jobs[0].capture, [one for job in jobs for one in job.knockouts]
+        grid = queue.spec.grid_of(pixels.shape[2], pixels.shape[3])
+        # What is recorded of the layers that were run once would be of one image.
+        fan_out = first_difference(knockouts) if jobs[0].fans_out and capture == Capture() else None
+        images = pixels.expand(len(knockouts), -1, -1, -1)
+        with (
+            torch.no_grad(),
+            intervening(queue.model, grid, knockouts, capture.shuffle, fan_out),
+            record_attention(capture) as record,
+            watching_features(queue.model, capture) as seen,
+        ):
+            given = images if fan_out is None else pixels
+            logits, milliseconds = self._timed(lambda: queue.model(given), queue.device)
+        outputs = split(record, seen, logits, queue.spec, images, milliseconds / len(images))
         for job in jobs:
-            job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
+            job.outputs, outputs = outputs[: len(job.knockouts)], outputs[len(job.knockouts) :]
 
     def _timed(self, forward: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
         """The result of a forward pass, and its milliseconds."""

@@ -37,7 +37,9 @@ def explanation_of(
     photo, spec = prepared.photo, prepared.spec
     rows = {name: to_patch_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
     attribution, notes = _map_of(prepared, output, rows), prepared.notes
-    if attribution is None:
+    if attribution is None and spec.readouts:
+        description = "no attention: it is off in this layer"
+    elif attribution is None:
         description = "no attention: a convolutional network"
     elif attribution.method == "attention":
         description = describe(attribution)
@@ -70,12 +72,14 @@ def _map_of(prepared: Prepared, output: ModelOutput, rows: dict[str, NDArray[np.
         values.flags.writeable = False
         query = divmod(prepared.patch, values.shape[1]) if request.method == "similarity" else None
         return AttributionMap(values, request.method, None, None, None, output.target, query, resolved.variant)
-    if resolved.readout is None:
+    if resolved.readout is None or len(prepared.silent) == prepared.spec.num_heads:
         return None
+    # What a head attends to is of no consequence where it is off.
+    off = prepared.silent
     if resolved.readout == "patch":
-        found = patch_map(output.queries, output.patch_grid, prepared.patch, request.layer, request.head)
+        found = patch_map(output.queries, output.patch_grid, prepared.patch, request.layer, request.head, off)
     else:
-        found = attention_map(rows[resolved.readout], request.layer, request.head, resolved.readout)
+        found = attention_map(rows[resolved.readout], request.layer, request.head, resolved.readout, off)
     if request.target is None:
         return found
     return replace(found, target=resolve_target(request.target, prepared.spec, output))

@@ -20,6 +20,7 @@ from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest, missing_target, readouts_of, reason_against
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline.cache import LRUCache, bytes_of
+from vitdemo.pipeline.fill import filled_in
 from vitdemo.pipeline.outputs import covers, explanation_of, prediction_of
 from vitdemo.pipeline.prepare import Prepared, prepare
 from vitdemo.settings import Settings, get_settings
@@ -28,6 +29,7 @@ from vitdemo.types import (
     Capture,
     Comparison,
     Explanation,
+    Knockout,
     ModelOutput,
     ModelSpec,
     Photo,
@@ -80,6 +82,7 @@ class Pipeline:
         dtype: str = "auto",
         capture: Capture | None = None,
         remember: bool = True,
+        knockout: Knockout | None = None,
     ) -> Explanation:
         """A prediction, and one map of where the model looked.
 
@@ -88,11 +91,12 @@ class Pipeline:
             capture: what is wanted beside an attention map: `queries`, from which the attention of any patch follows, and
                 `features` of the patches. Other maps have neither.
             remember: whether the result is kept for the next time; not worth it for frames of a camera.
+            knockout: parts of the network that are off, and patches that are hidden, while it looks.
 
         Raises:
             OptionError: the request asks for what this model or photo does not have.
         """
-        prepared = prepare(photo, spec, request or ExplainRequest())
+        prepared = prepare(photo, spec, request or ExplainRequest(), knockout)
         return self._explain(prepared, capture or Capture(), top_k, dtype, {}, remember)
 
     def compare(
@@ -194,13 +198,18 @@ class Pipeline:
         """The engine's answer, and whether it was in the cache."""
         spec, processor = prepared.spec, prepared.processor
         own = request if isinstance(request, Attribution) else None
-        key = (prepared.photo.digest, spec.checkpoint, spec.revision, processor, dtype, own)
+        off = prepared.knockout
+        key = (prepared.photo.digest, spec.checkpoint, spec.revision, processor, dtype, own, off)
         known: ModelOutput | None = self._cache.get(key)
         if known is not None and (isinstance(request, Attribution) or covers(known, request)):
             return known, True
         if processor not in pixels:
             pixels[processor] = preprocess([prepared.photo], processor)
-        (output,) = self.backend.run(spec, pixels[processor].pixel_values, request, dtype)
+        values = pixels[processor].pixel_values
+        if off:
+            values, off = filled_in(self.backend, prepared, values, dtype)
+            request = replace(request, knockouts=(off,))
+        (output,) = self.backend.run(spec, values, request, dtype)
         if known is not None:
             output = replace(
                 output, queries=output.queries or known.queries, features=output.features or known.features
