@@ -57,6 +57,18 @@ def parse_numbers(text: str | None, what: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def parse_fill(text: str | None) -> Fill:
+    """What stands in for hidden patches; grey from nothing.
+
+    Raises:
+        OptionError: there is no such fill.
+    """
+    for known in FILLS:
+        if (text or "grey") == known:
+            return known
+    raise OptionError(f"Hidden patches cannot be filled with {text!r}. Choose from: {', '.join(FILLS)}.")
+
+
 def resolve_knockout(knockout: Knockout, spec: ModelSpec, grid: Grid) -> Knockout:
     """A knock-out as one model takes it: checked, layers counted from 0, in order, nothing twice.
 
@@ -66,8 +78,7 @@ def resolve_knockout(knockout: Knockout, spec: ModelSpec, grid: Grid) -> Knockou
     Raises:
         OptionError: a part, patch or fill that the model does not have; or nothing would be left of its attention or picture.
     """
-    if knockout.fill not in FILLS:
-        raise OptionError(f"Hidden patches cannot be filled with {knockout.fill!r}. Choose from: {', '.join(FILLS)}.")
+    parse_fill(knockout.fill)
     blocks = knockout.heads or knockout.attention or knockout.mlp
     if blocks and not spec.readouts:
         raise OptionError(

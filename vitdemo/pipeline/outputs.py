@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vitdemo.attribution import attention_map, describe, patch_map, why_flat
 from vitdemo.options.targets import resolve_target
@@ -18,12 +19,16 @@ def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int) -> Predictio
     """The most probable labels, and how the model ran."""
     labels: tuple[Label, ...] = ()
     if output.logits is not None:
-        scores, indices = (output.logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
-        labels = tuple(
-            Label(spec.labels[index], score, index)
-            for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
-        )
+        labels = labels_of(spec, output.logits, top_k)
     return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=output.notes)
+
+
+def labels_of(spec: ModelSpec, logits: Tensor, top_k: int) -> tuple[Label, ...]:
+    """The most probable labels of logits `[K]`, best first."""
+    scores, indices = (logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
+    return tuple(
+        Label(spec.labels[index], score, index) for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
+    )
 
 
 def explanation_of(
