@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from vitdemo.models.loading import Classifier
 from vitdemo.types import Attribution, Capture, Lens, ModelOutput, ModelSpec, Reconstruct
+
+Seen = TypeVar("Seen")
 
 Request = Capture | Attribution | Lens | Reconstruct
 """What a forward pass is to give beside its logits: recorded attention and features, a map, what the classifier reads off
@@ -27,6 +31,14 @@ class Backend(Protocol):
         Raises:
             EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
             OptionError: an unknown dtype; no such class or patch; or a knock-out that the model cannot have.
+        """
+        ...
+
+    def look(self, spec: ModelSpec, at: Callable[[Classifier], Seen]) -> Seen:
+        """What a function reads off a model's weights; it must not change or keep them.
+
+        Raises:
+            EngineError: as `run`.
         """
         ...
 

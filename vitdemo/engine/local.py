@@ -113,6 +113,10 @@ class LocalBackend:
             request = replace(request, knockouts=tuple(resolve_knockout(one, spec, grid) for one in request.knockouts))
         return self._with_room(spec, dtype, work)
 
+    def look(self, spec: ModelSpec, at: Callable[[Classifier], Result]) -> Result:
+        with self._queue(spec, "auto", self.device) as queue:
+            return at(queue.model)
+
     def loaded(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for cache in list(self._caches.values()):

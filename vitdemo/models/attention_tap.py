@@ -48,12 +48,12 @@ class AttentionRecord:
     """If features are requested: `[B, H, N, D]` of the last layer."""
     _deferred: list[Callable[[], Tensor]] = field(default_factory=list)
 
-    def observe(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
-        """Record one layer: `query` and `key` are `[B, H, N, D]`; `mask` is additive and broadcasts to `[B, H, N, N]`."""
+    def observe(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> None:
+        """Record one layer: `query`, `key` and `value` are `[B, H, N, D]`; `mask` is additive, broadcasts to `[B, H, N, N]`."""
         if self.request.features:
             self.key = key
         if self.request.queries:
-            self.queries.append(LayerQueries(query, key, mask, scaling))
+            self.queries.append(LayerQueries(query, key, mask, scaling, value if self.request.values else None))
         if self.request.tokens:
             count = max(self.request.tokens) + 1
             rows = attention_rows(query, key, mask, scaling, 0, count)
@@ -114,7 +114,7 @@ def _tapped_attention(
     record = _ACTIVE.get()
     if record is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        record.observe(query, key, attention_mask, scaling)
+        record.observe(query, key, value, attention_mask, scaling)
         if record.request.gradients:
             # SDPA never materialises the matrix, which gradients are taken with respect to.
             attention = attention_rows(query, key, attention_mask, scaling, 0, query.shape[2])

@@ -97,6 +97,8 @@ class Capture:
     """Record the mean row over all query tokens, for all layers and heads."""
     queries: bool = False
     """Record queries and keys of all layers, from which any attention row can be computed."""
+    values: bool = False
+    """Record values beside them."""
     features: bool = False
     """Record the last layer's patch features."""
     gradients: bool = False
@@ -117,6 +119,8 @@ class LayerQueries:
     mask: Tensor | None
     """Additive or boolean; broadcasts to `[B, H, N, N]`."""
     scaling: float
+    value: Tensor | None = None
+    """`[B, H, N, D]`, if requested."""
 
 
 @dataclass(frozen=True)
