@@ -76,4 +76,5 @@ def _one(layer: LayerQueries, index: int) -> LayerQueries:
         return chosen.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     mask = None if layer.mask is None else part(layer.mask)
-    return LayerQueries(part(layer.query), part(layer.key), mask, layer.scaling)
+    value = None if layer.value is None else part(layer.value)
+    return LayerQueries(part(layer.query), part(layer.key), mask, layer.scaling, value)
