@@ -34,6 +34,7 @@ from vitdemo.types.results import (
     Reconstruction,
     Segmentation,
 )
+from vitdemo.types.robustness import RobustnessCurve, RobustnessPoint
 
 __all__ = [
     "FUSIONS",
@@ -62,6 +63,8 @@ __all__ = [
     "Readout",
     "Reconstruct",
     "Reconstruction",
+    "RobustnessCurve",
+    "RobustnessPoint",
     "Segmentation",
     "View",
 ]
