@@ -39,11 +39,11 @@ def draw(
 ) -> list[LabelledInput]:
     """Photos of a folder, zip or tar with one folder per class, drawn at random; each is decoded once for all models.
 
-    Which photos are drawn depends on their names and the seed alone. Files that are not readable and photos
-    of no class are left out.
+    Which photos are drawn depends on their names and the seed alone. Files that are not readable and photos of no class are
+    left out.
 
     Args:
-        photos: how many; all if there are fewer.
+        photos: how many, from 1; all if there are fewer.
 
     Raises:
         InputError: the path is none of these, or holds no photo in a class folder.
