@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all doctest install install-dev browser lint bench wheel clean
+.PHONY: run space test test-all doctest install install-dev browser lint bench wheel clean
 
 run: install
 	$(BIN)/python app.py
@@ -38,6 +38,11 @@ bench: install
 # dist/vitdemo-VERSION-py3-none-any.whl, which holds models and examples, and the source archive.
 wheel: install-dev
 	$(BIN)/python -m hatchling build
+
+# dist/space, the folder that is pushed to a Hugging Face Space, checked; then installed and visited as one (docs/hosting.md).
+space: install-dev browser
+	$(BIN)/python -m scripts.space build dist/space
+	$(BIN)/python -m pytest -n 0 -m "" tests/packaging/test_space_rehearsal.py
 
 # The marks make a second run start in seconds: pip is asked again only when the lists change.
 $(VENV)/.installed: requirements.txt constraints.txt

@@ -12,10 +12,12 @@ import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
+
+from tests.fakehub_spaces import SpaceHandler, Spaces
 
 INFO = "(info)"  # in place of a file's name: the requests about a repository, its commit and its list of files
 FILE = re.compile(r"(/cdn)?/([^/]+(?:/[^/]+)?)/resolve/([^/]+)/([^?]+)(?:\?.*)?")
@@ -77,10 +79,11 @@ class Request:
     sent: int = 0
 
 
-class FakeHub(contextlib.AbstractContextManager["FakeHub"]):
+class FakeHub(Spaces, contextlib.AbstractContextManager["FakeHub"]):
     """The hub, and its CDN at another port. `tokens` open everything, `expired` are refused, others open what is public."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.tokens, self.expired = {"hf_good"}, set[str]()
         self.requests: list[Request] = []
         self.repos: dict[str, Repo] = {}
@@ -187,14 +190,16 @@ class Refused(Exception):  # noqa: N818
         self.headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {}) | (headers or {})
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(SpaceHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         self.hub = self.server.hub
+        if self.about_spaces():
+            return
         try:
             if match := FILE.fullmatch(self.path):
                 self._file(match[1] is not None, unquote(match[2]), unquote(match[3]), unquote(match[4]))
@@ -208,6 +213,10 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None: ...
+
+    def _refuse(self, status: int, code: str) -> None:
+        refused = Refused(status, code, "Refused")
+        self._send(refused.status, refused.body, refused.headers)
 
     def _found(self, name: str, revision: str, file: str) -> Repo:
         """The repository, if this client may have it. A private one looks like none."""

@@ -42,6 +42,7 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_MAX_PHOTOS": "12",
         "VITDEMO_MCP": "on",
         "VITDEMO_MAX_MODELS": "3",
+        "VITDEMO_TEMP_MB": "64",
         "VITDEMO_DATA": "/data",
     }
     assert {f"VITDEMO_{field.name.upper()}" for field in fields(Settings)} == set(environment)
@@ -64,6 +65,7 @@ def test_every_setting_can_be_set() -> None:
         max_photos=12,
         mcp=True,
         max_models=3,
+        temp_mb=64.0,
         data=Path("/data"),
     )
 

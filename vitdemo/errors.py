@@ -13,6 +13,7 @@
     │   ├── ClientLeftError     nobody waits for the result any more
     │   ├── CheckpointError     model files are missing, damaged or incomplete
     │   ├── DownloadError       model files could not be fetched, verified or stored
+    │   ├── NoGPUError          a GPU that is lent for each call was refused, or was lost
     │   ├── TooLargeError       the model exceeds the memory budget
     │   └── InvalidScoresError  the forward pass returned NaN or infinite values
     └── TrainingError           training cannot continue; the last checkpoint is kept
@@ -73,6 +74,10 @@ class CheckpointError(EngineError):
 
 class DownloadError(EngineError):
     """Model files could not be fetched, verified or stored."""
+
+
+class NoGPUError(EngineError):
+    """A GPU that is lent for each call was refused, or was lost."""
 
 
 class TooLargeError(EngineError):

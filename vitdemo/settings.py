@@ -51,7 +51,7 @@ class Settings:
     """What loaded models may take, in 10^9 bytes; 0 means 70% of the free GPU memory, or half of the free main memory."""
     add_models: str = ""
     """Which models users of the page may download or add: `any`, `listed` (the official checkpoints) or `none`; empty means
-    `any`, and on a Hugging Face Space `listed`."""
+    `any`, and on a Hugging Face Space `listed`. On ZeroGPU it is `none`."""
     cache_mb: float = 256.0
     """What cached results (captured attention, no images) may take in memory, in 10^6 bytes."""
     max_queue: int = 32
@@ -62,6 +62,8 @@ class Settings:
     """Whether agents may call the app as tools over MCP; empty means only on a Hugging Face Space. Needs the package `mcp`."""
     max_models: int = 16
     """How many models one call, or one comparison on the page, may name."""
+    temp_mb: float = 1000.0
+    """What uploaded images and files of results may take on the disk, in 10^6 bytes; the oldest are deleted for new ones."""
     data: Path | None = None
     """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 
@@ -87,6 +89,12 @@ def get_settings(environment: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             raise SettingsError(f"{variable}={text!r} cannot be used: {error}.") from None
     return Settings(**values)
+
+
+def on_zero_gpu(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this is a Hugging Face Space whose GPU is lent for each call (ZeroGPU); read as the `spaces` package reads it."""
+    environment = os.environ if environment is None else environment
+    return environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:

@@ -10,7 +10,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from vitdemo.attribution import attention_map, describe, fuse, iou, overlap, rank_correlation, why_flat
+from vitdemo.attribution import (
+    attention_map,
+    describe,
+    fuse,
+    iou,
+    of_single_patches,
+    overlap,
+    rank_correlation,
+    why_flat,
+)
 from vitdemo.errors import OptionError
 from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.options.methods import METHODS
@@ -273,6 +282,22 @@ def test_words_of_a_method_that_joins_all_layers_name_it_and_its_class(method: s
     words = "cosine of 0.50 or more" if method == "similarity" else "100% of it"
     assert describe(found) == f"{title}: {words} on 1% of the picture, top left"
     assert describe(found, "sunflower") == f"{title} for sunflower: {words} on 1% of the picture, top left"
+
+
+def test_a_small_area_is_not_called_nothing() -> None:
+    values = np.full((37, 37), 0.001)
+    values[3, 3] = 1
+    assert "on under 1% of the picture" in describe(_map(values))
+
+
+def test_a_map_of_single_patches_is_told_from_one_of_an_object() -> None:
+    values = 1 + 0.1 * np.random.default_rng(0).random((28, 37))
+    assert not of_single_patches(_map(values))
+    values[3, 3] = values[20, 30] = 40
+    assert of_single_patches(_map(values))
+    values[20, 31] = 40  # two that touch
+    assert not of_single_patches(_map(values))
+    assert not of_single_patches(_map(np.zeros((28, 37))))
 
 
 def test_words_leave_out_what_is_negative() -> None:

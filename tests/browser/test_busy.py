@@ -54,6 +54,7 @@ def test_a_page_that_may_not_wait_says_how_many_do_and_greys_what_is_not_of_its_
     hint, panel = page.locator("#compared .vd-hint"), page.locator("#compared .vd-panel canvas").first
     busy = "The server is busy: 3 jobs wait. Try again in a moment."
     upload(page, "mine.png", encode(photo(200, 140), "PNG"))
+    page.locator("#photo img").wait_for()
     expect(hint).to_have_text(f"{busy} Showing the previous result.")
     expect(page.locator(".toast-body").first).to_contain_text(busy)
     assert float(panel.evaluate("node => getComputedStyle(node).opacity")) < 0.5
@@ -63,6 +64,9 @@ def test_a_page_that_may_not_wait_says_how_many_do_and_greys_what_is_not_of_its_
     page.screenshot(path="/tmp/doors/busy-compare.png")
     # When there is room again, what is missing comes as its tab is opened.
     full.set()
+    while watched.app.page._queue.get_active_worker_count() or len(watched.app.page._queue):
+        time.sleep(0.01)
+    watched.settle()
     wait_for_new_result(page, lambda: [open_tab(page, "Explain"), open_tab(page, "Compare")])
     expect(hint).not_to_contain_text("busy")
     assert all("503" in complaint for complaint in watched.complaints)

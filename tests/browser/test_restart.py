@@ -88,7 +88,7 @@ def wire(app: App) -> Iterator[Wire]:
 @pytest.fixture
 def page(context: BrowserContext, app: App, wire: Wire) -> Page:
     """A page with a photo of the user's own, that knows whether it was loaded anew."""
-    return own_photo(context, App(wire.url, app.pipeline))
+    return own_photo(context, App(wire.url, app.pipeline, app.page))
 
 
 def own_photo(context: BrowserContext, app: App) -> Page:
@@ -208,7 +208,7 @@ def test_a_server_that_is_told_to_end_deletes_the_photos_of_open_pages_and_the_p
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with server(port, tmp_path) as first:
-        page = own_photo(context, App(f"http://127.0.0.1:{port}/", app.pipeline))
+        page = own_photo(context, App(f"http://127.0.0.1:{port}/", app.pipeline, app.page))
         assert list(tmp_path.rglob("mine.png"))
         first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=60) == 0

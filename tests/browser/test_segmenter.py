@@ -103,7 +103,24 @@ def test_the_similarity_threshold_changes_picture_and_words_without_a_request(se
     assert "a cosine of 0.20 or more" in segment.find(".vd-items").inner_text() != words
     assert "of it on" not in segment.canvas.get_attribute("aria-label")  # type: ignore[operator]
     assert segment.count() == asked
-    assert "tau=0.2&" in segment.page.url
+    assert "tau=0.2" in segment.page.url
+
+
+def test_the_automatic_threshold_is_shown_and_comes_back(segment: StaticSegmenter) -> None:
+    segment.start(method="foreground")
+    assert segment.run("state.tau") is None
+    assert segment.find("[name=automatic]").is_checked()
+    output = segment.find("label:has([name=tau]) output")
+    expect(output).to_have_text("0.50")
+    segment.set("tau", "0.2")
+    segment.settle()
+    expect(output).to_have_text("0.20")
+    assert not segment.find("[name=automatic]").is_checked()
+    assert "tau=0.2" in segment.page.url
+    segment.find("[name=automatic]").check()
+    segment.settle()
+    expect(output).to_have_text("0.50")
+    assert "tau" not in segment.page.url
 
 
 def test_the_arrow_keys_move_the_point_of_similarity(segment: StaticSegmenter) -> None:
@@ -176,11 +193,11 @@ def test_what_is_wrong_stands_in_the_tab_and_the_last_result_stays(segment: Stat
 def test_each_method_has_its_own_controls_and_says_what_they_do(segment: StaticSegmenter) -> None:
     segment.start()
     shown = {
-        "foreground": ["objects", "tau"],
-        "parts": ["parts", "tau", "within"],
+        "foreground": ["objects", "tau", "automatic"],
+        "parts": ["parts", "tau", "automatic", "within"],
         "attention": ["threshold", "head"],
-        "pca": ["within"],
-        "similarity": ["tau", "matches"],
+        "pca": ["tau", "automatic", "within"],
+        "similarity": ["tau", "automatic", "matches"],
     }
     for method, names in shown.items():
         segment.find(f"[name=method][value={method}]").check()

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -174,10 +174,10 @@ def test_a_fault_of_ours_is_worded_too_and_the_next_photo_is_done(
     specs: list[ModelSpec], photo: Callable[..., Photo], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Faulty(Pipeline):
-        def compare(self, photo: Photo, *arguments: Any, **options: Any) -> Comparison:
-            if photo.size == (50, 50):
+        def compare_each(self, photos: Sequence[Photo], *arguments: Any, **options: Any) -> list[Comparison]:
+            if any(photo.size == (50, 50) for photo in photos):
                 raise RuntimeError("/secret/path")
-            return super().compare(photo, *arguments, **options)
+            return super().compare_each(photos, *arguments, **options)
 
     faulty = Faulty(Settings(device="cpu"))
     found = list(compare_many(faulty, [("bad", photo(50, 50)), ("good", photo(60, 50))], specs))

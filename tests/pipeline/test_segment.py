@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vitdemo.errors import OptionError
-from vitdemo.options.segment import METHODS, SegmentRequest, default_tau
+from vitdemo.export.results import segmentation_json
+from vitdemo.options.segment import METHODS, PatchGraph, SegmentRequest, patch_graph
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.segment import segment
-from vitdemo.registry import get_spec
+from vitdemo.registry import OFFICIAL, get_spec
 from vitdemo.settings import ASSETS
 from vitdemo.types import ModelSpec, Photo, Segmentation
 
@@ -79,13 +81,16 @@ def test_outlier_patches_are_told_and_clipped_on_request(pipeline: Pipeline) -> 
     assert "mean of the neighbours" in " ".join(clipped.notes)
 
 
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_a_photo_of_nothing_has_no_foreground(pipeline: Pipeline, value: int) -> None:
-    photo = pipeline.open(np.full((200, 300, 3), value, np.uint8))
-    for name in ("dino-mini", "vit-mini"):
-        (found,) = segment(pipeline, [photo], get_spec(name))
-        assert not len(found.masks), name
-        assert "No foreground found." in found.notes
+@pytest.mark.parametrize(("value", "tau"), [(0, None), (128, None), (255, None), (128, 0.98)])
+def test_a_photo_of_one_colour_has_no_foreground(
+    pipeline: Pipeline, tiny_spec: Spec, value: int, tau: float | None
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 1.5, (200, 300, 3))
+    photo = pipeline.open(np.clip(value + noise, 0, 255).astype(np.uint8))
+    for spec in (get_spec("dino-mini"), get_spec("vit-mini"), tiny_spec("dinov2")):
+        (found,) = segment(pipeline, [photo], spec, SegmentRequest(tau=tau))
+        assert not len(found.masks), spec.name
+        assert " ".join(found.notes[-2:]) == "The photo is of one colour: nothing stands out. No foreground found."
 
 
 def test_more_objects_than_there_are_is_said(pipeline: Pipeline) -> None:
@@ -96,9 +101,60 @@ def test_more_objects_than_there_are_is_said(pipeline: Pipeline) -> None:
     assert not (found.masks.sum(axis=0) > 1).any()
 
 
-def test_small_models_have_a_higher_cosine_than_the_paper() -> None:
-    assert default_tau(2_700_000) == 0.5
-    assert default_tau(21_700_000) == 0.2
+def test_how_patches_are_compared_depends_on_where_a_model_is_from_and_not_on_its_size(tiny_spec: Spec) -> None:
+    own = get_spec("dino-mini")
+    assert patch_graph(own) == PatchGraph("keys and hidden states", 0.5)
+    assert patch_graph(replace(own, parameters=10**9)) == patch_graph(own)
+    for name in ("facebook/dino-vits16", "facebook/dino-vitb8"):
+        assert patch_graph(OFFICIAL[name]) == PatchGraph("keys", 0.2)
+    for name in (
+        "facebook/dinov2-small",
+        "facebook/dinov2-with-registers-base",
+        "facebook/dinov3-vits16-pretrain-lvd1689m",
+    ):
+        assert patch_graph(OFFICIAL[name]) == PatchGraph("hidden states", None)
+    for kind in ("dinov2", "dinov2-registers", "dinov3"):
+        assert patch_graph(tiny_spec(kind)) == PatchGraph("hidden states", None)
+    assert patch_graph(OFFICIAL["google/vit-base-patch16-224"]) == PatchGraph("keys and hidden states", None)
+
+
+def test_what_patches_were_compared_by_is_told(pipeline: Pipeline, tiny_spec: Spec, photo: Maker) -> None:
+    one, tiny = photo(90, 60, seed=1), tiny_spec("dinov2")
+    (found,) = segment(pipeline, [one], tiny, SegmentRequest(resolution=64))
+    (stated,) = segment(pipeline, [one], tiny, SegmentRequest(resolution=64, tau=0.3))
+    (own,) = segment(pipeline, [one], get_spec("dino-mini"))
+    (mass,) = segment(pipeline, [one], tiny, SegmentRequest(method="attention", resolution=64))
+    tau = found.parameters["tau"]
+    assert tau is None or -1 < tau < 1
+    assert (segmentation_json(found)["features"], segmentation_json(found)["tau_from"]) == ("hidden states", "photo")
+    assert (stated.parameters["tau"], stated.tau_from) == (0.3, "request")
+    assert (own.parameters["tau"], own.tau_from, own.features) == (0.5, "model", "keys and hidden states")
+    assert "features" not in segmentation_json(mass)
+    assert "tau" not in mass.parameters
+
+
+def test_the_object_that_has_colours_is_the_one_that_is_cut(pipeline: Pipeline) -> None:
+    photo, spec = example(pipeline, "crab"), get_spec("dino-mini")
+    (cut,) = segment(pipeline, [photo], spec)
+    (colours,) = segment(pipeline, [photo], spec, SegmentRequest(method="pca"))
+    np.testing.assert_array_equal(colours.masks, cut.masks)
+    assert colours.colours is not None
+    assert (colours.colours.any(axis=2) == cut.patches[0]).mean() > 0.99
+
+
+def test_each_of_several_photos_has_its_own_threshold(pipeline: Pipeline, tiny_spec: Spec) -> None:
+    photos = [example(pipeline, "crab"), example(pipeline, "pyramid")]
+    found = segment(pipeline, photos, tiny_spec("dinov2"), SegmentRequest(method="parts", resolution=64))
+    assert found[0].parameters["tau"] != found[1].parameters["tau"]
+
+
+def test_all_of_the_attention_is_the_whole_photo(pipeline: Pipeline) -> None:
+    for head in ("mean", "all"):
+        request = SegmentRequest(method="attention", threshold=1, head=head)
+        (found,) = segment(pipeline, [example(pipeline, "cup")], get_spec("dino-mini"), request)
+        assert len(found.masks) == len(found.names) > 0
+        assert found.masks.all()
+        assert not any("No foreground" in note for note in found.notes)
 
 
 def _covered(found: Segmentation, box: tuple[float, float, float, float]) -> tuple[float, float]:

@@ -159,6 +159,13 @@ def test_what_an_event_says_of_itself_names_no_files(app: App, path: str) -> Non
     assert answer.json()["detail"].startswith("That file was not uploaded")
 
 
+def test_an_event_may_name_what_its_page_has_uploaded(app: App) -> None:
+    body = stream_body(app, "uploads", {"number": 1, "image": uploaded(app)})
+    answer = httpx.post(f"{app.url}gradio_api/queue/join", json=body)
+    assert answer.status_code == 200
+    httpx.post(f"{app.url}gradio_api/stream/{answer.json()['event_id']}/close")
+
+
 EVIL = "https://evil.example"
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import anyio
@@ -57,7 +58,9 @@ def talk(app: App, use: Callable[[ClientSession], Awaitable[Result]]) -> Result:
             assert "Vision Transformers" in (started.instructions or "")
             return await use(session)
 
-    return anyio.run(connected)
+    # In a thread of its own: the browser's tests keep a loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, connected).result()
 
 
 def call(app: App, name: str, **arguments: Any) -> types.CallToolResult:

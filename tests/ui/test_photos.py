@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vitdemo.errors import ImageError, UrlError
+from vitdemo.pipeline.batch import compare_many
 from vitdemo.settings import ASSETS, Settings
 from vitdemo.ui import photos as photos_module
+from vitdemo.ui.components.photo_files import PhotoFiles
 from vitdemo.ui.photos import DecodedPhotos, current, using
+
+if TYPE_CHECKING:
+    from vitdemo.pipeline import Pipeline
+    from vitdemo.types import ModelSpec
 
 CUP = ASSETS / "examples" / "cup.jpg"
 
@@ -49,3 +57,13 @@ def test_limits_are_those_of_the_app_and_not_of_the_environment(monkeypatch: pyt
 def test_where_urls_are_off_none_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(UrlError, match="does not fetch"):
         DecodedPhotos(Settings(url_input=False)).download("http://127.0.0.1:9/a.jpg", str(tmp_path))
+
+
+def test_of_several_photos_one_that_was_deleted_meanwhile_is_named_and_the_others_are_compared(
+    tmp_path: Path, pipeline: Pipeline, vit: ModelSpec
+) -> None:
+    gone = str(tmp_path / "gone.jpg")
+    assert asyncio.run(PhotoFiles(render=False).async_move_resource_to_block_cache(gone)) == gone
+    lost, found = compare_many(pipeline, [("gone.jpg", Path(gone)), ("cup.jpg", CUP)], [vit])
+    assert lost.row.error == 'There is no file "gone.jpg". Check its name.'
+    assert found.comparison

@@ -14,6 +14,7 @@ from vitdemo.errors import ImageError
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import ASSETS
 from vitdemo.types import Photo, Segmentation
+from vitdemo.ui.components.segmenter import view_value
 from vitdemo.ui.links import parse_link, segment_link
 from vitdemo.ui.segment import _uploaded, answer_value
 from vitdemo.ui.segment_settings import RANGES, read_settings
@@ -46,7 +47,7 @@ def test_a_link_of_settings_gives_the_same_settings() -> None:
         ({"parts": "99"}, "Parts goes from 2 to 8; using 8 instead of 99."),
         ({"beside": "<html>"}, "There is no model “<html>”; comparing with none."),
         ({"model": "cnn-mini"}, "cnn-mini has no attention, and so no patches to tell apart; using dino-mini."),
-        ({"tau": "nan"}, "Similarity threshold must be a number, not “nan”; using 0.5."),
+        ({"tau": "nan"}, "Similarity threshold must be a number, not “nan”; using the automatic one."),
         ({"resolution": [3]}, "Resolution must be a number, not “[3]”; using 320."),
         ({"head": "x" * 99}, f"dino-mini has no head “{'x' * 39}…”; using the mean of heads."),
     ],
@@ -63,8 +64,19 @@ def test_what_is_no_point_is_none(point: Any) -> None:
 
 def test_every_range_holds_its_default() -> None:
     settings = read_settings({}, MODEL)[0].json
-    for name, (_, low, high, _) in RANGES.items():
-        assert low <= settings[name] <= high
+    for name, (_, low, high, default) in RANGES.items():
+        assert settings[name] == default
+        assert default is None or low <= default <= high
+
+
+def test_an_automatic_threshold_is_in_no_link_and_what_was_found_is_told(pipeline: Pipeline, cup: Photo) -> None:
+    settings, _ = read_settings({}, MODEL)
+    assert "tau" not in segment_link("cup", settings.link)
+    found = Segmenter(pipeline).find(cup, [], settings)
+    value = view_value(cup, found.first)
+    assert value["tau"] == 0.5
+    assert "patches compared by their keys and hidden states" in value["details"]
+    assert "similarity threshold 0.50, this model's" in value["details"]
 
 
 def test_only_uploaded_files_are_opened(tmp_path: Path) -> None:

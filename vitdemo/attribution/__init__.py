@@ -2,7 +2,7 @@
 
 from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
 from vitdemo.attribution.attention import attention_map, fuse, patch_map
-from vitdemo.attribution.describe import describe, why_flat
+from vitdemo.attribution.describe import describe, of_single_patches, why_flat
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
 from vitdemo.attribution.rollout import rollout, rollout_vit_explain
 from vitdemo.attribution.rows import attention_rows, mean_row, patch_attention
@@ -19,6 +19,7 @@ __all__ = [
     "iou",
     "legrad",
     "mean_row",
+    "of_single_patches",
     "overlap",
     "patch_attention",
     "patch_map",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from vitdemo.types import Agreement, AttributionMap, Box, Explanation, View
 
@@ -38,8 +37,19 @@ def rank_correlation(
     samples = _on_common_grid(first, first_view, second, second_view)
     if samples is None:
         return None
-    ranks = [rankdata(values) for values in samples]
+    ranks = [_ranks(values) for values in samples]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Ranks from 1 of all values, as a vector; equal values share the mean of theirs. To import `scipy.stats` takes a second.
+
+    >>> _ranks(np.array([3, 1, 3, 2], np.float32)).tolist()
+    [3.5, 1.0, 3.5, 2.0]
+    """
+    _, which, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[which], np.float64)
 
 
 def overlap(first: AttributionMap, first_view: View, second: AttributionMap, second_view: View) -> float | None:

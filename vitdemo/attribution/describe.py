@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from vitdemo.options.methods import METHODS
 from vitdemo.types import AttributionMap
 
 READOUT_WORDS = {"class": "class token", "distillation": "distillation token", "mean": "mean of all tokens"}
+SINGLE, FAR = 0.007, 15
+"""Largest share of the patches, and least ratio to the median: rollout with a DINOv2 of 22 M parameters has at most 0.006 and at
+least 19 at 224 and 518 pixels, with the embedded models never both."""
+
 _ROWS = ("top", "centre", "bottom")
 _COLUMNS = ("left", "centre", "right")
 
@@ -39,13 +44,15 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
             return f"{title}: nothing stands out"
         if attribution.method == "similarity":
             # Cosines are no shares of anything.
-            return f"{title}: cosine of {values.max() / 2:.2f} or more on {area:.0%} of the picture, {place}"
-        return f"{title}: {share:.0%} of it on {area:.0%} of the picture, {place}"
+            return f"{title}: cosine of {values.max() / 2:.2f} or more on {_area(area)} of the picture, {place}"
+        return f"{title}: {share:.0%} of it on {_area(area)} of the picture, {place}"
     head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
     query = READOUT_WORDS.get(attribution.readout or "", "")
     if attribution.query is not None:
         query = f"patch in row {attribution.query[0]}, column {attribution.query[1]}"
-    return f"layer {attribution.layer}, {head}, {query}: {share:.0%} of attention on {area:.0%} of the picture, {place}"
+    return (
+        f"layer {attribution.layer}, {head}, {query}: {share:.0%} of attention on {_area(area)} of the picture, {place}"
+    )
 
 
 _NOTHING = {
@@ -72,3 +79,26 @@ def why_flat(attribution: AttributionMap, label: str, methods: Sequence[str]) ->
     return (
         f"Nothing counts for {label}: {reason}, and {method.title} shows only what speaks for a class. Try {instead}."
     )
+
+
+def _area(share: float) -> str:
+    """A share of a picture, which is not nothing.
+
+    >>> _area(0.12), _area(0.001)
+    ('12%', 'under 1%')
+    """
+    return f"{share:.0%}" if share >= 0.005 else "under 1%"
+
+
+def of_single_patches(attribution: AttributionMap) -> bool:
+    """Whether a map's highest values are very few patches, each by itself.
+
+    Large networks without registers store global information in such patches of the background (Darcet et al. 2024,
+    arXiv:2309.16588), and methods that go through all layers show them instead of objects.
+    """
+    values = attribution.values
+    if attribution.high <= 0:
+        return False
+    bright = values >= attribution.high / 2
+    _, count = ndimage.label(bright, np.ones((3, 3)))
+    return bool(bright.mean() < SINGLE and count == bright.sum() and attribution.high > FAR * np.median(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from typing import Any
 
 from vitdemo.cli.common import EXIT_OK, add_command
@@ -23,6 +24,13 @@ def add_commands(commands: Any) -> None:
 
 
 def run_app(options: argparse.Namespace) -> int:
+    from vitdemo.settings import on_zero_gpu
+
+    if on_zero_gpu():
+        # Before anything can touch CUDA, which it replaces.
+        import spaces  # noqa: F401
+    # A third of the time to start would go into looking for garbage among what stays; `serve` switches it on again.
+    gc.disable()
     from vitdemo.ui.serve import serve
 
     serve(mcp=options.mcp)

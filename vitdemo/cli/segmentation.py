@@ -53,7 +53,9 @@ def add_commands(commands: Any) -> None:
     segment.add_argument("--point", metavar="X,Y", help="for similarity: pixels of the upright first photo")
     segment.add_argument("--objects", type=int, default=own.objects, metavar="N", help="for foreground (default: 1)")
     segment.add_argument(
-        "--tau", type=float, help="for foreground and parts: cosine from which patches count as similar"
+        "--tau",
+        type=float,
+        help="for foreground, parts and pca: cosine from which patches count as similar (default: suits model and photo)",
     )
     segment.add_argument("--matches", type=int, default=own.matches, metavar="N", help="for similarity (default: 5)")
     segment.add_argument("--parts", type=int, default=own.parts, metavar="N", help="for parts (default: 4)")

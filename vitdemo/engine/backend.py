@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -12,8 +14,30 @@ Request = Capture | Attribution | Reconstruct
 """What a forward pass is to give beside its logits: recorded attention and features, a map, or filled-in patches."""
 
 
+@dataclass(frozen=True, eq=False)
+class ModelRun:
+    """What `Backend.run` is given, as a value."""
+
+    spec: ModelSpec
+    pixel_values: Tensor
+    """`[B, 3, H, W]` float32, normalised, on the CPU."""
+    request: Request
+    dtype: str = "auto"
+
+
 class Backend(Protocol):
     """Runs models. Safe to call from many threads."""
+
+    @property
+    def where(self) -> str:
+        """What models run on, for people: such as `CPU`."""
+        ...
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether each call borrows a GPU from elsewhere. Then all that an action needs belongs into one call, models are those
+        of the start, and frames of a camera are not answered."""
+        ...
 
     @property
     def forwards(self) -> int:
@@ -26,6 +50,14 @@ class Backend(Protocol):
         Raises:
             EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
             OptionError: an unknown dtype; or, of an `Attribution`, no such class or patch.
+        """
+        ...
+
+    def run_many(self, runs: Sequence[ModelRun]) -> list[list[ModelOutput]]:
+        """All that one action of a user needs: as `run` for each, in their order.
+
+        Raises:
+            EngineError, OptionError: as `run`, of the first that fails.
         """
         ...
 

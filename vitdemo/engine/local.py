@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from vitdemo.engine.attribute import attribute, watching_features
-from vitdemo.engine.backend import Request
-from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, short
+from vitdemo.engine.backend import ModelRun, Request
+from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype
+from vitdemo.engine.forward import forward
 from vitdemo.engine.left import stop_if_left
 from vitdemo.engine.model_cache import ModelCache
-from vitdemo.engine.outputs import finite, split
 from vitdemo.errors import TooLargeError
-from vitdemo.models.attention_tap import AttentionRecord, record_attention
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.settings import Settings
 from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
 
 _Key = tuple[str, str, torch.dtype]
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -83,6 +78,16 @@ class LocalBackend:
         self._forwards = 0
 
     @property
+    def where(self) -> str:
+        if self.device.type == "cuda":
+            return f"CUDA ({torch.cuda.get_device_name(self.device)})"
+        return self.device.type.upper()
+
+    @property
+    def borrowed(self) -> bool:
+        return False
+
+    @property
     def forwards(self) -> int:
         return self._forwards
 
@@ -90,12 +95,14 @@ class LocalBackend:
         def work(queue: _ModelQueue) -> list[ModelOutput]:
             if isinstance(request, Capture):
                 return self._batched(queue, pixel_values, request)
-            if isinstance(request, Attribution):
-                return self._attributed(queue, pixel_values, request)
-            return self._reconstructed(queue, pixel_values, request)
+            return self._alone(queue, pixel_values, request)
 
         stop_if_left()
         return self._with_room(spec, dtype, work)
+
+    def run_many(self, runs: Sequence[ModelRun]) -> list[list[ModelOutput]]:
+        # One after the other: each takes what cores there are.
+        return [self.run(one.spec, one.pixel_values, one.request, one.dtype) for one in runs]
 
     def loaded(self) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -164,32 +171,9 @@ class LocalBackend:
                 self._caches[str(device)] = ModelCache(memory_budget(device, self._settings.memory_gb))
             return self._caches[str(device)]
 
-    def _attributed(self, queue: _ModelQueue, pixel_values: Tensor, request: Attribution) -> list[ModelOutput]:
-        pixels = pixel_values.to(queue.device, queue.dtype)
+    def _alone(self, queue: _ModelQueue, pixel_values: Tensor, request: Attribution | Reconstruct) -> list[ModelOutput]:
         with queue.turn:
-            (logits, maps, targets), milliseconds = self._timed(
-                lambda: attribute(queue.model, pixels, request), queue.device
-            )
-        outputs = split(AttentionRecord(Capture()), [], logits, queue.spec, pixels, milliseconds / len(pixels))
-        maps = finite(maps.float().cpu(), "maps", queue.spec, queue.dtype)
-        return [
-            replace(
-                output,
-                values=maps[index].view(output.patch_grid).clone(),
-                target=None if targets is None else targets[index],
-            )
-            for index, output in enumerate(outputs)
-        ]
-
-    def _reconstructed(self, queue: _ModelQueue, pixel_values: Tensor, request: Reconstruct) -> list[ModelOutput]:
-        # Not in the model's dtype: what is visible comes back as it was.
-        pixels = pixel_values.to(queue.device)
-        with queue.turn, torch.no_grad():
-            filled, milliseconds = self._timed(lambda: queue.model.reconstruct(pixels, request.hidden), queue.device)
-        filled = finite(filled.cpu(), "pixels", queue.spec, queue.dtype)
-        grid = (request.hidden.shape[1], request.hidden.shape[2])
-        ran = ModelOutput(None, {}, grid, milliseconds / len(pixels), str(queue.device), short(queue.dtype))
-        return [replace(ran, filled=image.clone()) for image in filled]
+            return self._forward(queue, pixel_values, request)
 
     def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
         jobs = [_Job(part, capture) for part in pixel_values.split(self._settings.max_batch)]
@@ -208,7 +192,7 @@ class LocalBackend:
     def _serve(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
         failed: BaseException | None = None
         try:
-            self._forward(queue, jobs)
+            self._share(queue, jobs)
         except BaseException as error:
             # Without the frames of the forward pass, which hold its tensors.
             failed = error.with_traceback(None) if is_out_of_memory(error) else error
@@ -220,35 +204,17 @@ class LocalBackend:
             job.error = failed
             job.done.set()
 
-    def _forward(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
-        pixels = torch.cat([job.pixel_values for job in jobs]).to(queue.device, queue.dtype)
-        # Not `inference_mode`: transformers caches BEiT's position index for the process, and a model could never be trained with
-        # an index made there.
-        capture = jobs[0].capture
-        with torch.no_grad(), record_attention(capture) as record, watching_features(queue.model, capture) as seen:
-            logits, milliseconds = self._timed(lambda: queue.model(pixels), queue.device)
-        outputs = split(record, seen, logits, queue.spec, pixels, milliseconds / len(pixels))
+    def _share(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
+        outputs = self._forward(queue, torch.cat([job.pixel_values for job in jobs]), jobs[0].capture)
         for job in jobs:
             job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
 
-    def _timed(self, forward: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-        """The result of a forward pass, and its milliseconds."""
+    def _forward(self, queue: _ModelQueue, pixel_values: Tensor, request: Request) -> list[ModelOutput]:
         with self._guard:
             self._forwards += 1
-        _synchronise(device)
-        start = time.perf_counter()
-        result = forward()
-        _synchronise(device)
-        return result, (time.perf_counter() - start) * 1e3
+        return forward(queue.model, queue.spec, pixel_values, request, queue.device, queue.dtype)
 
     def _empty_cache(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

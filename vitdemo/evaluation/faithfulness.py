@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitdemo.engine import ModelRun
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
-from vitdemo.types import Capture, Faithfulness, ModelSpec, Photo
+from vitdemo.types import Capture, Faithfulness, Grid, ModelSpec, Photo
 
 STEPS = 20
 RANDOM = 2
@@ -59,24 +60,17 @@ def faithfulness(
     if target is None:
         target = explanation.prediction.labels[0].index
     pixels = pixels_of(photo, spec, request)
-    deletion, insertion = deletion_and_insertion(
-        pipeline, spec, pixels, explanation.map.values, target, steps, dtype=dtype
-    )
-    if not baseline:
-        rng = np.random.default_rng(seed)
-        orders = [_more_and_more(rng.permutation(explanation.map.values.size), steps) for _ in range(RANDOM)]
-        curves = [
-            scores_without(pipeline, spec, pixels, gone.view(-1, *explanation.patch_grid), target, dtype=dtype)
-            for gone in orders
-        ]
-        baseline = np.mean(curves, axis=0).tolist()
+    rng = np.random.default_rng(seed)
+    orders = _best_first(explanation.map.values)
+    orders += [rng.permutation(explanation.map.values.size) for _ in range(0 if baseline else RANDOM)]
+    deletion, insertion, *others = _curves(pipeline, spec, pixels, explanation.patch_grid, orders, target, steps, dtype)
     return Faithfulness(
         method=request.method,
         target=target,
         shares=tuple(step / steps for step in range(steps + 1)),
         deletion=tuple(deletion),
-        insertion=tuple(insertion),
-        random=tuple(baseline),
+        insertion=tuple(insertion[::-1]),
+        random=tuple(baseline or np.mean(others, axis=0).tolist()),
     )
 
 
@@ -96,13 +90,31 @@ def deletion_and_insertion(
         pixels: `[3, H, W]`, as the model takes them.
         values: `[h, w]`; the patches with the largest come first.
     """
-    order = np.argsort(-values.ravel(), kind="stable")
-    deletion, insertion = (
-        scores_without(pipeline, spec, pixels, _more_and_more(one, steps).view(-1, *values.shape), target, dtype=dtype)
-        for one in (order, order[::-1])
-    )
-    # Bringing the best patches back first is deleting the worst ones first, backwards.
+    grid = (values.shape[0], values.shape[1])
+    deletion, insertion = _curves(pipeline, spec, pixels, grid, _best_first(values), target, steps, dtype)
     return deletion, insertion[::-1]
+
+
+def _best_first(values: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    """The order of deletion; and that of insertion, since bringing the best patches back first is deleting the worst ones first,
+    backwards."""
+    order = np.argsort(-values.ravel(), kind="stable")
+    return [order, order[::-1]]
+
+
+def _curves(
+    pipeline: Pipeline,
+    spec: ModelSpec,
+    pixels: Tensor,
+    grid: Grid,
+    orders: Sequence[NDArray[np.intp]],
+    target: int,
+    steps: int,
+    dtype: str,
+) -> list[list[float]]:
+    """The scores while patches go in each of these orders."""
+    gone = [_more_and_more(order, steps).view(-1, *grid) for order in orders]
+    return scores_without_each(pipeline, spec, pixels, gone, target, dtype=dtype)
 
 
 def _require_scores(spec: ModelSpec) -> None:
@@ -124,16 +136,29 @@ def scores_without(
         pixels: `[3, H, W]`, as the model takes them.
         gone: `[M, h, w]` bool; in each of M pictures, these patches have the mean colour of all pixels.
     """
+    (found,) = scores_without_each(pipeline, spec, pixels, [gone], target, dtype=dtype)
+    return found
+
+
+def scores_without_each(
+    pipeline: Pipeline, spec: ModelSpec, pixels: Tensor, gone: Sequence[Tensor], target: int, *, dtype: str = "auto"
+) -> list[list[float]]:
+    """As `scores_without` for each of several `gone`, in one call of the backend."""
+    runs = [ModelRun(spec, _without(spec, pixels, one), Capture(), dtype) for one in gone]
+    answers = pipeline.backend.run_many(runs)
+    logits = [[output.logits / spec.temperature for output in one if output.logits is not None] for one in answers]
+    return [[float(values.softmax(dim=-1)[target]) for values in one] for one in logits]
+
+
+def _without(spec: ModelSpec, pixels: Tensor, gone: Tensor) -> Tensor:
+    """`[M, 3, H, W]`: the picture without the patches that are gone in each of M copies."""
     # A CNN's last cells may be of fewer pixels; what a transformer leaves out at the edge goes with the last patches.
     rows, columns = (
         (torch.arange(size) // spec.patch_size).clamp(max=count - 1)
         for size, count in zip(pixels.shape[1:], gone.shape[1:], strict=True)
     )
     mask = gone[:, None, rows][..., columns]
-    masked = torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
-    outputs = pipeline.backend.run(spec, masked, Capture(), dtype)
-    logits = [output.logits / spec.temperature for output in outputs if output.logits is not None]
-    return [float(values.softmax(dim=-1)[target]) for values in logits]
+    return torch.where(mask, pixels.mean(dim=(1, 2), keepdim=True), pixels)
 
 
 def _more_and_more(order: NDArray[np.intp], steps: int) -> Tensor:

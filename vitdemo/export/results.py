@@ -181,6 +181,8 @@ def segmentation_json(found: Segmentation) -> dict[str, Any]:
         result["pairs"] = [
             {"first": list(pair.first), "here": list(pair.second), "cosine": pair.score} for pair in found.pairs
         ]
+    if found.features:
+        result |= {"features": found.features, "tau_from": found.tau_from}
     if found.outliers is not None and found.outliers.any():
         result["outliers"] = np.argwhere(found.outliers).tolist()
     if found.notes:

@@ -23,6 +23,7 @@ from PIL import (
 )
 
 from vitdemo.errors import ImageError
+from vitdemo.images.libtiff import quiet_libtiff
 from vitdemo.settings import Settings
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -58,7 +59,7 @@ def decode(data: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...
         _check_tiles(image, settings)
     notes = frame_notes(image)
     file.decoding = True
-    with as_image_errors(CUT_OFF):
+    with as_image_errors(CUT_OFF), quiet_libtiff():
         image.load()
     return image, notes
 

@@ -36,6 +36,7 @@ from vitdemo.images.decode import (
     rounded_up,
 )
 from vitdemo.images.fetch import fetch_url
+from vitdemo.images.libtiff import quiet_libtiff
 from vitdemo.settings import Settings, get_settings
 from vitdemo.types import Photo
 
@@ -99,7 +100,7 @@ def _from_pillow(image: PIL.Image.Image, settings: Settings) -> tuple[PIL.Image.
         raise ImageError(NOT_READABLE)
     check_size(image.size, settings)
     notes = frame_notes(image) if image.format in FORMATS else ()
-    with as_image_errors(CUT_OFF):
+    with as_image_errors(CUT_OFF), quiet_libtiff():
         image.load()
     return image, notes
 

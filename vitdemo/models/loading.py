@@ -109,8 +109,8 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Cla
         raise
     if spec.readouts:
         network.set_attn_implementation(TAP)
-    # Only its published checkpoints: those trained here, or converted to other names, were interpolated without an offset.
-    accept_any_grid(network, as_dino=spec.source == "hub" and spec.family == "DINO" and spec.model_type == "vit")
+    # Those trained here were interpolated without an offset.
+    accept_any_grid(network, as_dino=spec.is_dino_v1)
     if isinstance(network, transformers.ViTMAEForPreTraining):
         accept_masks(network)
     model = Classifier(network, spec, probe)

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from vitdemo.errors import OptionError
+from vitdemo.types import ModelSpec
 
 METHODS = ("attention", "foreground", "parts", "pca", "similarity")
 
 RESOLUTION = 320
 """Long side, in pixels, to which photos are enlarged by default."""
 
-SMALL = 10_000_000
-"""Weights below which a model's patches are more similar than those of the paper's models."""
+GraphFeatures = Literal["keys", "hidden states", "keys and hidden states"]
+"""Of the last layer: what patches are compared by when a photo is cut or grouped."""
 
 
-def default_tau(parameters: int) -> float:
-    """Cosine from which patches count as similar: the paper's, or, for models of few weights, a measured one."""
-    return 0.5 if parameters < SMALL else 0.2
+@dataclass(frozen=True)
+class PatchGraph:
+    """How a model's patches are compared."""
+
+    features: GraphFeatures
+    tau: float | None
+    """Cosine from which two patches count as similar; None: found for each photo."""
+
+
+def patch_graph(spec: ModelSpec) -> PatchGraph:
+    """What suits a model, by its type and where it is from.
+
+    DINO's first version as in TokenCut. The keys of DINOv2 share a large common part, so that all of them are similar; its last
+    hidden states part, but not at the same cosine in every photo. The embedded models are as measured on composites. Of others
+    nothing is known: both features, and a threshold for each photo.
+    """
+    if spec.is_dino_v1:
+        return PatchGraph("keys", 0.2)
+    if spec.model_type in ("dinov2", "dinov2_with_registers", "dinov3_vit"):
+        return PatchGraph("hidden states", None)
+    return PatchGraph("keys and hidden states", 0.5 if spec.source == "embedded" else None)
 
 
 class SegmentOptions(TypedDict, total=False):
@@ -51,8 +70,8 @@ class SegmentRequest:
     objects: int = 1
     """For `foreground`: at most this many."""
     tau: float | None = None
-    """Cosine from which patches count as alike, for `foreground`, and for `parts` and the pairs of `similarity`, which look for
-    one first; of `default_tau` if not given."""
+    """Cosine from which patches count as alike, for `foreground`, and for `parts`, `pca` and the pairs of `similarity`, which
+    look for one first; that of `patch_graph` if not given."""
     parts: int = 4
     within: bool = True
     """For `parts` and `pca`: only inside the foreground."""
@@ -90,7 +109,7 @@ OWN = {
     "attention": ("threshold", "head"),
     "foreground": ("objects", "tau"),
     "parts": ("parts", "within", "tau"),
-    "pca": ("within",),
+    "pca": ("within", "tau"),
     "similarity": ("point", "matches", "tau"),
 }
 """Fields that each method reads, beside those that all read."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from vitdemo.errors import OptionError, VitDemoError
+from vitdemo.errors import NoGPUError, OptionError, VitDemoError
 from vitdemo.images.open import Source
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
@@ -22,6 +23,9 @@ COLUMNS = (
     *("uncovered", "ms", "device", "dtype", "rank_correlation", "error"),
 )
 """Of the CSV."""
+
+AT_ONCE = 10
+"""Photos of one call, where each call borrows a GPU; elsewhere one after the other, so that others get their turn."""
 
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 """What makes a spreadsheet compute a cell; the wide ones do in East Asian settings."""
@@ -98,18 +102,39 @@ def compare_many(
     """
     if not specs:
         raise OptionError("Choose at least one model.")
-    for name, source in photos:
-        try:
-            photo = pipeline.open(source)
-            comparison = pipeline.compare(photo, specs, request, dtype=dtype, remember=remember)
-        except VitDemoError as error:
-            yield ComparedPhoto(Row(name, error=str(error)), failure=error.with_traceback(None))
-        except Exception:
-            logger.exception("One of several photos failed")
-            failure = VitDemoError("Something went wrong. It was logged; please try this photo again.")
-            yield ComparedPhoto(Row(name, error=str(failure)), failure=failure)
-        else:
-            yield ComparedPhoto(summarise(name, comparison), photo, comparison)
+    remaining = iter(photos)
+    while some := list(itertools.islice(remaining, AT_ONCE if pipeline.backend.borrowed else 1)):
+        yield from _compared(pipeline, some, specs, request, dtype, remember)
+
+
+def _compared(
+    pipeline: Pipeline,
+    photos: Sequence[tuple[str, Source | Photo]],
+    specs: Sequence[ModelSpec],
+    request: ExplainRequest | None,
+    dtype: str,
+    remember: bool,
+) -> list[ComparedPhoto]:
+    """In one call; where one of several fails, each on its own."""
+    name = photos[0][0]
+    try:
+        opened = [pipeline.open(source) for _, source in photos]
+        compared = pipeline.compare_each(opened, specs, request, dtype=dtype, remember=remember)
+    except NoGPUError as error:
+        # It would be refused again for each.
+        return [ComparedPhoto(Row(name, error=str(error)), failure=error.with_traceback(None)) for name, _ in photos]
+    except Exception as error:
+        if len(photos) > 1:
+            return [row for one in photos for row in _compared(pipeline, [one], specs, request, dtype, remember)]
+        if isinstance(error, VitDemoError):
+            return [ComparedPhoto(Row(name, error=str(error)), failure=error.with_traceback(None))]
+        logger.exception("One of several photos failed")
+        failure = VitDemoError("Something went wrong. It was logged; please try this photo again.")
+        return [ComparedPhoto(Row(name, error=str(failure)), failure=failure)]
+    return [
+        ComparedPhoto(summarise(name, comparison), photo, comparison)
+        for (name, _), photo, comparison in zip(photos, opened, compared, strict=True)
+    ]
 
 
 def summarise(name: str, comparison: Comparison) -> Row:

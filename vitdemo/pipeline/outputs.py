@@ -8,14 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitdemo.attribution import attention_map, describe, patch_map, why_flat
+from vitdemo.attribution import attention_map, describe, of_single_patches, patch_map, why_flat
+from vitdemo.images.plain import LABELS_MEAN_NOTHING, is_plain
 from vitdemo.options.targets import resolve_target
 from vitdemo.pipeline.prepare import Prepared
 from vitdemo.types import AttributionMap, Capture, Explanation, Label, ModelOutput, ModelSpec, Prediction
 
+SINGLE_PATCHES = (
+    "The highest values are single patches: probably tokens in which the network stores global information "
+    "(Darcet et al. 2024), not objects."
+)
 
-def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int) -> Prediction:
-    """The most probable labels, and how the model ran."""
+
+def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int, plain: bool = False) -> Prediction:
+    """The most probable labels, and how the model ran.
+
+    Args:
+        plain: whether what it saw is of one colour.
+    """
     labels: tuple[Label, ...] = ()
     if output.logits is not None:
         scores, indices = (output.logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
@@ -23,7 +33,8 @@ def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int) -> Predictio
             Label(spec.labels[index], score, index)
             for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
         )
-    return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=output.notes)
+    notes = (*output.notes, *((LABELS_MEAN_NOTHING,) if plain and labels else ()))
+    return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=notes, plain=plain)
 
 
 def explanation_of(
@@ -48,15 +59,18 @@ def explanation_of(
         description = describe(attribution, label)
         flat = why_flat(attribution, label, spec.methods)
         notes += (flat,) if flat else ()
+        if attribution.method != "similarity" and of_single_patches(attribution):
+            notes += (SINGLE_PATCHES,)
     if spec.note:
         notes += (spec.note,)
+    prediction = prediction_of(spec, output, top_k, is_plain(photo, prepared.view.crop))
     return Explanation(
-        replace(prediction_of(spec, output, top_k), from_cache=from_cache),
+        replace(prediction, from_cache=from_cache),
         attribution,
         rows,
         prepared.view,
         description,
-        (*photo.notes, *notes, *output.notes),
+        (*photo.notes, *notes, *prediction.notes),
         output.patch_grid,
         output.queries if wanted.queries else (),
         output.features if wanted.features else None,

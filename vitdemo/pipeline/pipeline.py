@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from numpy.typing import NDArray
 
 from vitdemo.attribution import agreement_of
-from vitdemo.engine import Backend, LocalBackend
+from vitdemo.engine import Backend, LocalBackend, ModelRun
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
+from vitdemo.images.plain import is_plain
 from vitdemo.models.attention_tap import TOKEN_NAMES
 from vitdemo.models.masking import grey_out, hidden_patches, to_image
 from vitdemo.models.preprocess import preprocess
@@ -42,9 +43,6 @@ from vitdemo.types import (
 if TYPE_CHECKING:
     import PIL.Image
 
-_SharedPixels = dict[Processor, PixelBatch]
-"""Pixel tensors of one photo, for models that agree on how to make them."""
-
 
 class Pipeline:
     """Models and photos in, predictions and maps out. Safe to share between threads and users."""
@@ -68,7 +66,19 @@ class Pipeline:
         """One prediction per photo, in forward passes of at most `max_batch` photos."""
         batch = preprocess(photos, spec.processor)
         outputs = self.backend.run(spec, batch.pixel_values, Capture(), dtype)
-        return [prediction_of(spec, output, top_k) for output in outputs]
+        return [
+            prediction_of(spec, output, top_k, is_plain(photo, view.crop))
+            for photo, view, output in zip(photos, batch.views, outputs, strict=True)
+        ]
+
+    def classify_each(
+        self, photo: Photo, specs: Sequence[ModelSpec], *, top_k: int = 5, dtype: str = "auto"
+    ) -> list[Prediction]:
+        """One prediction per model."""
+        pixels = {spec.processor: preprocess([photo], spec.processor).pixel_values for spec in specs}
+        runs = [ModelRun(spec, pixels[spec.processor], Capture(), dtype) for spec in specs]
+        answers = self.backend.run_many(runs)
+        return [prediction_of(spec, output, top_k) for spec, (output,) in zip(specs, answers, strict=True)]
 
     def explain(
         self,
@@ -93,7 +103,22 @@ class Pipeline:
             OptionError: the request asks for what this model or photo does not have.
         """
         prepared = prepare(photo, spec, request or ExplainRequest())
-        return self._explain(prepared, capture or Capture(), top_k, dtype, {}, remember)
+        (found,) = self._explain([prepared], capture or Capture(), top_k, dtype, remember)
+        return found
+
+    def prefetch(
+        self, asked: Iterable[tuple[Photo, ModelSpec, ExplainRequest, Capture]], *, dtype: str = "auto"
+    ) -> None:
+        """Where each call borrows a GPU, have what an action is about to ask for made in one, and remembered.
+
+        Raises:
+            OptionError: as `explain`.
+        """
+        if not self.backend.borrowed:
+            return
+        prepared = [(prepare(photo, spec, request), capture) for photo, spec, request, capture in asked]
+        wanted = [(one, _engine_request(one, capture)[0]) for one, capture in prepared]
+        self._run(wanted, dtype, remember=True)
 
     def compare(
         self,
@@ -114,6 +139,23 @@ class Pipeline:
         Args:
             request, top_k, dtype, capture, remember: as for `explain`.
         """
+        (found,) = self.compare_each(
+            [photo], specs, request, top_k=top_k, dtype=dtype, capture=capture, remember=remember
+        )
+        return found
+
+    def compare_each(
+        self,
+        photos: Sequence[Photo],
+        specs: Sequence[ModelSpec],
+        request: ExplainRequest | None = None,
+        *,
+        top_k: int = 5,
+        dtype: str = "auto",
+        capture: Capture | None = None,
+        remember: bool = True,
+    ) -> list[Comparison]:
+        """As `compare` for each photo, in one call of the backend."""
         if not specs:
             raise OptionError("Choose at least one model.")
         request = request or ExplainRequest()
@@ -122,23 +164,28 @@ class Pipeline:
         missing = {spec: missing_target(request, spec) for spec in specs}
         if all(missing.values()):
             raise OptionError(missing[specs[0]])
-        pixels: _SharedPixels = {}
-        found = []
-        for spec in specs:
-            own, reason = _adapted(request, spec, missing[spec])
-            explanation = self._explain(prepare(photo, spec, own), capture or Capture(), top_k, dtype, pixels, remember)
-            if reason:
-                title = METHODS[request.method].title
-                note = missing[spec] or f"{title} does not apply to {spec.name}: {reason}."
-                explanation = replace(
-                    explanation,
-                    map=None,
-                    rows={},
-                    description=f"no {title}: {reason}",
-                    notes=(*explanation.notes, note),
-                )
-            found.append(explanation)
-        return Comparison(tuple(found), tuple(agreement_of(*pair) for pair in combinations(found, 2)))
+        adapted = [_adapted(request, spec, missing[spec]) for spec in specs]
+        prepared = [
+            prepare(photo, spec, own) for photo in photos for spec, (own, _) in zip(specs, adapted, strict=True)
+        ]
+        explanations = self._explain(prepared, capture or Capture(), top_k, dtype, remember)
+        comparisons = []
+        for start in range(0, len(explanations), len(specs)):
+            found = []
+            for spec, (_, reason), explanation in zip(specs, adapted, explanations[start:], strict=False):
+                if reason:
+                    title = METHODS[request.method].title
+                    note = missing[spec] or f"{title} does not apply to {spec.name}: {reason}."
+                    explanation = replace(
+                        explanation,
+                        map=None,
+                        rows={},
+                        description=f"no {title}: {reason}",
+                        notes=(*explanation.notes, note),
+                    )
+                found.append(explanation)
+            comparisons.append(Comparison(tuple(found), tuple(agreement_of(*pair) for pair in combinations(found, 2))))
+        return comparisons
 
     def reconstruct(
         self, photo: Photo, spec: ModelSpec, *, ratio: float = 0.75, seed: int = 0, dtype: str = "auto"
@@ -171,43 +218,53 @@ class Pipeline:
         )
 
     def _explain(
-        self,
-        prepared: Prepared,
-        wanted: Capture,
-        top_k: int,
-        dtype: str,
-        pixels: _SharedPixels,
-        remember: bool,
-    ) -> Explanation:
-        request, wanted = _engine_request(prepared, wanted)
-        output, from_cache = self._run(prepared, request, dtype, pixels, remember)
-        return explanation_of(prepared, output, wanted, top_k, from_cache)
+        self, prepared: Sequence[Prepared], wanted: Capture, top_k: int, dtype: str, remember: bool
+    ) -> list[Explanation]:
+        asked = [_engine_request(one, wanted) for one in prepared]
+        outputs = self._run(
+            [(one, request) for one, (request, _) in zip(prepared, asked, strict=True)], dtype, remember
+        )
+        return [
+            explanation_of(one, output, own, top_k, from_cache)
+            for one, (_, own), (output, from_cache) in zip(prepared, asked, outputs, strict=True)
+        ]
 
     def _run(
-        self,
-        prepared: Prepared,
-        request: Attribution | Capture,
-        dtype: str,
-        pixels: _SharedPixels,
-        remember: bool,
-    ) -> tuple[ModelOutput, bool]:
-        """The engine's answer, and whether it was in the cache."""
-        spec, processor = prepared.spec, prepared.processor
-        own = request if isinstance(request, Attribution) else None
-        key = (prepared.photo.digest, spec.checkpoint, spec.revision, processor, dtype, own)
-        known: ModelOutput | None = self._cache.get(key)
-        if known is not None and (isinstance(request, Attribution) or covers(known, request)):
-            return known, True
-        if processor not in pixels:
-            pixels[processor] = preprocess([prepared.photo], processor)
-        (output,) = self.backend.run(spec, pixels[processor].pixel_values, request, dtype)
-        if known is not None:
-            output = replace(
-                output, queries=output.queries or known.queries, features=output.features or known.features
-            )
-        if remember:
-            self._cache.put(key, output, bytes_of(output))
-        return output, False
+        self, asked: Sequence[tuple[Prepared, Attribution | Capture]], dtype: str, remember: bool
+    ) -> list[tuple[ModelOutput, bool]]:
+        """The engine's answers, and whether each was in the cache. What is not there is made in one call."""
+        found: dict[_Key, tuple[ModelOutput, bool]] = {}
+        missing: dict[_Key, ModelRun] = {}
+        pixels: dict[tuple[str, Processor], PixelBatch] = {}
+        keys = [_key(prepared, request, dtype) for prepared, request in asked]
+        for key, (prepared, request) in zip(keys, asked, strict=True):
+            known: ModelOutput | None = self._cache.get(key)
+            if known is not None and (isinstance(request, Attribution) or covers(known, request)):
+                found[key] = known, True
+            elif key not in missing:
+                shared = prepared.photo.digest, prepared.processor
+                if shared not in pixels:
+                    pixels[shared] = preprocess([prepared.photo], prepared.processor)
+                missing[key] = ModelRun(prepared.spec, pixels[shared].pixel_values, request, dtype)
+        if missing:
+            for (key, _), (output,) in zip(missing.items(), self.backend.run_many([*missing.values()]), strict=True):
+                known = self._cache.get(key)
+                if known is not None:
+                    output = replace(
+                        output, queries=output.queries or known.queries, features=output.features or known.features
+                    )
+                if remember:
+                    self._cache.put(key, output, bytes_of(output))
+                found[key] = output, False
+        return [found[key] for key in keys]
+
+
+_Key = tuple[str, str, str, Processor, str, Attribution | None]
+
+
+def _key(prepared: Prepared, request: Attribution | Capture, dtype: str) -> _Key:
+    spec, own = prepared.spec, request if isinstance(request, Attribution) else None
+    return prepared.photo.digest, spec.checkpoint, spec.revision, prepared.processor, dtype, own
 
 
 def _adapted(request: ExplainRequest, spec: ModelSpec, missing: str) -> tuple[ExplainRequest, str]:

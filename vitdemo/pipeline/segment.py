@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitdemo.errors import OptionError
+from vitdemo.images.plain import LABELS_MEAN_NOTHING, is_plain
 from vitdemo.options.explain import ExplainRequest, resolve_head
-from vitdemo.options.segment import SegmentRequest, default_tau
+from vitdemo.options.segment import OWN, PatchGraph, SegmentRequest, patch_graph
 from vitdemo.pipeline.pipeline import Pipeline
 from vitdemo.pipeline.prepare import prepare
 from vitdemo.segmentation import Match, clip_outliers, enlarge, find_outliers, refine
@@ -42,6 +44,13 @@ def segment(
     return list(segment_each(pipeline, photos, spec, request, dtype=dtype))
 
 
+def prefetch(pipeline: Pipeline, photos: Sequence[Photo], specs: Sequence[ModelSpec], request: SegmentRequest) -> None:
+    """Where each call borrows a GPU, run photos and models in one, so that segmenting any of them needs no other."""
+    wanted = Capture(features=True)
+    resolution = ExplainRequest(resolution=request.resolution)
+    pipeline.prefetch([(photo, spec, resolution, wanted) for spec in specs if spec.readouts for photo in photos])
+
+
 def segment_each(
     pipeline: Pipeline,
     photos: Sequence[Photo],
@@ -60,8 +69,8 @@ def segment_each(
         raise OptionError(f"{spec.name} has no attention, and so no patches to tell apart. Choose a transformer.")
     if request.method == "attention" and request.head != "all":
         resolve_head(request.head, spec.num_heads)
-    if request.tau is None:
-        request = replace(request, tau=default_tau(spec.parameters))
+    graph = patch_graph(spec)
+    tau = graph.tau if request.tau is None else request.tau
     map_request = ExplainRequest(resolution=request.resolution)
     query = 0
     if request.method == "similarity" and len(photos):
@@ -81,7 +90,8 @@ def segment_each(
             heads = clip_outliers(heads.reshape(len(heads), -1).T, huge).T.reshape(heads.shape)
         # The rows of all layers are not needed any more.
         found.append(replace(explanation, rows={}, features=None))
-        seen.append(PhotoFeatures(heads, features, keys))
+        plain = is_plain(photo, explanation.view.crop)
+        seen.append(PhotoFeatures(heads, features, keys, graph.features, tau, plain))
         outliers.append(huge)
         most = MAX_GROUPED // (features.nbytes + keys.nbytes)
         if request.method in ("parts", "pca", "similarity") and len(photos) > most:
@@ -92,7 +102,24 @@ def segment_each(
     if not found:
         return
     for index, patches in enumerate(segment_patches(seen, request, query)):
-        yield _finish(photos[index], found[index], request, patches, outliers[index], found[0])
+        done = _finish(photos[index], found[index], request, patches, outliers[index], found[0])
+        yield _compared(done, seen[index], graph, request)
+
+
+def _compared(found: Segmentation, photo: PhotoFeatures, graph: PatchGraph, request: SegmentRequest) -> Segmentation:
+    """With what its patches were compared by, and the threshold, where they were compared."""
+    if "tau" not in OWN[request.method] or (request.method == "pca" and not request.within):
+        return found
+    if request.method == "similarity":
+        # Its map is of the last hidden states with any model.
+        graph, photo = PatchGraph("hidden states", None), replace(photo, graph="hidden states", tau=request.tau)
+    by_model: Literal["model", "photo"] = "photo" if graph.tau is None else "model"
+    return replace(
+        found,
+        features=graph.features,
+        tau_from=by_model if request.tau is None else "request",
+        parameters={**found.parameters, "tau": photo.threshold},
+    )
 
 
 def _finish(
@@ -110,9 +137,10 @@ def _finish(
         [],
         [*explanation.notes, *outlier_note(outliers, request.clip), *([patches.note] if patches.note else [])],
     )
-    # Where its labels come from does not matter here.
-    notes = [note for note in notes if note != explanation.prediction.spec.note]
-    if request.method in ("attention", "foreground") and (not patches.masks.any() or patches.masks.all()):
+    # Where its labels come from, and what they mean, does not matter here.
+    notes = [note for note in notes if note not in (explanation.prediction.spec.note, LABELS_MEAN_NOTHING)]
+    nothing = not patches.masks.any() or (request.method == "foreground" and bool(patches.masks.all()))
+    if request.method in ("attention", "foreground") and nothing:
         # Not drawn as if it were a mask.
         patches = replace(patches, masks=patches.masks[:0], names=())
         notes.append("No foreground found.")

@@ -13,7 +13,7 @@ from vitdemo.registry import hub_cache
 from vitdemo.registry.checkpoints import spec_from_configs, spec_from_folder
 from vitdemo.registry.configs import FAMILIES
 from vitdemo.registry.official import OFFICIAL
-from vitdemo.settings import ASSETS, Settings
+from vitdemo.settings import ASSETS, Settings, on_zero_gpu
 from vitdemo.types import ModelSpec
 
 _added: dict[str, ModelSpec] = {}
@@ -50,6 +50,11 @@ def get_spec(name: str) -> ModelSpec:
             f"Unknown model {name!r}. Choose from: {choices}; or a model on the Hub, as organisation/model."
         )
     if not spec.ready:
+        if on_zero_gpu():
+            raise NotDownloadedError(
+                f"{name} is not on this Space, and none is fetched here after the start. Choose from: "
+                f"{', '.join(spec.name for spec in ready_models())}; or duplicate the Space with this model in VITDEMO_MODELS."
+            )
         size = f" ({spec.bytes / 1e6:.0f} MB)" if spec.bytes else ""
         raise NotDownloadedError(
             f"{name} is not on this machine{size}. Fetch it in the Models tab, or with: python -m vitdemo download {name}"

@@ -54,8 +54,3 @@ def flat_masks(masks: Sequence[Mask | None] | None, features: Sequence[Floats]) 
         if len(mask) != len(own):
             raise ValueError(f"A mask of {len(mask)} patches for a photo of {len(own)}.")
     return flat
-
-
-def border_patches(mask: Mask) -> int:
-    """Number of patches of a mask `[h, w]` at the border of the grid."""
-    return int(mask.sum()) - int(mask[1:-1, 1:-1].sum())

@@ -45,6 +45,8 @@ SHIFT = 1e-11
 """Far below any relevant eigenvalue, above the rounding of those that are 0."""
 
 
+ALL_ALIKE = "All patches are alike: nothing stands out."
+
 Side = Literal["seed", "corners", "attention"]
 """Which side of a cut is the foreground: the one with the most extreme patch, as in TokenCut; that one unless it contains three
 or four corners of the photo, as in MaskCut; or the one with the higher mean attention, as in neither paper."""
@@ -162,6 +164,12 @@ def foreground(
     )
 
 
+def none_found(grid: Grid, reason: str) -> Foreground:
+    """No object, and why."""
+    none = np.zeros((0, *grid), np.bool_)
+    return Foreground(none, none.astype(np.float32), (), (), reason)
+
+
 def second_eigenvector(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """The solution of `(D - W) y = lambda D y` with the second smallest lambda, where D is the diagonal of W's row sums.
 
@@ -246,7 +254,7 @@ def _why_uniform(similar: Mask) -> str:
     if count < 2:
         return "No patches are left."
     if links == count * (count - 1):
-        return "All patches are alike: nothing stands out."
+        return ALL_ALIKE
     return "" if links else "No two patches are alike: there is nothing to group."
 
 

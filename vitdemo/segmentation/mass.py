@@ -17,7 +17,7 @@ def keep_mass(maps: ArrayLike, share: float) -> Mask:
 
     Args:
         maps: `[h, w]` or `[H, h, w]`; each map is normalised by itself. Negative values count as 0.
-        share: above 0, at most 1, which keeps all patches above 0.
+        share: above 0, at most 1, which keeps all patches.
 
     Returns:
         Mask of the shape of `maps`; empty for a map without mass.
@@ -39,6 +39,9 @@ def keep_mass(maps: ArrayLike, share: float) -> Mask:
     ascending = np.take_along_axis(flat, order, axis=-1)
     total = ascending.sum(axis=-1, keepdims=True)
     kept = np.cumsum(ascending / np.where(total > 0, total, 1), axis=-1) > 1 - share
+    if share == 1:
+        # Also those whose attention is rounded to 0.
+        kept[:] = total > 0
     result = np.zeros(flat.shape, np.bool_)
     np.put_along_axis(result, order, kept, axis=-1)
     return result.reshape(values.shape)

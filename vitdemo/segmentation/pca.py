@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from vitdemo.segmentation.arrays import Floats, Mask, border_patches, flat_masks, patch_features
+from vitdemo.segmentation.arrays import Floats, Mask, flat_masks, patch_features
 from vitdemo.types import Grid
 
 PERCENTILES = (1.0, 99.0)
@@ -53,22 +53,6 @@ def component_colours(
         image[mask] = part
         images.append(image.reshape(*grid, 3))
     return Components(tuple(images), explained)
-
-
-def component_foreground(features: Sequence[ArrayLike], grids: Sequence[Grid]) -> tuple[Mask, ...]:
-    """Per photo a mask `[h, w]`: one side of the mean along the first principal component of all photos' patches.
-
-    It is the side with fewer border patches, or, if equal, with fewer patches.
-    """
-    rows, _ = _checked(features, grids, None)
-    points = np.concatenate(rows)
-    mean, axes, explained = _axes(points, 1)
-    if explained[0] <= 0:
-        return tuple(np.zeros(grid, np.bool_) for grid in grids)
-    values = [((own - mean) @ axes[0]).reshape(grid) for own, grid in zip(rows, grids, strict=True)]
-    sides = [[value > 0 for value in values], [value < 0 for value in values]]
-    counts = [(sum(border_patches(mask) for mask in side), sum(int(mask.sum()) for mask in side)) for side in sides]
-    return tuple(sides[0] if counts[0] <= counts[1] else sides[1])
 
 
 def _axes(

@@ -105,6 +105,11 @@ class ModelSpec:
         return len(self.labels) or self.expected_classes
 
     @property
+    def is_dino_v1(self) -> bool:
+        """Whether it is a checkpoint of DINO's first version as published; not one trained here, or converted to another name."""
+        return self.source == "hub" and self.family == "DINO" and self.model_type == "vit"
+
+    @property
     def link(self) -> str:
         """The page of a Hub model."""
         return f"https://huggingface.co/{self.name.partition('@')[0]}" if self.source == "hub" else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitdemo.types.forward import Box, LayerQueries, PatchFeatures, View
 from vitdemo.types.models import Fusion, ModelSpec, Readout
@@ -63,11 +63,13 @@ class Prediction:
     from_cache: bool = False
     notes: tuple[str, ...] = ()
     """For the user, about how the model was run."""
+    plain: bool = False
+    """Whether what the model saw is of one colour, so that no score means anything."""
 
     @property
     def uncovered(self) -> bool:
         """Whether the photo probably shows none of the model's classes."""
-        return bool(self.labels) and self.labels[0].score < self.spec.threshold
+        return bool(self.labels) and (self.plain or self.labels[0].score < self.spec.threshold)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,10 @@ class Segmentation:
     """For `similarity`, in photos after the first: correspondences with the first photo, best first."""
     outliers: NDArray[np.bool_] | None = None
     """`[h, w]`: patches with outlier norms, whether or not they were clipped."""
+    features: str = ""
+    """What patches were compared by, such as "keys"; empty where the method compares none."""
+    tau_from: Literal["request", "model", "photo", ""] = ""
+    """Where `parameters["tau"]` is from; that of a photo is None if all its patches are alike."""
 
     @property
     def areas(self) -> tuple[float, ...]:

@@ -75,7 +75,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         """
         photo = required(image)
         specs = specs_of(models or (), pipeline.settings) or [ready_models()[0]]
-        found = [pipeline.classify([photo], spec, top_k=max(1, int(top_k or 5)))[0] for spec in specs]
+        found = pipeline.classify_each(photo, specs, top_k=max(1, int(top_k or 5)))
         return Answer([{"image": photo.name, "results": [prediction_json(prediction) for prediction in found]}])
 
     def explain(
@@ -203,7 +203,8 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
             threshold: for attention, share of it that is kept, above 0 and up to 1.
             head: for attention, "mean", "max", "min", a number from 0, or "all" for a mask of each.
             objects: for foreground, at most so many, 1 to 10.
-            tau: cosine from which patches count as alike, from -1, below 1; empty means what suits the model; not for attention.
+            tau: cosine from which patches count as alike, from -1, below 1; empty means what suits model and photo; not for
+                attention.
             parts: for parts, how many, 1 to 20.
             within: for parts and pca, only inside the foreground.
             point: for similarity, "X,Y" in pixels of the upright photo; empty means its middle.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,7 +39,9 @@ from vitdemo.ui.picker import ModelPicker
 from vitdemo.ui.preview import TITLE
 from vitdemo.ui.restore_link import RestoreLink
 from vitdemo.ui.result_store import Results
+from vitdemo.ui.run_on import RunOn
 from vitdemo.ui.segment import SegmentTab
+from vitdemo.ui.sessions import CAPACITY, lean_sessions
 from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
 
 OPENED = """() => {
@@ -92,13 +95,16 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
     def on_explain(values: Values) -> Values:
         return refreshed(EXPLAIN, values)
 
+    def on_open_tab(values: Values) -> Values:
+        return refreshed(values[state].tab, values)
+
     def on_example(page_state: PageState, event: gr.EventData) -> str:
         page_state.touched = True
         with user_errors():
             return str(examples()[event.index].path)
 
     first = opened(pipeline, examples()[0])
-    with Page(title=TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
+    with Page(title=TITLE, analytics_enabled=False) as page:
         page.photos = photos
         # Shown under "Use via API", and by the Hugging Face Hub.
         page.mcp_server = wanted(settings)
@@ -125,6 +131,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 )
                 answer = note(elem_id="address-answer")
                 gallery = example_buttons(examples(), elem_id="examples")
+                run_on = RunOn(pipeline)
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=COMPARE, overflow_behavior="wrap") as tabs:
                 with gr.Tab("Compare", id=COMPARE) as compare_tab:
                     compare = CompareTab(pipeline, results, first, default, state)
@@ -138,7 +145,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
         picker = ModelPicker(listed, compare.models, explain.model, segmented, state)
-        gr.HTML(_footer(), elem_id="footer")
+        gr.HTML(_footer(pipeline.backend.where), elem_id="footer")
         add_endpoints(pipeline)
 
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -159,11 +166,16 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         explained = opening[EXPLAIN].then(on_explain, {photo, *explain.controls}, [explain.explained, photo], **caught)
         grey_if_unanswered(opened_compare, compare.compared)
         grey_if_unanswered(explained, explain.explained)
+
+        def anew(event: gr.events.Dependency) -> None:
+            event.then(on_open_tab, inputs, [compare.compared, explain.explained], **running)
+
         compare.connect(photo, running)
         segmented.connect(photo, running)
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
+        run_on.connect(page, state, anew)
         listed.connect(page, models_tab)
         picker.connect([compare.more, explain.more])
         several.connect(compare.models, photo)
@@ -189,7 +201,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     """What `launch` is to be given: Gradio 6 takes looks and limits there."""
     limit = max_bytes(pipeline.settings)
     layers = middleware(limit, pipeline.settings.max_photos)
-    lifespans: list[Lifespan] = [partial(guarded, pipeline.settings)]
+    lifespans: list[Lifespan] = [partial(guarded, pipeline.settings), lean_sessions]
     if wanted(pipeline.settings):
         server = McpServer(pipeline, body_limit(limit))
         lifespans.append(server.lifespan)
@@ -210,6 +222,7 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
         # Gradio's own would make a tool of every endpoint.
         "mcp_server": False,
         "app_kwargs": {"middleware": layers, "lifespan": joined(lifespans)},
+        "state_session_capacity": CAPACITY,
     }
 
 
@@ -235,9 +248,10 @@ def _heading() -> str:
     )
 
 
-def _footer() -> str:
+def _footer(where: str) -> str:
     return (
-        "<p>A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
+        f"<p>Runs on: {html.escape(where)}. "
+        "A photo stays on this server while the page works with it: at most two hours as a temporary file, never in "
         "a log. Results are remembered as numbers under a fingerprint of the photo, not as pictures. "
         f"vitdemo {VERSION}. Example photos: see their credits in <code>assets/examples/CREDITS.md</code>.</p>"
     )

@@ -19,7 +19,8 @@ from starlette.datastructures import QueryParams
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vitdemo.ui.given import NOT_UPLOADED, files_in
+from vitdemo.errors import ImageError
+from vitdemo.ui.given import files_in, uploaded
 from vitdemo.ui.routes import API
 
 UNREAD = 10.0
@@ -74,21 +75,31 @@ class FairQueue(Queue):
     async def push(self, body: PredictBodyInternal, request: fastapi.Request, username: str | None) -> Any:
         if words := self._against(body, request):
             return False, words, "queue_full"
-        if files_in(body.event_data):
-            # Gradio would refuse it later, and repeat what it says.
-            return False, NOT_UPLOADED, "error"
+        try:
+            # Gradio would refuse them later, and repeat what it was told, or fetch them.
+            for path in files_in(body.event_data):
+                uploaded(path)
+        except ImageError as error:
+            return False, str(error), "error"
         return await super().push(body, request, username)
 
     def _against(self, body: PredictBodyInternal, request: fastapi.Request) -> str:
-        """Why there is no place; "" where there is one. Nobody loses one to a client who has more than a fair share of them."""
+        """Why there is no place; "" where there is one.
+
+        Jobs that run models, cameras, and what is done at once, as taking a photo, each have places of their own. Nobody loses
+        one to a client who has more than a fair share of them.
+        """
         function = self.blocks.fns.get(body.fn_index) if body.fn_index is not None else None
-        if function is not None and function.connection == "stream":
-            waiting = sum(event.streaming for event in self._waiting())
-            return f"All cameras are served, and {waiting} more wait." if waiting >= STREAMS_WAITING else ""
-        held = Counter(client_of(event.request) for event in self._waiting() if not event.streaming)
-        total, own = held.total(), held[client_of(request)]
-        share = self.places / len({*held, client_of(request)})
-        if total < self.places or (own < share and total < 2 * self.places):
+        queue = self.event_queue_per_concurrency_id.get(function.concurrency_id) if function else None
+        if function is None or queue is None:
+            return ""
+        held = Counter(client_of(event.request) for event in queue.queue)
+        total = held.total()
+        if function.connection == "stream":
+            return f"All cameras are served, and {total} more wait." if total >= STREAMS_WAITING else ""
+        client = client_of(request)
+        share = self.places / len({*held, client})
+        if total < self.places or (held[client] < share and total < 2 * self.places):
             return ""
         jobs = "1 job waits" if total == 1 else f"{total} jobs wait"
         return f"The server is busy: {jobs}. Try again in a moment."

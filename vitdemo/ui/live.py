@@ -35,16 +35,31 @@ PLACES = 4
 """Streams that are served at the same time. A stream holds its queue slot for its whole life."""
 
 
+ABSENT = (
+    "<p>There is no Live on this server: its GPU is lent for single calls, out of each visitor's daily quota of minutes, and a "
+    "camera would hold one for as long as it runs. Live works where vitdemo runs on a CPU or a GPU of its own: on your "
+    "machine, or in a copy of this Space on other hardware.</p>"
+)
+
+
 class LiveTab:
-    """Built inside an open `gr.Tab`; `connect` wires it when the rest of the page is there."""
+    """Built inside an open `gr.Tab`; `connect` wires it when the rest of the page is there.
+
+    Where a GPU is lent for each call, the tab holds nothing but the reason why.
+    """
 
     def __init__(self, pipeline: Pipeline, model: str) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self.present = pipeline, not pipeline.backend.borrowed
+        if not self.present:
+            gr.HTML(ABSENT, elem_id="live-absent")
+            return
         self.model = gr.Dropdown(choices(), value=model, label="Model", elem_id="live-model")
         self.view = live_view("live", EVERY, LIMIT)
 
     def connect(self, tab: gr.Tab, photo: PhotoInput, explained: gr.Dropdown, tabs: gr.Tabs, state: gr.State) -> None:
         """Let frames be answered, and a frozen one become the page's photo, explained by this tab's model."""
+        if not self.present:
+            return
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         # The model is an input of every frame: another one takes effect during the stream.
         streamed = self.view.stream(

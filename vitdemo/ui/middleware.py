@@ -17,7 +17,7 @@ from vitdemo.ui.fair_queue import Readers
 from vitdemo.ui.preview import Preview
 from vitdemo.ui.routes import API, Doors
 
-Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
 DAY = 86_400
 YEAR = 365 * DAY

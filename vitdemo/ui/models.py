@@ -24,7 +24,7 @@ from vitdemo.registry import (
     remove,
 )
 from vitdemo.registry.configs import FAMILY_OF
-from vitdemo.settings import Settings
+from vitdemo.settings import Settings, on_zero_gpu
 from vitdemo.ui.components.model_list import model_list, model_list_value
 from vitdemo.ui.downloads import Downloads
 from vitdemo.ui.errors import user_errors
@@ -34,6 +34,13 @@ POLICIES = ("any", "listed", "none")
 
 BEAT = 0.4
 """Seconds between two reports of a running download."""
+
+FIXED = (
+    "<p>This Space runs the models that were on it when it started: those that ship with vitdemo, and the checkpoints marked as "
+    "on this machine. Others cannot be fetched here: a GPU that is lent for each call takes no new ones. To use them, duplicate "
+    "the Space and name them in <code>VITDEMO_MODELS</code>, or run vitdemo on a machine of your own.</p>"
+)
+"""What a visitor cannot do, where a GPU is lent for each call."""
 
 FOLLOWING: dict[str, Any] = {
     "api_visibility": "private",
@@ -46,11 +53,13 @@ FOLLOWING: dict[str, Any] = {
 
 
 def policy_of(settings: Settings) -> str:
-    """Which models users may download or add.
+    """Which models users may download or add; none where a GPU is lent for each call, on models that were loaded at the start.
 
     Raises:
         SettingsError: the setting has another value.
     """
+    if on_zero_gpu():
+        return "none"
     chosen = settings.add_models or ("listed" if os.environ.get("SPACE_ID") else "any")
     if chosen not in POLICIES:
         raise SettingsError(f"VITDEMO_ADD_MODELS={chosen!r} cannot be used: one of {', '.join(POLICIES)} is expected.")
@@ -81,6 +90,8 @@ class ModelsTab:
             visible=self.policy == "any",
             elem_id="add-model",
         )
+        if pipeline.backend.borrowed:
+            gr.HTML(FIXED, elem_id="models-fixed")
         self.list = model_list(self.value(), elem_id="model-list")
 
     def connect(self, page: gr.Blocks, tab: gr.Tab) -> None:

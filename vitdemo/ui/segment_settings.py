@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vitdemo.errors import VitDemoError
-from vitdemo.options.segment import OWN, RESOLUTION, SegmentRequest, default_tau
+from vitdemo.options.segment import OWN, RESOLUTION, SegmentRequest
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import ModelSpec
 
@@ -30,16 +29,16 @@ HEADS = ("mean", "max", "min", "all")
 
 OPACITY = 0.6
 
-RANGES: Mapping[str, tuple[str, float, float, float]] = {
+RANGES: Mapping[str, tuple[str, float, float, float | None]] = {
     "resolution": ("Resolution", 0, 640, RESOLUTION),
     "threshold": ("Attention share kept", 0.05, 1, 0.6),
     "objects": ("Objects", 1, 5, 1),
-    "tau": ("Similarity threshold", 0, 0.8, math.nan),
+    "tau": ("Similarity threshold", 0, 0.95, None),
     "parts": ("Parts", 2, 8, 4),
     "matches": ("Best matches", 1, 10, 5),
     "opacity": ("Opacity", 0, 1, OPACITY),
 }
-"""Titles, lowest, highest and default values; that of `tau` is the model's."""
+"""Titles, lowest, highest and default values; None: what suits the model and the photo."""
 
 SWITCHES = {"refine": True, "clip": False, "within": True}
 
@@ -85,15 +84,15 @@ def read_settings(given: Mapping[str, Any], model: str) -> tuple[Settings, list[
     if method not in TITLES:
         notes.append(f"There is no method {_quoted(method)}; using {TITLES['foreground']}.")
         method = "foreground"
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name, (title, low, high, default) in RANGES.items():
-        numbers[name] = default_tau(spec.parameters) if name == "tau" else default
+        numbers[name] = default
         value = given.get(name)
         number = _number(value)
         if value in (None, ""):
             continue
         if number is None:
-            notes.append(f"{title} must be a number, not {_quoted(value)}; using {numbers[name]:g}.")
+            notes.append(f"{title} must be a number, not {_quoted(value)}; using {_default(default)}.")
             continue
         numbers[name] = min(max(number, low), high)
         if numbers[name] != number:
@@ -132,7 +131,6 @@ def models_offered(*chosen: str) -> list[dict[str, Any]]:
             "name": spec.name,
             "label": f"{spec.family} ({spec.name})",
             "heads": spec.num_heads,
-            "tau": default_tau(spec.parameters),
         }
         for spec in specs.values()
     ]
@@ -151,6 +149,10 @@ def _model(given: Any, notes: list[str], instead: str) -> ModelSpec | None:
         notes.append(f"{spec.name} has no attention, and so no patches to tell apart; {instead}.")
         return None
     return spec
+
+
+def _default(value: float | None) -> str:
+    return "the automatic one" if value is None else f"{value:g}"
 
 
 def _quoted(value: Any) -> str:

@@ -16,7 +16,7 @@ from vitdemo.options.segment import SegmentRequest
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.cache import LRUCache
 from vitdemo.pipeline.prepare import prepare
-from vitdemo.pipeline.segment import segment
+from vitdemo.pipeline.segment import prefetch, segment
 from vitdemo.registry import get_spec
 from vitdemo.rendering.masks import label_map
 from vitdemo.segmentation.speckles import absorb_speckles, largest_share, without_holes, without_speckles
@@ -78,6 +78,7 @@ class Segmenter:
                 notes.append(f"{name}: {error}")
         if len(chosen) > most:
             notes.append(f"Only the first {most} of {len(chosen)} photos are used.")
+        prefetch(self.pipeline, photos, [get_spec(name) for name in (settings.model, settings.beside) if name], request)
         results = self.segment(photos, settings.model, request)
         second = self._second(photo, settings.beside, request, notes) if settings.beside else None
         heads = None

@@ -24,4 +24,7 @@ class PhotoFiles(gr.File):
         """The page sends files only; a URL would be fetched by Gradio, past our own checks."""
         if client_utils.is_http_url_like(str(url_or_file_path or "")):
             raise worded("Several photos are taken as files, not as addresses.")
+        # One that was deleted meanwhile is answered for itself, in its place among the others.
+        if url_or_file_path and not Path(url_or_file_path).is_file():
+            return str(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)

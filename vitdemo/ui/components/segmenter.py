@@ -88,6 +88,7 @@ def view_value(photo: Photo, found: Segmentation) -> dict[str, Any]:
             )
             if found.method != "similarity"
         ],
+        "tau": found.parameters.get("tau"),
         "values": _cosines(found.values) if found.method == "similarity" and found.values is not None else None,
         "colours": _bytes(extended_colours(found)) if found.colours is not None else None,
         "boxes": [[x / wide, y / high, z / wide, w / high] for x, y, z, w in found.boxes],
@@ -97,11 +98,22 @@ def view_value(photo: Photo, found: Segmentation) -> dict[str, Any]:
         "details": [
             f"{rows} \N{MULTIPLICATION SIGN} {columns} patches",
             f"{found.milliseconds:.0f} ms forward pass, {found.device}, {found.dtype}",
-            *([f"similarity threshold {found.parameters['tau']:g}"] if "tau" in found.parameters else []),
+            *_compared(found),
             f"revision {revision[:12] if len(revision) == 40 else revision}",
             *aside,
         ],
     }
+
+
+def _compared(found: Segmentation) -> list[str]:
+    """What patches were compared by, and from which cosine on they counted as similar."""
+    tau, source = found.parameters.get("tau"), found.tau_from
+    if not found.features:
+        return []
+    if tau is None:
+        return [f"patches compared by their {found.features}, which are all alike"]
+    ways = {"model": ", this model's", "photo": ", found for this photo", "request": ""}
+    return [f"patches compared by their {found.features}", f"similarity threshold {tau:.2f}{ways[source]}"]
 
 
 def head_values(found: Segmentation) -> list[dict[str, Any]]:

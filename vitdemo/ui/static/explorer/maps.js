@@ -47,7 +47,7 @@ function describe(map, grid) {
     place = row === 1 && column === 1 ? "centre" : `${["top", "centre", "bottom"][row]} ${["left", "centre", "right"][column]}`;
   }
   const head = isHead(state.head) ? `head ${state.head}` : `${state.head} of heads`;
-  return `layer ${map.layer}, ${head}, ${map.label}: ${percent(share)} of attention on ${percent(area)} of the picture, ${place}`;
+  return `layer ${map.layer}, ${head}, ${map.label}: ${percent(share)} of attention on ${area < 0.005 ? "under 1%" : percent(area)} of the picture, ${place}`;
 }
 
 /* The fewest patches, brightest first, that hold this share of a map's mass, as 0 and 1; of equal ones the first. */

@@ -97,10 +97,12 @@ function continued(heat) {
   return canvas;
 }
 
+const tauOf = (view) => state.tau ?? view.tau ?? 1;
+
 /* Cosines in colours, the patches from the threshold on in full, and the best matches. */
 function similar(context, view, box, unit) {
   const [rows, columns] = view.grid;
-  const region = contour(view.cosines, columns, rows, state.tau);
+  const region = contour(view.cosines, columns, rows, tauOf(view));
   const fill = placed(region.fill, box);
   coloured(context, view.heat, box, [], false, state.opacity);
   // Below the threshold darker: one path around the crop and the region.

@@ -9,10 +9,11 @@ const $ = (selector) => root.querySelector(selector);
 const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)}%`;
 const LAYERED = ["attention", "foreground", "parts"]; // methods whose masks can follow the edges of the photo
 const SHARED = ["parts", "pca", "similarity"]; // methods that take several photos together
+const COMPARING = ["foreground", "parts", "pca", "similarity"]; // methods that compare patches
 const LOCAL = ["opacity", "outlines", "outliers"]; // what needs no server
 const WITHIN = {
   parts: ["Only parts of the object", "Group only the patches of the foreground object; otherwise the whole photo is split."],
-  pca: ["Hide the background", "Colour only one side of the first component; otherwise the whole photo has colours."],
+  pca: ["Hide the background", "Colour only the patches of the foreground object; otherwise the whole photo has colours."],
 };
 
 /* What the controls say, by the names that links have for it, and how it is shown. */
@@ -24,7 +25,7 @@ const state = {
   threshold: 0.6,
   head: "mean",
   objects: 1,
-  tau: 0.5,
+  tau: null, // or what suits the model and the photo
   parts: 4,
   within: true,
   matches: 5,

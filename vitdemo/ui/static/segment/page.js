@@ -72,9 +72,10 @@ function showControls() {
   for (const name of ["objects", "parts", "threshold", "tau", "matches", "opacity", "resolution"]) {
     const control = $(`[name=${name}]`);
     // Not what is being typed or dragged.
-    if (!control.dataset.moving) control.value = String(state[name]);
+    if (!control.dataset.moving) control.value = String(name === "tau" ? foundTau() ?? control.value : state[name]);
     showNumber(control);
   }
+  $("[name=automatic]").checked = state.tau === null;
   for (const name of ["within", "refine", "clip", "outlines", "outliers"]) $(`[name=${name}]`).checked = state[name];
   $("[data-act=models]").hidden = !opener();
   for (const label of root.querySelectorAll("[data-of]")) label.hidden = !label.dataset.of.split(" ").includes(state.method);
@@ -83,9 +84,16 @@ function showControls() {
   $(".vd-within").closest("label").title = title;
 }
 
+/* That of the controls, or the one that was found for what is shown. */
+const foundTau = () => state.tau ?? (views.length ? views[0].tau : null);
+
 function showNumber(control) {
   const output = control.closest("label").querySelector("output");
-  if (output) output.textContent = (WORDED[control.name] || String)(Number(control.value));
+  if (!output) return;
+  // A threshold that was found lies between the steps of its control, or there is none.
+  const automatic = control.name === "tau" && state.tau === null && !control.dataset.moving;
+  if (automatic && foundTau() === null) output.textContent = "";
+  else output.textContent = (WORDED[control.name] || String)(automatic ? foundTau() : Number(control.value));
 }
 
 function read(control) {
@@ -107,6 +115,7 @@ root.addEventListener("input", (event) => {
   // The patches from the threshold on are drawn here.
   if (LOCAL.includes(control.name) || control.name === "tau") {
     state[control.name] = read(control);
+    if (control.name === "tau") $("[name=automatic]").checked = false;
     redraw();
   }
 });
@@ -114,14 +123,19 @@ root.addEventListener("input", (event) => {
 root.addEventListener("change", (event) => {
   const control = event.target;
   if (control.name === "others") uploaded(control);
+  if (control.name === "automatic") {
+    state.tau = control.checked ? null : Number($("[name=tau]").value);
+    showControls();
+    ask();
+  }
   if (!(control.name in state)) return;
   delete control.dataset.moving;
   state[control.name] = read(control);
   if (LOCAL.includes(control.name)) return;
   if (control.name === "model") {
     // Another model has other heads, and its patches are alike from another cosine on.
-    const { heads, tau } = models.find(({ name }) => name === state.model);
-    Object.assign(state, { tau, head: Number(state.head) >= heads ? "mean" : state.head });
+    const { heads } = models.find(({ name }) => name === state.model);
+    Object.assign(state, { tau: null, head: Number(state.head) >= heads ? "mean" : state.head });
   }
   if (control.name === "head") showHead();
   showControls();
@@ -222,7 +236,9 @@ function link() {
   const query = new URLSearchParams(location.search);
   for (const name of [...OURS, ...THEIRS]) query.delete(name);
   if (state.opacity !== 0.6) query.set("opacity", String(state.opacity));
-  for (const [name, value] of new URLSearchParams(shown.link)) query.set(name, name === "tau" ? String(state.tau) : value);
+  for (const [name, value] of new URLSearchParams(shown.link)) query.set(name, value);
+  if (COMPARING.includes(state.method) && state.tau !== null) query.set("tau", String(state.tau));
+  else query.delete("tau");
   return `${location.origin}${location.pathname}?${query}`.replaceAll("%2C", ",");
 }
 

@@ -52,11 +52,11 @@ function item(view, mask) {
 function reading(view) {
   const { canvas, words, here } = view.nodes;
   if (view.cosines) {
-    const above = view.cosines.reduce((sum, value) => sum + (value >= state.tau ? 1 : 0), 0) / view.cosines.length;
+    const above = view.cosines.reduce((sum, value) => sum + (value >= tauOf(view) ? 1 : 0), 0) / view.cosines.length;
     const place = patchOf(view);
     const texts = [
       ...(place ? [`Patch in row ${place[0]}, column ${place[1]}`] : []),
-      `${percent(above, 0)} of the picture has a cosine of ${state.tau.toFixed(2)} or more`,
+      `${percent(above, 0)} of the picture has a cosine of ${tauOf(view).toFixed(2)} or more`,
       `Best matches, cosine: ${view.scores.map((score) => score.toFixed(2)).join(", ")}`,
     ];
     if (words.dataset.text !== texts.join("|")) {

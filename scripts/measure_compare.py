@@ -1,0 +1,126 @@
+"""What comparing five models costs: `python -m scripts.measure_compare [ROUNDS]`.
+
+Prints two ratios, each of runs that take turns in one process. The first is that of comparing the default models on a photo that
+is new to the program to what a notebook does for each of them: open the file, run the processor, run the model with eager
+attention and `output_attentions=True`. The second is the throughput of five users, each with photos of their own, to that of one.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+from vitdemo.models.loading import load_model
+from vitdemo.pipeline import Pipeline
+from vitdemo.registry import default_models
+from vitdemo.settings import Settings
+from vitdemo.types import Capture, ModelSpec
+from vitdemo.ui.examples import examples
+
+USERS, EACH = 5, 4
+"""Users at once, and the photos that each of them compares."""
+
+_number = count()
+
+
+def new_photo() -> bytes:
+    """A JPEG file that no cache knows: an example of 1,024 px with one other pixel."""
+    path = examples()[next(_number) % len(examples())].path
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB").resize((1024, 768)))
+    pixels[0, 0] = np.frombuffer(next(_number).to_bytes(3, "big"), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def naive(specs: tuple[ModelSpec, ...], dtype: torch.dtype) -> Callable[[bytes], None]:
+    """What a notebook does, model by model; the hybrid, which transformers 5 has no class for, is this project's, run eagerly."""
+    models = [load_model(spec, torch.device("cpu"), dtype) for spec in specs]
+    processors = [transformers.ViTImageProcessorPil.from_pretrained(spec.checkpoint) for spec in specs]
+    for model in models:
+        model.network.base_model.config._attn_implementation = "eager"
+
+    @torch.no_grad()
+    def run(data: bytes) -> None:
+        for model, processor in zip(models, processors, strict=True):
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            pixels = processor(image, return_tensors="pt")["pixel_values"].to(dtype)
+            found = model.body(pixels, **model._options(pixels), output_attentions=True)
+            logits = found.logits if model.probe is None else model.probe(model._pooled(found))
+            assert found.attentions
+            logits.float().softmax(-1).topk(5)
+
+    return run
+
+
+def main(rounds: str = "15") -> None:
+    settings = Settings()
+    pipeline, specs = Pipeline(settings), default_models(settings)
+
+    def ours(dtype: str) -> Callable[[bytes], None]:
+        def run(data: bytes) -> None:
+            pipeline.compare(pipeline.open(data), list(specs), capture=Capture(queries=True), dtype=dtype)
+
+        return run
+
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        ratios = list(_ratios(ours(name), naive(specs, dtype), int(rounds)))
+        print(f"five models compared / five naive runs, {name}: {_quartiles(ratios)}")
+    ratios = [_throughput(ours("fp32"), USERS) / _throughput(ours("fp32"), 1) for _ in range(max(3, int(rounds) // 3))]
+    print(f"throughput of {USERS} users / of one: {_quartiles(ratios)}")
+
+
+def _ratios(first: Callable[[bytes], None], second: Callable[[bytes], None], rounds: int) -> Iterator[float]:
+    def seconds(run: Callable[[bytes], None]) -> float:
+        photos = [new_photo() for _ in range(3)]
+        start = time.perf_counter()
+        for photo in photos:
+            run(photo)
+        return time.perf_counter() - start
+
+    seconds(first), seconds(second)
+    for index in range(rounds):
+        if index % 2:
+            below, above = seconds(second), seconds(first)
+        else:
+            above, below = seconds(first), seconds(second)
+        yield above / below
+
+
+def _throughput(run: Callable[[bytes], None], users: int) -> float:
+    """Photos a second."""
+    photos = [[new_photo() for _ in range(EACH)] for _ in range(users)]
+    start = threading.Barrier(users + 1)
+
+    def use(own: list[bytes]) -> None:
+        start.wait()
+        for photo in own:
+            run(photo)
+
+    threads = [threading.Thread(target=use, args=(own,)) for own in photos]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return users * EACH / (time.perf_counter() - began)
+
+
+def _quartiles(values: list[float]) -> str:
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f}, {len(values)} rounds)"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
