@@ -43,11 +43,23 @@ if TYPE_CHECKING:
         LayerAnswers,
         Prediction,
         Reconstruction,
+        RobustnessCurve,
         Segmentation,
     )
 
 __version__ = VERSION
-__all__ = ["ablate", "available_models", "classify", "compare", "explain", "lens", "load", "reconstruct", "segment"]
+__all__ = [
+    "ablate",
+    "available_models",
+    "classify",
+    "compare",
+    "explain",
+    "lens",
+    "load",
+    "reconstruct",
+    "robustness",
+    "segment",
+]
 
 _guard = threading.Lock()
 _pipeline: Pipeline | None = None
@@ -242,6 +254,34 @@ def segment(
     photos = [pipeline.open(one) for one in (image if several else [image])]
     found = segment_photos(pipeline, photos, _spec(model) if model else segmenting_model(), wanted)
     return found if several else found[0]
+
+
+def robustness(
+    image: Any,
+    models: Sequence[str] | None = None,
+    kind: str = "shuffle",
+    *,
+    strengths: Sequence[float] = (),
+    target: int | str | None = None,
+    seed: int = 0,
+    dtype: str = "auto",
+) -> list[RobustnessCurve]:
+    """One curve per model: how it answers while an image is perturbed more and more, and the perturbed images.
+
+    Args:
+        image, dtype: as for `classify`.
+        models: every embedded one if none are named, but a masked autoencoder.
+        kind: a name in `vitdemo.options.perturbations.PERTURBATIONS`.
+        strengths: others than the default ones; the unperturbed image always comes first.
+        target: the class whose score is followed, as for `explain`; the top class of the unperturbed image if not given.
+        seed: of the order of cells and of dropped patches.
+    """
+    from vitdemo.evaluation.robustness import photo_curves
+    from vitdemo.options.perturbations import plan_of
+
+    plan, pipeline = plan_of([kind], strengths), _shared()
+    specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
+    return photo_curves(pipeline, pipeline.open(image), specs, plan, target=target, seed=seed, dtype=dtype)
 
 
 def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:

@@ -42,6 +42,7 @@ from vitdemo.types.results import (
     Reconstruction,
     Segmentation,
 )
+from vitdemo.types.robustness import RobustnessCurve, RobustnessPoint
 
 __all__ = [
     "FUSIONS",
@@ -77,6 +78,8 @@ __all__ = [
     "Readout",
     "Reconstruct",
     "Reconstruction",
+    "RobustnessCurve",
+    "RobustnessPoint",
     "Segmentation",
     "Shuffle",
     "View",

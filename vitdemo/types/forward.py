@@ -128,11 +128,11 @@ class PatchFeatures:
     """The last layer's features of one photo's patches in row-major order, float32 on the CPU."""
 
     values: Tensor
-    """`[P, D]`: last hidden states, after the final LayerNorm."""
+    """`[P, D]`: last hidden states, after the final LayerNorm; of a CNN, its last stage's map."""
     norms: Tensor
     """`[P]`: their norms before the final LayerNorm."""
     keys: Tensor
-    """`[P, H * D]`: keys of the last layer's attention, heads concatenated."""
+    """`[P, H * D]`: keys of the last layer's attention, heads concatenated; a CNN has none: `[P, 0]`."""
 
 
 @dataclass(frozen=True)
