@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from scripts.soak.page import AnsweredError, BrokenError, _output
 from scripts.soak.photos import Known, Photos
 from scripts.soak.report import Soaked, odd, table
 from scripts.soak.users import Done
+from tests import loops
 
 IMAGE = Image.new("RGB", (64, 48), (90, 120, 200))
 PHOTOS = Photos(
@@ -116,7 +116,7 @@ def test_a_soak_of_a_few_seconds_meets_its_bars() -> None:
 
     photos = Photos.computed(examples=2)
     with serving() as server:
-        seen = asyncio.run(soak(server, photos, users=3, seconds=15))
+        seen = loops.run(soak(server, photos, users=3, seconds=15))
     # Caches are still being filled.
     failures = [failure for failure in seen.failures() if "memory" not in failure]
     assert failures == [], "\n".join([*odd(seen.done), seen.log[-6000:]])

@@ -20,6 +20,7 @@ import gradio as gr
 import httpx
 import pytest
 
+from tests import loops
 from tests.hostile import encode, photo
 from vitdemo.settings import ROOT
 from vitdemo.ui import ending
@@ -140,7 +141,7 @@ def test_sigterm_under_load_answers_every_job_within_ten_seconds_and_leaves_no_f
         assert not left.exists()
         drained = threading.Thread(target=lambda: started.stdout.read() if started.stdout else None)
         drained.start()
-        answers = asyncio.run(users(started, url))
+        answers = loops.run(users(started, url))
         drained.join()
     assert files() == []
     assert took[0] < 10
@@ -150,3 +151,21 @@ def test_sigterm_under_load_answers_every_job_within_ten_seconds_and_leaves_no_f
     assert refused
     assert all(SAID in one for one in refused)
     assert len(done) + len(refused) == 12
+
+
+@pytest.mark.thorough
+def test_a_server_that_is_told_to_end_as_soon_as_it_answers_ends_as_it_should(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_SERVER_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as started:
+        while started.poll() is None:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/gradio_api/app_id")
+                break
+            except httpx.TransportError:
+                time.sleep(0.002)
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(20) == 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import loops
 from vitdemo.errors import ImageError, UrlError
 from vitdemo.pipeline.batch import compare_many
 from vitdemo.settings import ASSETS, Settings
@@ -63,7 +63,7 @@ def test_of_several_photos_one_that_was_deleted_meanwhile_is_named_and_the_other
     tmp_path: Path, pipeline: Pipeline, vit: ModelSpec
 ) -> None:
     gone = str(tmp_path / "gone.jpg")
-    assert asyncio.run(PhotoFiles(render=False).async_move_resource_to_block_cache(gone)) == gone
+    assert loops.run(PhotoFiles(render=False).async_move_resource_to_block_cache(gone)) == gone
     lost, found = compare_many(pipeline, [("gone.jpg", Path(gone)), ("cup.jpg", CUP)], [vit])
     assert lost.row.error == 'There is no file "gone.jpg". Check its name.'
     assert found.comparison

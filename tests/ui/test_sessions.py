@@ -11,6 +11,7 @@ import httpx
 import pytest
 from gradio.state_holder import SessionState
 
+from tests import loops
 from vitdemo.ui.sessions import Session, Sessions, lean_sessions
 
 
@@ -99,4 +100,4 @@ def test_calls_leave_nothing_behind(page: gr.Blocks, url: str) -> None:
     assert isinstance(kept, Sessions)
     assert len(kept.session_data) == len(kept.time_last_used) == 4
     assert not queue.event_analytics
-    asyncio.run(asyncio.wait_for(patience(), 15))
+    loops.run(asyncio.wait_for(patience(), 15))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from tests import loops
 from vitdemo.settings import ROOT
 from vitdemo.ui import temporary
 from vitdemo.ui.temporary import TemporaryFiles, UploadRoom, temporary_files
@@ -159,7 +159,7 @@ def test_an_upload_for_which_there_is_no_room_is_refused_in_words(tmp_path: Path
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(UploadRoom(app, files)({"type": "http", "path": "/gradio_api/upload"}, receive, send))
+    loops.run(UploadRoom(app, files)({"type": "http", "path": "/gradio_api/upload"}, receive, send))
     assert sent[0]["status"] == (200 if room else 503)
     if not room:
         assert b"keeps at most 8 MB of files" in sent[1]["body"]

@@ -56,10 +56,16 @@ def serve(mcp: bool | None = None) -> None:
         files.keep_those_of(page)
         options = launch_options(pipeline)
         options["app_kwargs"]["middleware"].append(Middleware(UploadRoom, files=files))
+        # A page that is half launched answers already, and cannot be closed yet.
+        told: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
         page.launch(**options, prevent_thread_lock=True)
         gc.freeze()
         gc.enable()
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            if told:
+                raise KeyboardInterrupt
             _wait(files)
         except KeyboardInterrupt:
             end_at_once_next_time()
