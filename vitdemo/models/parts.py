@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
@@ -106,3 +108,52 @@ def sizes_of(model: Classifier) -> Sizes:
 
 def _side(size: Any) -> int:
     return int(size) if isinstance(size, int) else int(size[0])
+
+
+def feature_maps(model: Classifier, pixels: Tensor) -> list[tuple[str, Tensor]]:
+    """Of `[1, 3, H, W]`, what the first layer makes and, of a CNN or hybrid, each stage after it.
+
+    Names and `[D, h, w]`, on the CPU.
+    """
+    network: Any = model.network
+    weight = next(network.parameters())
+    pixels = pixels.to(weight.device, weight.dtype)
+    with torch.no_grad():
+        first = next(part for part in network.modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3)
+        found = [("first layer", first(pixels))]
+        if model.spec.family == "hybrid":
+            backbone = network.base_model.embeddings.patch_embeddings.backbone
+            found += _stages(backbone(pixels, output_hidden_states=True).hidden_states)
+        elif not model.spec.readouts:
+            found += _stages(network.base_model(pixels, output_hidden_states=True).hidden_states)
+    return [(name, maps[0].float().cpu()) for name, maps in found]
+
+
+def _stages(states: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    """After the stem, whose last map is the first one."""
+    return [(f"stage {number}", maps) for number, maps in enumerate(states[1:], 1)]
+
+
+def token_answers(model: Classifier, pixels: Tensor) -> dict[str, Tensor]:
+    """Logits `[K]` of each classifier of a DeiT with a distillation token, for `[1, 3, H, W]`: what is averaged otherwise.
+
+    Raises:
+        OptionError: the model has no distillation token with a classifier.
+    """
+    weight = next(model.parameters())
+    network: Any = model.network
+    if not hasattr(network, "distillation_classifier"):
+        raise OptionError(f"{model.spec.name} has no distillation token. A distilled DeiT has, such as deit-mini.")
+    with torch.no_grad():
+        found = network(pixels.to(weight.device, weight.dtype), interpolate_pos_encoding=True)
+    return {
+        "class": found.cls_logits[0].float().cpu(),
+        "distillation": found.distillation_logits[0].float().cpu(),
+    }
+
+
+def image_features(model: Classifier, pixels: Tensor) -> Tensor:
+    """`[B, D]` float32 on the CPU, of `[B, 3, H, W]`: one vector per image, as a linear probe reads it."""
+    weight = next(model.parameters())
+    with torch.no_grad():
+        return model.features(pixels.to(weight.device, weight.dtype)).float().cpu()
