@@ -114,6 +114,28 @@ def _shown(pipeline: Pipeline, prepared: Prepared, dtype: str) -> PIL.Image.Imag
     return seen(prepared, filled_in(pipeline.backend, prepared, pixels, dtype)[0])
 
 
+def rank_some(
+    pipeline: Pipeline,
+    photo: Photo,
+    spec: ModelSpec,
+    knockout: Knockout,
+    target: int,
+    by: RankBy,
+    places: slice,
+    dtype: str = "auto",
+) -> tuple[tuple[Effect, ...], int]:
+    """Effects of some of the parts that `ablate` ranks, in the order of layers, and how many there are in all.
+
+    Raises:
+        OptionError: as `ablate`.
+    """
+    _require_ranking(spec)
+    prepared = prepare(photo, spec, ExplainRequest(), knockout)
+    now = pipeline.explain(photo, spec, top_k=len(spec.labels), dtype=dtype, knockout=prepared.knockout)
+    parts = _remaining(prepared, by)
+    return tuple(_effects(pipeline, prepared, target, _score(now, target), parts[places], dtype)), len(parts)
+
+
 def _ranked(
     pipeline: Pipeline,
     prepared: Prepared,
@@ -123,32 +145,44 @@ def _ranked(
     dtype: str,
     progress: Progress | None,
 ) -> tuple[Effect, ...]:
-    """Parts that are not off already, each off in a row of a batch of its own.
-
-    Args:
-        score: of the target with the knock-out alone.
-    """
-    spec = prepared.spec
-    pixels = preprocess([prepared.photo], prepared.processor).pixel_values
-    pixels, base = filled_in(pipeline.backend, prepared, pixels, dtype)
-    parts = [part for part in _parts(spec, by) if _possible(base, part, prepared)]
+    parts = _remaining(prepared, by)
     effects: list[Effect] = []
     # The backend cuts it into batches; where each call borrows a GPU, all are one call.
     size = len(parts) if pipeline.backend.borrowed else pipeline.settings.max_batch
     for start in range(0, len(parts), size or 1):
         if progress is not None:
             progress(start, len(parts))
-        some = parts[start : start + size]
-        capture = Capture(knockouts=tuple(base | part for part in some))
-        outputs = pipeline.backend.run(spec, pixels, capture, dtype)
-        for part, output in zip(some, outputs, strict=True):
-            assert output.logits is not None
-            scores = (output.logits / spec.temperature).softmax(dim=-1)
-            without = float(scores[target])
-            effects.append(Effect(*_named(part), without, without - score, spec.labels[int(scores.argmax())]))
+        effects += _effects(pipeline, prepared, target, score, parts[start : start + size], dtype)
     if progress is not None:
         progress(len(parts), len(parts))
     return tuple(sorted(effects, key=lambda effect: -abs(effect.change)))
+
+
+def _effects(
+    pipeline: Pipeline, prepared: Prepared, target: int, score: float, parts: Sequence[Knockout], dtype: str
+) -> list[Effect]:
+    """Each part off in a row of a batch of its own.
+
+    Args:
+        score: of the target with the knock-out alone.
+    """
+    if not parts:
+        return []
+    spec, effects = prepared.spec, []
+    pixels = preprocess([prepared.photo], prepared.processor).pixel_values
+    pixels, base = filled_in(pipeline.backend, prepared, pixels, dtype)
+    capture = Capture(knockouts=tuple(base | part for part in parts))
+    for part, output in zip(parts, pipeline.backend.run(spec, pixels, capture, dtype), strict=True):
+        assert output.logits is not None
+        scores = (output.logits / spec.temperature).softmax(dim=-1)
+        without = float(scores[target])
+        effects.append(Effect(*_named(part), without, without - score, spec.labels[int(scores.argmax())]))
+    return effects
+
+
+def _remaining(prepared: Prepared, by: RankBy) -> Sequence[Knockout]:
+    """Parts that are not off already."""
+    return [part for part in _parts(prepared.spec, by) if _possible(prepared.knockout, part, prepared)]
 
 
 def _parts(spec: ModelSpec, by: RankBy) -> Sequence[Knockout]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,11 @@ from vitdemo.inspection import (
     filter_pictures,
     head_steps,
     position_similarity,
+    principal_filters,
     receptive_field,
 )
-from vitdemo.models.parts import bias_tables, convolutions, first_filters, position_table, sizes_of
+from vitdemo.models.interventions import shuffled_pixels
+from vitdemo.models.parts import bias_tables, convolutions, feature_maps, first_filters, position_table, sizes_of
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest, Point, resolve_layer
 from vitdemo.pipeline.outputs import prediction_of
@@ -49,6 +53,17 @@ def biases(pipeline: Pipeline, spec: ModelSpec) -> Tensor:
 def filters(pipeline: Pipeline, spec: ModelSpec) -> Tensor:
     """`[D, h, w, 3]` RGB in 0..1: the filters that pixels meet first."""
     return filter_pictures(pipeline.backend.look(spec, first_filters))
+
+
+def maps_of_convolutions(pipeline: Pipeline, photo: Photo, spec: ModelSpec) -> list[tuple[str, Tensor]]:
+    """What the first layer and each stage of convolutions make of a photo: names and `[D, h, w]`."""
+    pixels = preprocess([photo], spec.processor).pixel_values
+    return pipeline.backend.look(spec, partial(feature_maps, pixels=pixels))
+
+
+def principal(pipeline: Pipeline, spec: ModelSpec, count: int = 28) -> Tensor:
+    """`[count, h, w, 3]` RGB in 0..1: principal components of the filters that pixels meet first."""
+    return principal_filters(pipeline.backend.look(spec, first_filters), count)
 
 
 def distances(pipeline: Pipeline, photo: Photo, spec: ModelSpec, *, dtype: str = "auto") -> Tensor:
@@ -124,6 +139,11 @@ def shuffled(
     pixels = preprocess([photo], spec.processor).pixel_values
     (output,) = pipeline.backend.run(spec, pixels, Capture(shuffle=shuffle), dtype)
     return prediction_of(spec, output, top_k), shuffle
+
+
+def shuffled_input(pixels: Tensor, spec: ModelSpec, shuffle: Shuffle) -> Tensor:
+    """Pixels `[B, 3, H, W]` with their patches in that order."""
+    return shuffled_pixels(pixels, torch.tensor(shuffle.order), spec.patch_grid, spec.patch_size)
 
 
 def _queries(pipeline: Pipeline, prepared: Prepared, capture: Capture, dtype: str) -> tuple[LayerQueries, ...]:
