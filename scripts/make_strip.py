@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         strip = read_strip(out / STRIP)
     about = {
         **strip.about,
+        "photos": found.photos,
         "source": options.source,
         "license": options.license,
         "machine": options.machine,

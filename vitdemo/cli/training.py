@@ -149,6 +149,7 @@ def _part(text: str) -> float:
 
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
+    from vitdemo.engine.devices import free_memory
     from vitdemo.training.run import train
 
     config = TrainConfig(
@@ -180,6 +181,7 @@ def run_train(options: argparse.Namespace) -> int:
         watch=options.watch,
         epochs=options.epochs,
         minutes=options.minutes,
+        max_photo_bytes=free_memory() // 2,
         resume=options.resume,
         cpu=options.cpu,
         command=_command(),

@@ -100,6 +100,8 @@ class TrainJob:
     """A photo whose attention is kept at steps 1, 2, 4, 8 and so on."""
     epochs: float | None = None
     minutes: float | None = None
+    max_photo_bytes: int | None = None
+    """Memory that the photos may take; any amount if None."""
     resume: bool = False
     cpu: bool = False
     command: str = ""

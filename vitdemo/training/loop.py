@@ -153,9 +153,8 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.recipe.result(), self.step)
         self.step += 1
-        return {"step": self.step, "epoch": self.step / self.batches.per_epoch, "loss": value, "rate": rate} | {
-            name: float(figure) for name, figure in figures.items()
-        }
+        place = {"step": self.step, "steps": self.config.steps, "epoch": self.step / self.batches.per_epoch}
+        return {**place, "loss": value, "rate": rate} | {name: float(figure) for name, figure in figures.items()}
 
     def _evaluate(self) -> float:
         score = self.recipe.score(self.network, self.train_set, self.test_set)

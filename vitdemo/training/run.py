@@ -58,6 +58,8 @@ class Outcome:
     bare_images_per_second: float
     """Throughput of forward and backward alone on a fixed batch, measured before the run."""
     skipped: tuple[str, ...]
+    photos: int
+    """How many it was trained on."""
 
     @property
     def efficiency(self) -> float:
@@ -86,9 +88,9 @@ def train(
     """
     validate_job(job, teacher is not None)
     watched = None if job.watch is None else replace(open_image(job.watch), name=job.watch.name)
-    photos = reorder_classes(load_photos(job.data), _class_order(job) or job.labels)
+    photos = reorder_classes(load_photos(job.data, most=job.max_photo_bytes), _class_order(job) or job.labels)
     if job.test:
-        training, test = photos, load_photos(job.test, photos.classes)
+        training, test = photos, load_photos(job.test, photos.classes, job.max_photo_bytes)
     else:
         training, test = photos.split(0.1, job.config.seed)
     skipped, test = photos.skipped + test.skipped, test.labelled()
@@ -127,7 +129,7 @@ def train(
     def on_step(figures: dict[str, Any]) -> None:
         if watch is not None:
             watch.note(figures["loss"])
-        report({**figures, "steps": config.steps})
+        report(figures)
 
     def on_power_of_two(network: nn.Module, step: int) -> None:
         folder = job.out / "steps" / f"{step:07d}"
@@ -161,7 +163,7 @@ def train(
             if result.steps & (result.steps - 1):  # of a power of two there is a snapshot
                 watch.add(job.out, result.steps, result.score if recipe.classifies else math.nan)
             watch.draw()
-    return Outcome(result, bare, skipped)
+    return Outcome(result, bare, skipped, len(training))
 
 
 def device_name(cpu: bool) -> str:
