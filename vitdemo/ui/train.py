@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import logging
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,8 +160,9 @@ class TrainTab:
             "state": current.state,
             "phase": _phase(current),
             "said": current.said,
+            "classifies": current.request.recipe == "supervised",
             "speed": log.speed,
-            "seconds": time.monotonic() - current.began,
+            "left": log.left,
             "resumable": current.resumable,
             "model": current.name if current.model is not None else "",
             "curves": curves,

@@ -28,12 +28,19 @@ class TrainLog:
     """On held-out photos."""
     speed: float = 0.0
     """Photos per second."""
+    seconds: float = 0.0
+    """Of training so far, all parts of a resumed run together."""
     _offset: int = 0
 
     @property
     def step(self) -> int:
         """The last one."""
         return max(self.losses, default=0)
+
+    @property
+    def left(self) -> float:
+        """Seconds that the rest is going to take."""
+        return self.seconds / self.step * (self.steps - self.step) if self.step else 0.0
 
     def read(self) -> None:
         """Take in the lines that have been finished since."""
@@ -50,6 +57,7 @@ class TrainLog:
         step = int(entry["step"])
         self.losses[step] = float(entry["loss"])
         self.steps, self.speed = int(entry["steps"]), float(entry["images_per_second"])
+        self.seconds = float(entry["seconds"])
         for name, values in (("accuracy", self.accuracies), ("score", self.scores)):
             if name in entry:
                 values[step] = float(entry[name])

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -72,7 +71,6 @@ class Run:
     """Why it failed."""
     data: str = ""
     photo: str = ""
-    began: float = field(default_factory=time.monotonic)
     log: TrainLog = field(init=False)
     process: subprocess.Popen[bytes] | None = None
     model: ModelSpec | None = None
@@ -176,7 +174,7 @@ class TrainingRuns:
         with self._guard:
             if run is None or not run.resumable:
                 raise OptionError("This training cannot be resumed: it has ended, or its photos are no longer here.")
-            run.state, run.said, run.began = "preparing", "", time.monotonic()
+            run.state, run.said = "preparing", ""
         self._begin(run)
 
     def archive(self, owner: str, cache: Path) -> Path:

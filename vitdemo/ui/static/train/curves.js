@@ -42,10 +42,9 @@ function drawCurves() {
   const end = (points) => points[points.length - 1][1];
   const figures = [];
   if (curves.loss.length) figures.push(plot(`Training loss: ${end(curves.loss).toFixed(2)}`, [["vd-line", curves.loss]], null, (value) => value.toFixed(1), !mine));
-  // Of recipes without labels the score is no share.
-  const shares = curves.score.every(([, value]) => value >= 0 && value <= 1) ? curves.score : [];
+  const shares = curves.score;
   if (shares.length || curves.accuracy.length) {
-    const said = [shares.length ? `${percent(end(shares))} of the held-out photos right` : "", curves.accuracy.length ? "dashed: training batches, which are augmented" : ""];
+    const said = [shares.length ? rightOf(end(shares)) : "", curves.accuracy.length ? "dashed: training batches, which are augmented" : ""];
     figures.push(plot(`Accuracy: ${said.filter(Boolean).join("; ")}`, [["vd-random", curves.accuracy], ["vd-line", shares]], 1, (value) => `${Math.round(value * 100)}%`, !mine));
   }
   $(".vd-curves").replaceChildren(...figures.filter(Boolean));

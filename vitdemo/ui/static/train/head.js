@@ -8,6 +8,8 @@ const $ = (selector) => root.querySelector(selector);
 const { offered } = props.value;
 const table = tableOf(offered.table).over;
 const percent = (share) => `${(share * 100).toFixed(1)}%`;
+/* Recipes without a classifier are judged by their nearest neighbours. */
+const rightOf = (share) => `${percent(share)} of the held-out photos right${which === "own" && !own.classifies ? " by their nearest neighbours" : ""}`;
 const OPACITY = 0.85;
 const EVERY = 1000; // milliseconds between two questions
 

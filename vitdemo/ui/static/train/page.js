@@ -44,7 +44,7 @@ function showState() {
   if (!words && mine) {
     const facts = [own.phase];
     if (own.steps) facts.push(`step ${own.step.toLocaleString("en")} of ${own.steps.toLocaleString("en")}`);
-    if (going && own.step && own.step < own.steps) facts.push(rest());
+    if (going && own.step && own.left) facts.push(rest());
     if (own.speed && going) facts.push(`${Math.round(own.speed)} photos/s`);
     if (own.model && !going) facts.push(`${own.model} is in the lists of all tabs`);
     words = facts.join(", ") + ".";
@@ -58,8 +58,7 @@ function showState() {
 }
 
 function rest() {
-  const left = (own.seconds / own.step) * (own.steps - own.step);
-  return left >= 90 ? `about ${Math.round(left / 60)} min left` : `about ${Math.max(1, Math.round(left))} s left`;
+  return own.left >= 90 ? `about ${Math.round(own.left / 60)} min left` : `about ${Math.max(1, Math.round(own.left))} s left`;
 }
 
 /* ---- asking ---- */

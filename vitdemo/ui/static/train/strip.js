@@ -15,7 +15,7 @@ async function takeStrip(name, value, more = {}) {
   if (!strip) return;
   Object.assign(strip, more);
   const last = strip.frames.length ? strip.frames[strip.frames.length - 1].step : 0;
-  const atEnd = name !== which || Number($("[name=frame]").value) === strip.frames.length - 1;
+  const atEnd = !strip.frames.length || Number($("[name=frame]").value) === strip.frames.length - 1;
   for (const frame of value.frames) if (frame.step > last) strip.frames.push({ ...frame, bytes: bytesOf(frame.data) });
   if (name === which && (value.photo || value.frames.length)) setUp(atEnd && !playing);
 }
@@ -80,7 +80,7 @@ function drawNow() {
   const [low, high] = scaleEnds(scale, true);
   const facts = [`Step ${frame.step.toLocaleString("en")}`];
   if (frame.loss !== null) facts.push(`loss ${frame.loss.toFixed(2)}`);
-  if (frame.score !== null) facts.push(`${percent(frame.score)} of the held-out photos right`);
+  if (frame.score !== null) facts.push(rightOf(frame.score));
   text(".vd-text", `${facts.join(", ")}. Colours: ${low} to ${high} of attention per patch, the same in all steps.`);
   const canvas = $(".vd-picture canvas");
   canvas.setAttribute("aria-label", `${strip.name}: ${facts[0].toLowerCase()}, layer ${layer + 1} of ${strip.layers}`);
