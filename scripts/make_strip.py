@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", nargs="+", type=Path, required=True, metavar="DATA", help="photos to evaluate on")
     parser.add_argument("--source", required=True, help="what the photos are, in words")
     parser.add_argument("--license", required=True, help="of the photos")
-    parser.add_argument("--machine", required=True, help="in words, such as: two CPU cores")
+    parser.add_argument("--machine", required=True, help="in words, such as: one of two CPU cores")
     parser.add_argument("--photo", default="kangaroo.jpg", help="one of assets/examples")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=5.0)

@@ -183,7 +183,7 @@ def test_the_strip_that_ships_is_small_and_of_a_training_that_learned() -> None:
     assert (ASSETS / "examples" / strip.photo).is_file()
     assert strip.steps[:5] == (1, 2, 4, 8, 16)
     assert len(strip.steps) == len(strip.losses) == len(strip.scores) == len(strip.rows)
-    assert strip.losses[-1] < 0.8 * strip.losses[0]
+    assert strip.losses[-1] < 0.9 * strip.losses[0]
     assert strip.scores[-1] > 0.15 > strip.scores[0]
     # Attention emerges: at first all patches get the same.
     spread = strip.rows.astype(np.float32).std(axis=(3, 4)).mean(axis=(1, 2))

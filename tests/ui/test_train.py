@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -171,6 +172,15 @@ def test_an_archive_in_pieces_is_joined_and_its_pieces_are_deleted(
     assert put_data(given, tmp_path / "data", Settings(), folders=False) == "data/my_photos.tar"
     assert (tmp_path / "data" / "my_photos.tar").read_bytes() == whole
     assert not any(Path(piece).exists() for piece in pieces)
+
+
+def test_an_upload_that_is_no_piece_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    example = Path(get_upload_folder()) / "x" / "sunflower.jpg"
+    example.parent.mkdir(parents=True)
+    shutil.copy(examples()[0].path, example)
+    put_data({"kind": "upload", "name": "x.zip", "pieces": [str(example)]}, tmp_path / "data", Settings(), folders=False)
+    assert example.exists()
 
 
 def test_no_other_file_of_the_server_is_taken_for_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

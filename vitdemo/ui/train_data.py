@@ -28,6 +28,9 @@ WATCHED_SIDE = 1024
 
 MOST_PIECES = 1000
 
+PIECE = "photos.part"
+"""What the page calls a piece of an archive."""
+
 
 def put_data(given: Mapping[str, Any], folder: Path, settings: Settings, folders: bool) -> str:
     """Put the chosen photos into the folder of a run; returns what the command calls them.
@@ -118,5 +121,6 @@ def _joined(given: Mapping[str, Any], folder: Path, settings: Settings) -> Path:
                 )
             with path.open("rb") as file:
                 shutil.copyfileobj(file, whole)
-            path.unlink()
+            if path.name == PIECE:  # nothing else that lies there, such as a photo of another page
+                path.unlink()
     return target
