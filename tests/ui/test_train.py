@@ -179,7 +179,9 @@ def test_an_upload_that_is_no_piece_stays_where_it_is(tmp_path: Path, monkeypatc
     example = Path(get_upload_folder()) / "x" / "sunflower.jpg"
     example.parent.mkdir(parents=True)
     shutil.copy(examples()[0].path, example)
-    put_data({"kind": "upload", "name": "x.zip", "pieces": [str(example)]}, tmp_path / "data", Settings(), folders=False)
+    put_data(
+        {"kind": "upload", "name": "x.zip", "pieces": [str(example)]}, tmp_path / "data", Settings(), folders=False
+    )
     assert example.exists()
 
 
