@@ -24,6 +24,7 @@ SHOTS = [
     ("segment", 1440, 1000, "light", "Segment", "Crab"),
     ("segment-phone", 390, 1500, "dark", "Segment", "Crab"),
     ("live", 1440, 900, "light", "Live", "Sunflower"),
+    ("train", 1440, 1000, "light", "Train", "Kangaroo"),
     ("models", 1440, 900, "light", "Models", "Sunflower"),
 ]
 

@@ -252,6 +252,7 @@ TABS = {
     "Explain": ".vd-explorer *, #method, #target, #resolution",
     "Segment": ".vd-segment *",
     "Live": ".vd-live *",
+    "Train": ".vd-train *",
     "Models": "#model-list *, #add-model *",
 }
 

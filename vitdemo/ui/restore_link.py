@@ -17,7 +17,8 @@ from vitdemo.ui.link_check import is_url, shortened, understood, warning
 from vitdemo.ui.links import LinkState, example_called, parse_link
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.state import COMPARE, EXPLAIN, NOTHING, SEGMENT, PageState, Values
+from vitdemo.ui.state import COMPARE, EXPLAIN, NOTHING, SEGMENT, TRAIN, PageState, Values
+from vitdemo.ui.train_settings import may_train
 
 
 class RestoreLink:
@@ -46,7 +47,8 @@ class RestoreLink:
         query: dict[str, Any] = dict(request.query_params) if request else {}
         query = {name: str(value) for name, value in query.items()}
         link = parse_link(query)
-        link, ignored = understood(link, query, self.compare.default, self.explain.default)
+        absent = () if may_train(self.pipeline.settings) else (TRAIN,)
+        link, ignored = understood(link, query, self.compare.default, self.explain.default, absent)
         if link == LinkState():
             if ignored:
                 gr.Warning(warning(ignored))

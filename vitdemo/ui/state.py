@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-COMPARE, EXPLAIN, SEGMENT, LIVE, MODELS = TABS = ("compare", "explain", "segment", "live", "models")
+COMPARE, EXPLAIN, SEGMENT, LIVE, TRAIN, MODELS = TABS = ("compare", "explain", "segment", "live", "train", "models")
 
 Values = dict[Any, Any]
 """What Gradio gives a handler whose inputs are a set: values by component. Handlers return the same, or nothing new."""
