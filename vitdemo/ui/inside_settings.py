@@ -26,23 +26,6 @@ STEPS = {
 }
 """By the names that links have for them, in the order of the walk."""
 
-NAMES = (
-    "step",
-    "model",
-    "beside",
-    "layer",
-    "head",
-    "point",
-    "seed",
-    "kind",
-    "heads",
-    "attention",
-    "mlp",
-    "patches",
-    "fill",
-)
-"""What links call the settings."""
-
 HIGHEST = 2**31 - 1
 
 

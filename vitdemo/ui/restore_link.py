@@ -13,11 +13,12 @@ from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
+from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.link_check import is_url, shortened, understood, warning
 from vitdemo.ui.links import LinkState, example_called, parse_link
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.state import COMPARE, EXPLAIN, NOTHING, SEGMENT, TRAIN, PageState, Values
+from vitdemo.ui.state import COMPARE, EXPLAIN, INSIDE, NOTHING, SEGMENT, TRAIN, PageState, Values
 from vitdemo.ui.train_settings import may_train
 
 
@@ -29,18 +30,19 @@ class RestoreLink:
         pipeline: Pipeline,
         photos: DecodedPhotos,
         page: tuple[gr.Tabs, gr.Image, gr.State],
-        tabs: tuple[CompareTab, ExplainTab, SegmentTab],
+        tabs: tuple[CompareTab, ExplainTab, SegmentTab, InsideTab],
     ) -> None:
         self.pipeline, self.photos = pipeline, photos
         self.tabs, self.photo, self.state = page
-        self.compare, self.explain, self.segment = tabs
-        compare, explain, segment = tabs
+        compare, explain, segment, inside = tabs
+        self.compare, self.explain, self.segment, self.inside = tabs
         self.outputs = [
             *(self.tabs, self.photo),
             *(compare.models, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
             *(explain.fusion, explain.discard, explain.variant),
             segment.view,
+            inside.view,
         ]
 
     def on_load(self, state: PageState, request: gr.Request) -> Values:
@@ -62,6 +64,8 @@ class RestoreLink:
                     found = self.explain.follow(link, photo, state)
                 elif tab == SEGMENT:
                     found = self.segment.follow(link)
+                elif tab == INSIDE:
+                    found = self.inside.follow(link)
                 elif tab == COMPARE:
                     found = self.compare.follow(link, photo, state)
         except gr.Error as error:
