@@ -14,7 +14,7 @@ from vitdemo.registry import get_spec
 from vitdemo.types import Photo
 from vitdemo.ui.components.inside import inside
 from vitdemo.ui.components.photo import RejectedImage
-from vitdemo.ui.components.segmenter import photo_value
+from vitdemo.ui.components.segmenter import photo_value, table
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.given import number_of
 from vitdemo.ui.inside_bench import apart_view, effects_json, perturbed_views
@@ -72,6 +72,7 @@ class InsideTab:
             "image": image_of(photo, urls),
             "views": self.views(photo, settings),
             "notes": notes,
+            "table": table(),
         }
 
     def views(self, photo: Photo, settings: InsideSettings) -> list[View]:

@@ -6,9 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from vitdemo.rendering.overlay import DEFAULT_COLOUR_MAP, colour_table
 from vitdemo.ui import STATIC
-from vitdemo.ui.components.quantise import base64_of
 
 FOLDER = STATIC / "inside"
 NAMES = ("head", "draw", "steps", "bench", "page")
@@ -23,7 +21,7 @@ def inside(settings: dict[str, Any], models: list[dict[str, Any]], elem_id: str)
     where parts are ranked, which model's and from which on (`rank`); and takes an answer of the same number.
     """
     return gr.HTML(
-        {"start": settings, "models": models, "notes": [], "table": base64_of(colour_table(DEFAULT_COLOUR_MAP))},
+        {"start": settings, "models": models, "notes": []},
         html_template=(FOLDER / "inside.html").read_text(encoding="utf-8"),
         css_template=(FOLDER / "inside.css").read_text(encoding="utf-8"),
         js_on_load="\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS),

@@ -170,7 +170,12 @@ async function show() {
   if (value.failed) complain(`${window.vitdemoRefusal("The server does not answer. Try again.")}${shown ? " Showing the previous result." : ""}`);
   if ((value.error || value.refused) && !late) complain(`${value.error || value.refused}${shown ? " Showing the previous result." : ""}`);
   if (value.ranked && !late) take(value.ranked);
-  if (value.views && !late) await build(value);
+  try {
+    if (value.views && !late) await build(value);
+  } catch (error) {
+    complain("This step could not be drawn. Reload the page, and try again.");
+    console.error(error);
+  }
   if (value.number !== undefined || value.failed) done();
 }
 
