@@ -33,9 +33,9 @@ from vitdemo.ui.link_check import understood
 from vitdemo.ui.links import parse_link
 from vitdemo.ui.train import TrainTab
 from vitdemo.ui.train_data import CROPS, put_data, safe_name, tiny_set
-from vitdemo.ui.train_log import TrainLog, fault
+from vitdemo.ui.train_log import UNDER_WAY, Run, TrainLog, fault
 from vitdemo.ui.train_settings import RECIPES, TrainRequest, may_train, read_request
-from vitdemo.ui.training_runs import UNDER_WAY, Run, TrainingRuns
+from vitdemo.ui.training_runs import TrainingRuns
 
 MINE, THEIRS = "m" * 32, "t" * 32
 REQUEST = TrainRequest("supervised", "scratch", "mini", 64, 0.05)

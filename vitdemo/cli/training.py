@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded, writable
 from vitdemo.errors import OptionError
-from vitdemo.interrupt import INTERRUPTED, end_at_once_next_time
+from vitdemo.interrupt import INTERRUPTED, FirstInterruption
 from vitdemo.training.config import ARCHITECTURES, OPTIMISERS, RECIPES, SIZES, TrainConfig, TrainJob
 
 
@@ -189,7 +186,7 @@ def run_train(options: argparse.Namespace) -> int:
         config=config,
     )
     print("reading photos ...", file=sys.stderr)
-    bar, interruption = _ProgressBar(), _Interruption()
+    bar, interruption = _ProgressBar(), FirstInterruption()
 
     def report(figures: dict[str, Any]) -> None:
         if "step" in figures:
@@ -221,26 +218,6 @@ def run_train(options: argparse.Namespace) -> int:
         print(f"stopped after step {result.steps}; --resume continues", file=sys.stderr)
         return INTERRUPTED
     return EXIT_OK
-
-
-class _Interruption:
-    """Lets the first Ctrl-C end a training after the step under way, with what it has learned; the next one ends it at once."""
-
-    def __init__(self) -> None:
-        self.came = False
-        self.caught = False
-
-    def catch(self) -> None:
-        """From now on; several processes that share a training would not end after the same step."""
-        if self.caught or "WORLD_SIZE" in os.environ or threading.current_thread() is not threading.main_thread():
-            return
-        self.caught = True
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, self._come)
-
-    def _come(self, *_: object) -> None:
-        self.came = True
-        end_at_once_next_time()
 
 
 class _ProgressBar:

@@ -24,8 +24,9 @@ from vitdemo.ui.models import ModelsTab, choices, policy_of
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.segment_settings import models_offered
 from vitdemo.ui.state import Values
+from vitdemo.ui.train_log import UNDER_WAY, Run, skipped
 from vitdemo.ui.train_settings import MISSING, can_train, offers, read_request
-from vitdemo.ui.training_runs import UNDER_WAY, Run, TrainingRuns, skipped_files
+from vitdemo.ui.training_runs import TrainingRuns
 
 PHASES = {
     "preparing": "Storing the photos",
@@ -200,7 +201,7 @@ def _phase(run: Run) -> str:
 
 
 def _notes(run: Run) -> list[str]:
-    if run.state in UNDER_WAY or not (found := skipped_files(run)):
+    if run.state in UNDER_WAY or not (found := skipped(run.errors)):
         return []
     files = "1 file was" if len(found) == 1 else f"{len(found)} files were"
     return [f"{files} left out: {found[0][:200]}"]

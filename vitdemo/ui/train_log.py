@@ -1,17 +1,27 @@
-"""What a run of `python -m vitdemo train` has written so far, read while it is written."""
+"""One training of the page, and what it has written so far, read while it is written."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from vitdemo.training.config import STATE
+from vitdemo.types import ModelSpec
+from vitdemo.ui.train_settings import TrainRequest
+
 POINTS = 240
 """Most points of a curve; each is the mean of as many steps."""
+
+
+State = Literal["preparing", "running", "stopping", "stopped", "done", "failed"]
+UNDER_WAY: tuple[State, ...] = ("preparing", "running", "stopping")
 
 
 @dataclass
@@ -99,3 +109,54 @@ def skipped(errors: Path) -> list[str]:
         lines = errors.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
         return [line.removeprefix("skipped: ") for line in lines if line.startswith("skipped: ")]
     return []
+
+
+@dataclass
+class Run:
+    """One training, and what is known of it."""
+
+    number: int
+    name: str
+    """Of the model, and of its folder."""
+    owner: str
+    """What only the page that started it knows."""
+    request: TrainRequest
+    folder: Path
+    state: State = "preparing"
+    said: str = ""
+    """Why it failed."""
+    data: str = ""
+    photo: str = ""
+    log: TrainLog = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
+    model: ModelSpec | None = None
+
+    def __post_init__(self) -> None:
+        self.log = TrainLog(self.out / "log.jsonl")
+
+    @property
+    def out(self) -> Path:
+        """The folder of its model."""
+        return self.folder / self.name
+
+    @property
+    def errors(self) -> Path:
+        return self.folder / "errors.txt"
+
+    @property
+    def resumable(self) -> bool:
+        return self.state in ("stopped", "failed") and (self.out / STATE).exists() and (self.folder / "data").exists()
+
+    def command(self, cpu: bool) -> list[str]:
+        """With paths that say nothing of this server: the model's card repeats it."""
+        resume = ["--resume"] if (self.out / STATE).exists() else []
+        device = ["--cpu"] if cpu else []
+        files = [self.data, *self.request.arguments, "--watch", self.photo, "--out", self.name]
+        return ["train", *files, *device, *resume, "--json"]
+
+
+def forget_photos(run: Run) -> None:
+    """Delete what only a resumed training needs: photos, state, and the networks at single steps."""
+    for folder in (run.folder / "data", run.out / "steps"):
+        shutil.rmtree(folder, ignore_errors=True)
+    (run.out / STATE).unlink(missing_ok=True)

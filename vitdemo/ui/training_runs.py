@@ -17,9 +17,8 @@ import threading
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gradio.utils import get_upload_folder
 
@@ -32,7 +31,7 @@ from vitdemo.settings import Settings
 from vitdemo.training.config import STATE
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.train_data import put_data, put_photo
-from vitdemo.ui.train_log import TrainLog, fault, skipped
+from vitdemo.ui.train_log import UNDER_WAY, Run, fault, forget_photos
 from vitdemo.ui.train_settings import TrainRequest
 
 KEPT = 4
@@ -49,54 +48,7 @@ PATIENCE = 20.0
 
 SHORTEST_TOKEN = 16
 
-State = Literal["preparing", "running", "stopping", "stopped", "done", "failed"]
-UNDER_WAY: tuple[State, ...] = ("preparing", "running", "stopping")
-
 logger = logging.getLogger("vitdemo")
-
-
-@dataclass
-class Run:
-    """One training, and what is known of it."""
-
-    number: int
-    name: str
-    """Of the model, and of its folder."""
-    owner: str
-    """What only the page that started it knows."""
-    request: TrainRequest
-    folder: Path
-    state: State = "preparing"
-    said: str = ""
-    """Why it failed."""
-    data: str = ""
-    photo: str = ""
-    log: TrainLog = field(init=False)
-    process: subprocess.Popen[bytes] | None = None
-    model: ModelSpec | None = None
-
-    def __post_init__(self) -> None:
-        self.log = TrainLog(self.out / "log.jsonl")
-
-    @property
-    def out(self) -> Path:
-        """The folder of its model."""
-        return self.folder / self.name
-
-    @property
-    def errors(self) -> Path:
-        return self.folder / "errors.txt"
-
-    @property
-    def resumable(self) -> bool:
-        return self.state in ("stopped", "failed") and (self.out / STATE).exists() and (self.folder / "data").exists()
-
-    def command(self, cpu: bool) -> list[str]:
-        """With paths that say nothing of this server: the model's card repeats it."""
-        resume = ["--resume"] if (self.out / STATE).exists() else []
-        device = ["--cpu"] if cpu else []
-        files = [self.data, *self.request.arguments, "--watch", self.photo, "--out", self.name]
-        return ["train", *files, *device, *resume, "--json"]
 
 
 class TrainingRuns:
@@ -131,7 +83,7 @@ class TrainingRuns:
                     "A training is running on this server, and one runs at a time: wait until it has ended, or been stopped."
                 )
             if self.current is not None:
-                _forget_photos(self.current)
+                forget_photos(self.current)
             number = next(self._numbers)
             run = Run(number, self._free_name(), owner, request, self._place() / str(number))
             self.current = run
@@ -255,7 +207,7 @@ class TrainingRuns:
             run.model, run.said = model, said
             run.state = "failed" if state == "failed" else "done" if state == "done" else "stopped"
         if state == "done":
-            _forget_photos(run)
+            forget_photos(run)
         else:
             later = threading.Timer(FORGOTTEN, self._forget_if_left, (run, process))
             later.daemon = True
@@ -264,7 +216,7 @@ class TrainingRuns:
     def _forget_if_left(self, run: Run, process: subprocess.Popen[bytes]) -> None:
         with self._guard:
             if run.process is process:
-                _forget_photos(run)
+                forget_photos(run)
 
     def _added(self, run: Run) -> ModelSpec:
         """The model among those of the server; one of the same name, before it was resumed, is taken out of memory."""
@@ -299,18 +251,6 @@ class TrainingRuns:
                     f"The server has no place for a training: {error.strerror or 'its disk failed'}."
                 ) from None
         return self._folder
-
-
-def _forget_photos(run: Run) -> None:
-    """Delete what only a resumed training needs: photos, state, and the networks at single steps."""
-    for folder in (run.folder / "data", run.out / "steps"):
-        shutil.rmtree(folder, ignore_errors=True)
-    (run.out / STATE).unlink(missing_ok=True)
-
-
-def skipped_files(run: Run) -> list[str]:
-    """Files of the archive that could not be used, each with the reason."""
-    return skipped(run.errors)
 
 
 def _tail(path: Path) -> str:
