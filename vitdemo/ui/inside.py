@@ -10,8 +10,8 @@ import gradio as gr
 
 from vitdemo.errors import VitDemoError
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import get_spec
-from vitdemo.types import Photo
+from vitdemo.registry import get_spec, ready_models
+from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.components.inside import inside
 from vitdemo.ui.components.photo import RejectedImage
 from vitdemo.ui.components.segmenter import photo_value, table
@@ -19,9 +19,12 @@ from vitdemo.ui.errors import user_errors
 from vitdemo.ui.given import number_of
 from vitdemo.ui.inside_bench import apart_view, effects_json, perturbed_views
 from vitdemo.ui.inside_settings import InsideSettings, models_offered, read_settings
-from vitdemo.ui.inside_views import View, view_of
+from vitdemo.ui.inside_views import View, emergence_view, view_of
 from vitdemo.ui.links import LinkState, image_of
 from vitdemo.ui.state import Values
+
+TAUGHT = ("DeiT", "BEiT", "MAE", "DINO")
+"""Families whose ways to learn differ from a ViT's."""
 
 
 class InsideTab:
@@ -78,6 +81,8 @@ class InsideTab:
     def views(self, photo: Photo, settings: InsideSettings) -> list[View]:
         """What a step shows of each model."""
         specs = [get_spec(name) for name in dict.fromkeys((settings.model, settings.beside)) if name]
+        if len(specs) == 1:
+            specs += _companions(settings.step, specs[0])
         if settings.step == "cnn":
             return perturbed_views(self.pipeline, photo, specs, settings)
         found = []
@@ -89,6 +94,8 @@ class InsideTab:
                 except VitDemoError as error:
                     view["refused"] = str(error)
             found.append(view)
+        if settings.step == "training":
+            found.append(emergence_view(self.pipeline))
         return found
 
     def joined(self, name: str) -> Values:
@@ -100,3 +107,14 @@ class InsideTab:
         settings, notes = read_settings(link.inside, self.model)
         models = models_offered(settings.model, settings.beside)
         return {self.view: {"start": settings.json, "models": models, "notes": notes}}
+
+
+def _companions(step: str, spec: ModelSpec) -> list[ModelSpec]:
+    """What a step shows beside a model where nothing is chosen: a ViT beside a CNN, or one of each way to learn."""
+    others = [one for one in ready_models() if one.source == "embedded"]
+    if step in ("distance", "cnn"):
+        return [one for one in others if bool(one.readouts) != bool(spec.readouts)][:1]
+    if step == "training":
+        ways = {one.family: one for one in reversed(others) if one.family in TAUGHT}
+        return [ways[family] for family in TAUGHT if family in ways and family != spec.family]
+    return []

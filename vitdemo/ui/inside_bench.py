@@ -13,7 +13,6 @@ from vitdemo.options.perturbations import PERTURBATIONS, plan_of
 from vitdemo.pipeline import Pipeline
 from vitdemo.pipeline.ablate import ablate, rank_some
 from vitdemo.pipeline.prepare import prepare
-from vitdemo.registry import ready_models
 from vitdemo.types import Explanation, Knockout, ModelSpec, Photo
 from vitdemo.ui.components.quantise import data_url, photo_url
 from vitdemo.ui.inside_settings import InsideSettings
@@ -83,10 +82,7 @@ def effects_json(
 
 
 def perturbed_views(pipeline: Pipeline, photo: Photo, specs: list[ModelSpec], settings: InsideSettings) -> list[View]:
-    """A curve for each model, beside a CNN's where there is one that it could be compared with."""
-    if len(specs) == 1:
-        other = next((spec for spec in ready_models() if bool(spec.readouts) != bool(specs[0].readouts)), None)
-        specs += [other] if other is not None and other.labels else []
+    """A curve for each model."""
     kind, plan = PERTURBATIONS[settings.kind], plan_of([settings.kind])
     views: list[View] = []
     for spec in specs:

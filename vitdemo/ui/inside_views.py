@@ -19,8 +19,10 @@ from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline, inside, learning
 from vitdemo.pipeline.lens import lens
 from vitdemo.pipeline.prepare import Prepared, prepare
+from vitdemo.settings import ASSETS
+from vitdemo.training.strip import shipped_strip
 from vitdemo.types import Label, ModelSpec, Photo
-from vitdemo.ui.components.quantise import base64_of, data_url
+from vitdemo.ui.components.quantise import base64_of, data_url, photo_url
 from vitdemo.ui.inside_settings import InsideSettings
 
 RESOLUTIONS = (96, 160, 224, 288, 336, 384, 448, 512, 640, 768, 1024)
@@ -222,7 +224,7 @@ def _training(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) 
         told = learning.masked(pipeline, photo, spec, seed=settings.seed)
         known = told.similarity[told.hidden]
         found |= {"seen": data_url(told.seen, "PNG"), "told": float(known.mean())}
-        found["similarity"] = bytes_json(told.similarity.nan_to_num(1.0).numpy(), -1, 1)
+        found["similarity"] = bytes_json(told.similarity.nan_to_num(1.0).numpy(), high=1)
     elif spec.family == "DINO":
         found["crops"] = [
             {"src": data_url(one.image.resize((112, 112)), "PNG"), "large": one.large, "similarity": one.similarity}
@@ -232,6 +234,28 @@ def _training(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) 
         (plain,) = pipeline.classify_each(photo, [spec], top_k=3)
         found["plain"] = labels_json(plain.labels)
     return found
+
+
+def emergence_view(pipeline: Pipeline) -> View:
+    """The attention of a training of ours, at steps 1, 2, 4 and so on: mean of the last layer's heads."""
+    strip = shipped_strip()
+    photo = pipeline.open(ASSETS / "examples" / strip.photo)
+    left, top, right, bottom = strip.crop
+    width, height = photo.size
+    frames = [
+        {"step": step, "score": None if score != score else score, "map": bytes_json(rows[-1].mean(axis=0), 0)}
+        for step, score, rows in zip(strip.steps, strip.scores, strip.rows.astype(np.float32), strict=True)
+    ]
+    return {
+        "model": "",
+        "family": "Watch it learn",
+        "grid": list(strip.rows.shape[3:]),
+        "crop": [left / width, top / height, right / width, bottom / height],
+        "layers": strip.rows.shape[1],
+        "photo": photo_url(photo.image, 480),
+        "frames": frames,
+        "about": strip.about,
+    }
 
 
 _STEPS: dict[str, Callable[[Pipeline, Prepared, InsideSettings], View]] = {

@@ -15,7 +15,6 @@ function turn(part, entry) {
 
 showing.apart = (view) => {
   const parts = [];
-  if (view.layers) parts.push(switches(view));
   const canvas = patchCanvas(view, "Click patches to hide them", (target) => {
     const context = paintPhoto(target, view);
     for (const patch of state.patches) {
@@ -50,7 +49,7 @@ showing.apart = (view) => {
     if (view.before.length) parts.push(make("div", { class: "vd-pair" }, figure("Before", bars(view.before)), figure("Now", bars(view.after, view.before))));
   } else if (view.before && view.before.length) parts.push(figure("It says", bars(view.before)));
   if (view.layers && view.target !== null && view.target !== undefined) parts.push(rank(view));
-  return parts;
+  return view.layers ? [make("div", { class: "vd-bench" }, switches(view), make("div", { class: "vd-results" }, ...parts))] : parts;
 };
 
 function switches(view) {

@@ -36,12 +36,13 @@ function moved(view, from, by) {
 
 /* The part of the photo that a model sees. */
 function paintPhoto(canvas, view) {
+  const image = view.image || photo;
   const [left, top, right, bottom] = view.crop;
-  const wide = (right - left) * photo.naturalWidth, high = (bottom - top) * photo.naturalHeight;
+  const wide = (right - left) * image.naturalWidth, high = (bottom - top) * image.naturalHeight;
   const height = Math.max(1, Math.round((WIDTH * high) / wide));
   if (canvas.width !== WIDTH || canvas.height !== height) Object.assign(canvas, { width: WIDTH, height });
   const context = canvas.getContext("2d");
-  context.drawImage(photo, left * photo.naturalWidth, top * photo.naturalHeight, wide, high, 0, 0, WIDTH, height);
+  context.drawImage(image, left * image.naturalWidth, top * image.naturalHeight, wide, high, 0, 0, WIDTH, height);
   return context;
 }
 

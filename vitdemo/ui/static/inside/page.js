@@ -196,6 +196,7 @@ function take(ranked) {
 /* What was answered, drawn at once. */
 async function build(value) {
   const pixels = value.photo.src ? await loaded(value.photo.src) : photo;
+  for (const view of value.views) if (view.photo) view.image = await loaded(view.photo);
   if (value.number !== asked) return;
   complain("");
   if (shown && shown.photo.id !== value.photo.id) local.tile = local.query = null;
@@ -210,7 +211,7 @@ async function build(value) {
   const open = [...root.querySelectorAll(".vd-figures details")].map((fold) => fold.open);
   redraws = [];
   $(".vd-figures").replaceChildren(...value.views.map((view) => make("article", { class: "vd-view" },
-    make("h3", {}, view.family, " ", make("code", {}, view.model)),
+    make("h3", {}, view.family, " ", view.model ? make("code", {}, view.model) : null),
     ...(view.refused ? [make("p", { class: "vd-refused" }, view.refused)] : showing[step](view)),
     ...(view.notes || []).map((note) => words(note)))));
   $(".vd-figures").classList.toggle("vd-two", value.views.length > 1);

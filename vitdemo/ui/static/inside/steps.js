@@ -185,7 +185,7 @@ showing.cost = (view) => {
     const [tokens, parts] = view.table[`${side}/${cut}`], [, own] = view.table[view.own.join("/")];
     const total = (rows, column) => rows.reduce((sum, row) => sum + row[column], 0);
     const flops = total(parts, 2), holds = total(parts, 1), most = Math.max(...parts.map((row) => row[2]), ...own.map((row) => row[2]));
-    const list = make("ul", { class: "vd-bars vd-parts" }, ...parts.map(([part, parameters, work]) => make("li", {}, make("span", {}, part), make("span", { class: "vd-length", style: `--share: ${work / most}` }), make("span", { class: "vd-number" }, big(work)), make("span", { class: "vd-number" }, parameters ? big(parameters) : "none"))));
+    const list = make("ul", { class: "vd-bars vd-parts" }, ...parts.map(([part, parameters, work]) => make("li", {}, make("span", {}, part === "mlp" ? "MLP" : part), make("span", { class: "vd-length", style: `--share: ${work / most}` }), make("span", { class: "vd-number" }, big(work)), make("span", { class: "vd-number" }, parameters ? big(parameters) : "none"))));
     const head = make("p", { class: "vd-heads-of" }, make("span", {}, ""), make("span", {}, ""), make("span", {}, "operations"), make("span", {}, "parameters"));
     node.replaceChildren(
       words(`${side} × ${side} pixels in patches of ${cut} × ${cut}: ${tokens} tokens, ${big(flops)} operations, ${big(holds)} parameters. ${side === view.own[0] && cut === view.own[1] ? "That is this model as it runs." : `${(flops / total(own, 2)).toPrecision(2)} times the work of this model as it runs.`}`),
@@ -194,16 +194,27 @@ showing.cost = (view) => {
   return [node];
 };
 
+/* Attention of a network while it was trained, at steps 1, 2, 4 and so on. */
+function emerging(view) {
+  const canvases = view.frames.map((frame) => {
+    const values = floats(frame.map), canvas = patchCanvas(view, `Attention after step ${frame.step}`, (target) => paintMap(target, view, values, { low: 0, high: values.reduce((most, value) => Math.max(most, value), 0), linear: false }));
+    return make("figure", {}, canvas, make("figcaption", {}, `step ${frame.step}${frame.score === null ? "" : `, ${percent(frame.score, 0)} right`}`));
+  });
+  const { photos, source, minutes, machine } = view.about;
+  return figure(`Attention appears while a ViT is trained from scratch: ${photos.toLocaleString("en")} photos of ${source}, ${minutes} minutes on ${machine}`, make("div", { class: "vd-crops" }, ...canvases));
+}
+
 showing.training = (view) => {
   const parts = [];
   if (view.answers) parts.push(make("div", { class: "vd-pair" }, figure("The class token says", bars(view.answers.class)), figure("The distillation token says", bars(view.answers.distillation), words("The model's answer is the mean of both."))));
   if (view.filled) parts.push(make("div", { class: "vd-pair" }, figure("What the encoder sees: a quarter of the patches", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("What the decoder makes of it", make("img", { src: view.filled, alt: "The reconstruction" }))));
   else if (view.seen) {
     const values = floats(view.similarity);
-    const canvas = patchCanvas(view, "How well hidden patches are told", (target) => paintMap(target, view, values, { low: 0, high: 1 }));
+    const canvas = patchCanvas(view, "How well hidden patches are told", (target) => paintMap(target, view, values, { low: view.similarity.low, high: 1 }));
     parts.push(make("div", { class: "vd-pair" }, figure("What it sees", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("How well the features of hidden patches are told", canvas, words(`Mean cosine to the features with nothing hidden: ${view.told.toFixed(2)}.`))));
   }
   if (view.crops) parts.push(figure("Crops of one photo, and how alike the model finds them (cosine to the large ones)", make("div", { class: "vd-crops" }, ...view.crops.map((crop) => make("figure", {}, make("img", { src: crop.src, alt: crop.large ? "A large crop" : "A small crop" }), make("figcaption", {}, `${crop.large ? "teacher and student" : "student"}: ${crop.similarity.toFixed(2)}`))))));
-  if (view.plain) parts.push(figure("It was told the right answer of every photo; here it says", bars(view.plain)));
+  if (view.plain) parts.push(figure(view.layers ? "It was told the right answer of every training photo; here it says" : "Trained like a ViT, on labels; here it says", bars(view.plain)));
+  if (view.frames) parts.push(emerging(view));
   return parts;
 };
