@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.stats import binomtest
 
 from vitdemo.errors import OptionError
 from vitdemo.evaluation.labelled_inputs import Geometry, LabelledInput, geometry_of, input_of
@@ -240,6 +239,9 @@ def _curve(
         truths: the true class of each, if known.
         followed: the class of each whose score is followed; the top one of the unperturbed photo if not given.
     """
+    # Half a second, which a page that starts does not need.
+    from scipy.stats import binomtest
+
     scores = np.stack([one.scores for one in answers])
     top = scores.argmax(axis=2)
     same = top == top[:, :1]

@@ -106,7 +106,7 @@ showing.cnn = (view) => {
   const image = make("img", { class: "vd-shown", alt: "The photo as the model was shown it" }), said = words();
   const { node, here } = chart({
     series: [{ points: view.points.map(({ strength, score, label }, index) => [index, score, `${strength}: ${label}, ${view.target} ${percent(score)}`]), name: "" }],
-    x: view.unit, y: `Probability of ${view.target}`, ticks: view.points.map(({ strength }, index) => [index, String(strength)]), label: `Probability of ${view.target} while the photo is changed`,
+    x: view.unit, y: `Probability of ${view.target}`, ticks: view.points.map(({ strength }, index) => [index, String(strength)]), label: `Probability of ${view.target} while the photo is changed`, choose: (index) => setLocal("strength", index),
   });
   redraws.push(() => {
     const index = Math.min(local.strength === null ? Math.floor(view.points.length / 2) : local.strength, view.points.length - 1), point = view.points[index];

@@ -127,8 +127,9 @@ function svg(tag, attributes = {}, text = "") {
   return node;
 }
 
-/* Curves or dots: `series` are `{ points: [[x, y, title]], name, dots }`; returns a node, and a function that marks an x. */
-function chart({ series, x, y, low = 0, high = 1, ticks, wordedY = (value) => percent(value, 0), steps = false, label }) {
+/* Curves or dots: `series` are `{ points: [[x, y, title]], name, dots }`; returns a node, and a function that marks an x.
+ * `choose` is told which point of the first series is pointed at. */
+function chart({ series, x, y, low = 0, high = 1, ticks, wordedY = (value) => percent(value, 0), steps = false, label, choose = null }) {
   const [wide, tall, left, right, top, bottom] = [460, 230, 48, 12, 10, 38];
   const xs = series.flatMap(({ points }) => points.map(([place]) => place));
   const first = Math.min(...xs), last = Math.max(...xs, first + 1e-9);
@@ -157,6 +158,16 @@ function chart({ series, x, y, low = 0, high = 1, ticks, wordedY = (value) => pe
     }
     picture.append(group);
   });
+  if (choose) {
+    picture.classList.add("vd-pointed");
+    const at = (event) => {
+      const box = picture.getBoundingClientRect(), place = ((event.clientX - box.left) / box.width) * wide;
+      const away = series[0].points.map(([value]) => Math.abs(across(value) - place));
+      choose(away.indexOf(Math.min(...away)));
+    };
+    picture.addEventListener("pointerdown", at);
+    picture.addEventListener("pointermove", (event) => (event.pointerType === "mouse" || event.buttons) && at(event));
+  }
   const legend = make("p", { class: "vd-legend" }, ...series.map(({ name }, number) => make("span", { class: `vd-series-${number}` }, name)));
   const node = make("div", { class: "vd-plot" }, make("p", { class: "vd-y" }, y), picture, series.length > 1 || series[0].name ? legend : null);
   const here = (value) => {

@@ -104,6 +104,14 @@ function showControls() {
   $("[name=fill]").value = state.fill;
 }
 
+/* What is pointed at, as if its slider were moved. */
+function setLocal(name, value) {
+  if (local[name] === value) return;
+  local[name] = value;
+  showControls();
+  redraw();
+}
+
 function range(name, most, value, word) {
   const control = $(`[name=${name}]`);
   control.max = String(most);
@@ -114,9 +122,7 @@ function range(name, most, value, word) {
 root.addEventListener("input", (event) => {
   const { name, value } = event.target;
   if (!(name in local)) return;
-  local[name] = Number(value);
-  showControls();
-  redraw();
+  setLocal(name, Number(value));
 });
 
 root.addEventListener("change", (event) => {

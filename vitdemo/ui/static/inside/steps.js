@@ -154,7 +154,7 @@ const ticksOf = (points) => points.filter((_, index) => index % Math.ceil(points
 showing.layers = (view) => {
   const last = view.layers - 1, size = view.grid[0] * view.grid[1];
   const layer = () => Math.min(local.read === null ? last : local.read, last);
-  const { node, here } = chart({ series: [{ points: view.scores.map((score, index) => [index + 1, score, `after layer ${index + 1}: ${percent(score)}`]), name: "" }], x: "after layer", y: `Probability of ${view.target}`, ticks: view.scores.map((_, index) => [index + 1, String(index + 1)]), label: `Probability of ${view.target} after each layer` });
+  const { node, here } = chart({ series: [{ points: view.scores.map((score, index) => [index + 1, score, `after layer ${index + 1}: ${percent(score)}`]), name: "" }], x: "after layer", y: `Probability of ${view.target}`, ticks: view.scores.map((_, index) => [index + 1, String(index + 1)]), label: `Probability of ${view.target} after each layer`, choose: (index) => setLocal("read", index) });
   const values = floats(view.patches), best = new Uint16Array(bytesOf(view.best).buffer);
   const answers = make("div"), said = words();
   const canvas = patchCanvas(view, "Which patches give the class alone", (target) => {
