@@ -29,7 +29,7 @@ def parse_heads(text: str | None) -> tuple[tuple[int, int], ...]:
     for part in _parts(text):
         match = re.fullmatch(r"(-?\d{1,9})\s*:\s*(\d{1,9})", part)
         if match is None:
-            raise OptionError(f"The head {part!r} is not LAYER:HEAD, such as 3:0. Separate several by commas.")
+            raise OptionError(f"The head {_told(part)} is not LAYER:HEAD, such as 3:0. Separate several by commas.")
         found.append((int(match[1]), int(match[2])))
     return tuple(found)
 
@@ -50,10 +50,12 @@ def parse_numbers(text: str | None, what: str) -> tuple[int, ...]:
     for part in _parts(text):
         match = re.fullmatch(r"(-?\d{1,9})(?:\s*-\s*(\d{1,9}))?", part)
         if match is None:
-            raise OptionError(f"{part!r} is not a {what}: use whole numbers and ranges, such as 0,14-16.")
+            raise OptionError(f"{_told(part)} is not a {what}: use whole numbers and ranges, such as 0,14-16.")
         first, last = int(match[1]), int(match[2] or match[1])
         # Far more than any picture has: the check against the model says how many there are.
         found += range(first, min(last, first + 100_000) + 1)
+        if len(found) > 200_000:
+            raise OptionError(f"These are more than 200,000 numbers: name each {what} once.")
     return tuple(found)
 
 
@@ -66,7 +68,7 @@ def parse_fill(text: str | None) -> Fill:
     for known in FILLS:
         if (text or "grey") == known:
             return known
-    raise OptionError(f"Hidden patches cannot be filled with {text!r}. Choose from: {', '.join(FILLS)}.")
+    raise OptionError(f"Hidden patches cannot be filled with {_told(text)}. Choose from: {', '.join(FILLS)}.")
 
 
 def resolve_knockout(knockout: Knockout, spec: ModelSpec, grid: Grid) -> Knockout:
@@ -134,6 +136,10 @@ def resolve_ranking(by: str | None) -> RankBy | None:
 
 def _parts(text: str | None) -> Iterable[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _told(text: str | None) -> str:
+    return repr(text if text is None or len(text) <= 40 else f"{text[:39]}…")
 
 
 def _layer(layer: int, spec: ModelSpec) -> int:

@@ -63,7 +63,8 @@ class InsideTab:
         """What the component takes: see `vitdemo.ui.components.inside`."""
         if not isinstance(photo, Photo):
             return {"refused": "Drop a photo, or choose an example." if photo is None else photo.message}
-        settings, notes = read_settings(dict(getattr(event, "settings", None) or {}), self.model)
+        given = getattr(event, "settings", None)
+        settings, notes = read_settings(given if isinstance(given, dict) else {}, self.model)
         ranked = getattr(event, "rank", None)
         if isinstance(ranked, dict):
             spec = get_spec(str(ranked.get("model") or settings.model))

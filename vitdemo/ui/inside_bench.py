@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vitdemo.errors import VitDemoError
+from vitdemo.errors import OptionError, VitDemoError
 from vitdemo.evaluation.robustness import photo_curves
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.options.knockout import resolve_knockout, resolve_ranking
@@ -61,8 +61,8 @@ def effects_json(
         given: `by`, `start` and `target`, as the page says.
     """
     by = resolve_ranking(str(given.get("by") or "heads")) or "heads"
-    start, target = max(0, int(given.get("start") or 0)), int(given.get("target") or 0)
-    target = min(max(0, target), len(spec.labels) - 1)
+    start, target = (_count(given.get(name), name) for name in ("start", "target"))
+    target = min(target, len(spec.labels) - 1)
     # Where each call borrows a GPU, all are one.
     size = None if pipeline.backend.borrowed else start + CHUNK
     off = _possible(settings.knockout, spec, photo)
@@ -118,6 +118,12 @@ def _possible(off: Knockout, spec: ModelSpec, photo: Photo) -> Knockout:
     )
     # Nothing is left where nothing fits: the words are those for what was asked.
     return resolve_knockout(kept or off, spec, grid)
+
+
+def _count(given: Any, name: str) -> int:
+    if not isinstance(given, int) or given < 0:
+        raise OptionError(f"A ranking needs a whole number from 0 as its {name}.")
+    return given
 
 
 def _map(explanation: Explanation) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitdemo.errors import OptionError, VitDemoError
-from vitdemo.options.knockout import FILLS, parse_heads, parse_numbers
+from vitdemo.options.knockout import parse_fill, parse_heads, parse_numbers
 from vitdemo.options.perturbations import PERTURBATIONS
 from vitdemo.registry import get_spec, ready_models
-from vitdemo.types import Fill, Knockout, ModelSpec
+from vitdemo.types import Knockout, ModelSpec
 
 STEPS = {
     "patches": "Patches",
@@ -89,7 +89,7 @@ def read_settings(given: Mapping[str, Any], model: str) -> tuple[InsideSettings,
         point=_point(given.get("point")),
         seed=_whole(given, "seed", notes, 0),
         kind=kind,
-        knockout=_knockout(given, notes),
+        knockout=_knockout(given, spec.num_layers, notes),
     )
     return settings, notes
 
@@ -120,20 +120,28 @@ def _model(given: Any, notes: list[str], instead: str) -> ModelSpec | None:
         return None
 
 
-def _knockout(given: Mapping[str, Any], notes: list[str]) -> Knockout:
-    """From texts as the command line has them, or lists of numbers."""
+def _knockout(given: Mapping[str, Any], layers: int, notes: list[str]) -> Knockout:
+    """From texts as the command line has them, or lists of numbers; layers from the end as numbers from 0."""
     try:
-        fill: Fill = next((one for one in FILLS if one == given.get("fill")), "grey")
+        fill = parse_fill(_text(given.get("fill")))
+    except OptionError as error:
+        notes.append(f"{error} Using grey.")
+        fill = "grey"
+
+    def counted(layer: int) -> int:
+        return layer + layers if -layers <= layer < 0 else layer
+
+    try:
         return Knockout(
-            tuple(sorted(set(parse_heads(_text(given.get("heads"), ":"))))),
-            tuple(sorted(set(parse_numbers(_text(given.get("attention")), "layer")))),
-            tuple(sorted(set(parse_numbers(_text(given.get("mlp")), "layer")))),
+            tuple(sorted({(counted(layer), head) for layer, head in parse_heads(_text(given.get("heads"), ":"))})),
+            tuple(sorted({counted(layer) for layer in parse_numbers(_text(given.get("attention")), "layer")})),
+            tuple(sorted({counted(layer) for layer in parse_numbers(_text(given.get("mlp")), "layer")})),
             tuple(sorted(set(parse_numbers(_text(given.get("patches")), "patch")))),
             fill,
         )
     except OptionError as error:
         notes.append(f"{error} Nothing is off.")
-        return Knockout()
+        return Knockout(fill=fill)
 
 
 def _text(given: Any, joint: str = "") -> str:
@@ -146,11 +154,8 @@ def _whole(given: Mapping[str, Any], name: str, notes: list[str], default: int, 
     value = given.get(name)
     if value in (None, ""):
         return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if number == number and lowest <= number <= HIGHEST and number == int(number):
+    number = _number(value)
+    if lowest <= number <= HIGHEST and number == int(number):
         return int(number)
     notes.append(f"{name} must be a whole number from {lowest}, not {_quoted(value)}; using {default}.")
     return default
@@ -158,13 +163,21 @@ def _whole(given: Mapping[str, Any], name: str, notes: list[str], default: int, 
 
 def _point(given: Any) -> tuple[float, float] | None:
     parts = given if isinstance(given, list) else str(given or "").split(",")
-    try:
-        x, y = (float(part) for part in parts)
-    except (TypeError, ValueError):
+    numbers = [_number(part) for part in parts[:3]]
+    if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
         return None
-    return (min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)) if math.isfinite(x) and math.isfinite(y) else None
+    x, y = (min(max(number, 0.0), 1.0) for number in numbers)
+    return x, y
+
+
+def _number(value: Any) -> float:
+    """NaN where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return repr(text if len(text) <= 60 else f"{text[:59]}…")
+    return f"“{text if len(text) <= 40 else text[:39] + '…'}”"

@@ -51,6 +51,7 @@ def view_of(pipeline: Pipeline, photo: Photo, spec: ModelSpec, settings: InsideS
         "patch": spec.patch_size,
         "layers": spec.num_layers,
         "heads": spec.num_heads,
+        "prefix": spec.num_prefix_tokens,
     }
     try:
         step = _STEPS.get(settings.step)
@@ -94,7 +95,6 @@ def _patches(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) -
         "numbers": 3 * spec.patch_size**2,
         "width": count if principal else 0,
         "tokens": rows * columns + spec.num_prefix_tokens if spec.readouts else 0,
-        "prefix": spec.num_prefix_tokens,
         "filters": {"src": _sheet(filters.numpy()), "count": len(filters), "of": count, "side": [high, wide]},
         "principal": principal,
         "maps": maps,
@@ -142,8 +142,7 @@ def _shuffled(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) 
 
 def _attention(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) -> View:
     photo, spec = prepared.photo, prepared.spec
-    width, height = photo.size
-    point = None if settings.point is None else (settings.point[0] * width, settings.point[1] * height)
+    point = _seen(settings.point, prepared)
     layer, head = _within(settings.layer, spec.num_layers), min(settings.head, max(0, spec.num_heads - 1))
     steps = inside.steps(pipeline, photo, spec, layer=layer, head=head, point=point)
     prefix = spec.num_prefix_tokens
@@ -267,6 +266,15 @@ _STEPS: dict[str, Callable[[Pipeline, Prepared, InsideSettings], View]] = {
     "cost": _cost,
     "training": _training,
 }
+
+
+def _seen(point: tuple[float, float] | None, prepared: Prepared) -> tuple[float, float] | None:
+    """A point of the photo in pixels, or the nearest to it that the model sees: it was chosen on another photo, perhaps."""
+    if point is None:
+        return None
+    left, top, right, bottom = prepared.view.crop
+    width, height = prepared.photo.size
+    return min(max(point[0] * width, left), right - 1), min(max(point[1] * height, top), bottom - 1)
 
 
 def _within(layer: int, count: int) -> int:

@@ -28,7 +28,7 @@ showing.apart = (view) => {
       local.tile = moved(view, local.tile, patch);
       redraw();
     } else {
-      local.tile = how === "press" ? local.tile ?? 0 : patch;
+      local.tile = how === "press" ? moved(view, local.tile, 0) : patch;
       turn("patches", local.tile);
     }
   });
@@ -38,7 +38,7 @@ showing.apart = (view) => {
     return figure(title, patchCanvas(view, title, (target) => paintMap(target, view, numbers, { low: values.low, high: values.high, linear: false })));
   };
   parts.push(make("div", { class: "vd-row" },
-    figure(state.patches.length ? `${plural(state.patches.length, "patch").replace("patchs", "patches")} hidden` : "Click patches to hide them", canvas),
+    figure(state.patches.length ? `${plural(state.patches.length, "patch", "es")} hidden` : "Click patches to hide them", canvas),
     view.seen ? figure("What the model was shown", make("img", { src: view.seen, alt: "The model's input" })) : null,
     map(view.changed ? "Attention before" : "Attention, last layer", view.map),
     map("Attention now", view.changed)));
@@ -73,7 +73,8 @@ function rank(view) {
   const start = (by, text) => {
     const button = make("button", { type: "button" }, text);
     button.addEventListener("click", () => {
-      ranking = { by, model: view.model, target: view.target, start: 0, effects: [], show };
+      if (ranking) ranking.end();
+      ranking = { by, model: view.model, target: view.target, effects: [], show, end };
       bar.hidden = stop.hidden = false;
       bar.value = 0;
       askRank();
@@ -81,10 +82,11 @@ function rank(view) {
     return button;
   };
   const stop = make("button", { type: "button", hidden: true }, "Stop");
-  stop.addEventListener("click", () => {
+  function end() {
     ranking = null;
     bar.hidden = stop.hidden = true;
-  });
+  }
+  stop.addEventListener("click", end);
   function show(count) {
     bar.value = ranking.effects.length / Math.max(1, count);
     if (ranking.effects.length < count) return;

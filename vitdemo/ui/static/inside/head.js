@@ -56,4 +56,4 @@ function options(select, entries, wanted) {
 }
 
 const floats = ({ data, low, high }) => Float32Array.from(bytesOf(data), (byte) => low + (byte / 255) * (high - low));
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const plural = (count, word, ending = "s") => `${count} ${word}${count === 1 ? "" : ending}`;

@@ -95,9 +95,10 @@ function showControls() {
   range("head", Math.max(0, model.heads - 1), state.head, (value) => `${value + 1} of ${model.heads}`);
   const view = first();
   range("read", layersOf(view) - 1, local.read === null ? layersOf(view) - 1 : local.read, (value) => `${value + 1} of ${layersOf(view)}`);
-  const own = (view && view.own) || [224, 16];
-  range("side", SIDES.length - 1, local.side ?? Math.max(0, SIDES.indexOf(own[0])), (value) => `${SIDES[value]} px`);
-  range("cut", CUTS.length - 1, local.cut ?? Math.max(0, CUTS.indexOf(own[1])), (value) => `${CUTS[value]} px`);
+  ["side", "cut"].forEach((name, place) => {
+    const sizes = sizesOf(view, place);
+    range(name, Math.max(0, sizes.length - 1), local[name] ?? (view && view.own ? sizes.indexOf(view.own[place]) : 0), (value) => (sizes.length ? `${sizes[value]} px` : ""));
+  });
   const points = (view && view.points) || [];
   range("strength", Math.max(0, points.length - 1), local.strength ?? Math.floor(points.length / 2), (value) => (points[value] ? String(points[value].strength) : ""));
   $("[name=kind]").value = state.kind;
@@ -175,6 +176,7 @@ async function show() {
   const late = value.number !== asked;
   if (value.failed) complain(`${window.vitdemoRefusal("The server does not answer. Try again.")}${shown ? " Showing the previous result." : ""}`);
   if ((value.error || value.refused) && !late) complain(`${value.error || value.refused}${shown ? " Showing the previous result." : ""}`);
+  if ((value.failed || (!late && (value.error || value.refused))) && ranking) ranking.end();
   if (value.ranked && !late) take(value.ranked);
   try {
     if (value.views && !late) await build(value);
@@ -218,7 +220,9 @@ async function build(value) {
   redraws = [];
   $(".vd-figures").replaceChildren(...value.views.map((view) => make("article", { class: "vd-view" },
     make("h3", {}, view.family, " ", view.model ? make("code", {}, view.model) : null),
-    ...(view.refused ? [make("p", { class: "vd-refused" }, view.refused)] : showing[step](view)),
+    view.refused ? make("p", { class: "vd-refused" }, view.refused) : null,
+    // What is off can be switched on again where it leaves nothing to run.
+    ...(view.refused && step !== "apart" ? [] : showing[step](view)),
     ...(view.notes || []).map((note) => words(note)))));
   $(".vd-figures").classList.toggle("vd-two", value.views.length > 1);
   root.querySelectorAll(".vd-figures details").forEach((fold, index) => (fold.open = open[index] ?? fold.open));
@@ -295,6 +299,10 @@ const acts = {
     ask();
   },
   clear,
+  token: () => {
+    state.point = null;
+    ask();
+  },
   play,
 };
 root.addEventListener("click", (event) => {

@@ -82,11 +82,11 @@ showing.positions = (view) => {
     parts.push(figure(`Relative position bias of layer ${view.layer + 1}: a patch in the middle is drawn to what is red, and away from what is blue`, row));
   }
   if (view.plain) {
-    const alike = view.apart < 0.0005 ? "not at all" : `by up to ${percent(view.apart)}`;
+    const alike = view.apart < 0.00005 ? "not at all" : `by up to ${percent(view.apart, 2)}`;
     parts.push(make("div", { class: "vd-trio" },
       figure("As it is", bars(view.plain)),
       figure("Patches moved", make("img", { src: view.shuffled, alt: "The photo with its patches in random order" }), bars(view.moved, view.plain)),
-      figure("Moved, positions taken along", bars(view.along, view.plain), words(shown && view.layers ? `The scores change ${alike}: the network can't tell.` : `The scores change ${alike}: a CNN has no positions that could be taken along.`))));
+      figure("Moved, positions taken along", bars(view.along, view.plain), words(view.layers ? `The scores change ${alike}: the network can't tell.` : `The scores change ${alike}: a CNN has no positions that could be taken along.`))));
   }
   return parts;
 };
@@ -106,7 +106,7 @@ showing.attention = (view) => {
   };
   const place = ({ token }) => (token < 0 ? (token === -1 ? "class token" : "extra token") : `row ${Math.floor(token / view.grid[1]) + 1}, column ${(token % view.grid[1]) + 1}`);
   const best = make("ol", { class: "vd-best" }, ...view.best.map((entry) => make("li", {}, `${place(entry)}: score ${entry.score.toFixed(2)} → weight ${percent(entry.weight)}`)));
-  const who = state.point === null ? "the class token" : `row ${Math.floor(chosen / view.grid[1]) + 1}, column ${(chosen % view.grid[1]) + 1}`;
+  const who = state.point === null && view.prefix ? "the class token" : `row ${Math.floor(chosen / view.grid[1]) + 1}, column ${(chosen % view.grid[1]) + 1}`;
   const vector = (title, name) => make("div", { class: "vd-vector" }, make("span", {}, title), strip(view.vectors[name], title));
   return [
     words(`Layer ${view.layer + 1} of ${view.layers}, head ${view.head + 1} of ${view.heads}. Asking: ${who}. Each vector has ${view.width} numbers.`),
@@ -174,14 +174,23 @@ showing.layers = (view) => {
   ];
 };
 
-const SIDES = [96, 160, 224, 288, 336, 384, 448, 512, 640, 768, 1024];
-const CUTS = [8, 14, 16, 32];
+/* Sides in pixels, of pictures (0) or patches (1), whose cost is known of a model. */
+function sizesOf(view, place) {
+  const found = Object.keys((view && view.table) || {}).map((key) => Number(key.split("/")[place]));
+  return [...new Set(found)].sort((a, b) => a - b);
+}
+
 const big = (count) => (count >= 1e9 ? `${(count / 1e9).toPrecision(3)} G` : count >= 1e6 ? `${(count / 1e6).toPrecision(3)} M` : count >= 1e3 ? `${(count / 1e3).toPrecision(3)} k` : String(count));
 
 showing.cost = (view) => {
   const node = make("div");
   redraws.push(() => {
-    const side = local.side === null ? view.own[0] : SIDES[local.side], cut = local.cut === null ? view.own[1] : CUTS[local.cut];
+    // Sliders have the sizes of the first model; another may lack one of them.
+    const [side, cut] = [local.side, local.cut].map((index, place) => {
+      if (index === null) return view.own[place];
+      const wanted = sizesOf(first(), place)[index], far = (size) => Math.abs(size - wanted);
+      return sizesOf(view, place).reduce((best, size) => (far(size) < far(best) ? size : best));
+    });
     const [tokens, parts] = view.table[`${side}/${cut}`], [, own] = view.table[view.own.join("/")];
     const total = (rows, column) => rows.reduce((sum, row) => sum + row[column], 0);
     const flops = total(parts, 2), holds = total(parts, 1), most = Math.max(...parts.map((row) => row[2]), ...own.map((row) => row[2]));
@@ -211,7 +220,7 @@ showing.training = (view) => {
   else if (view.seen) {
     const values = floats(view.similarity);
     const canvas = patchCanvas(view, "How well hidden patches are told", (target) => paintMap(target, view, values, { low: view.similarity.low, high: 1 }));
-    parts.push(make("div", { class: "vd-pair" }, figure("What it sees", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("How well the features of hidden patches are told", canvas, words(`Mean cosine to the features with nothing hidden: ${view.told.toFixed(2)}.`))));
+    parts.push(make("div", { class: "vd-pair" }, figure("What it sees", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("How well the features of hidden patches are told", canvas, words(`In training it is asked for the visual token of each hidden patch. Here: how close its last feature comes to the one with nothing hidden, on average a cosine of ${view.told.toFixed(2)}.`))));
   }
   if (view.crops) parts.push(figure("Crops of one photo, and how alike the model finds them (cosine to the large ones)", make("div", { class: "vd-crops" }, ...view.crops.map((crop) => make("figure", {}, make("img", { src: crop.src, alt: crop.large ? "A large crop" : "A small crop" }), make("figcaption", {}, `${crop.large ? "teacher and student" : "student"}: ${crop.similarity.toFixed(2)}`))))));
   if (view.plain) parts.push(figure(view.layers ? "It was told the right answer of every training photo; here it says" : "Trained like a ViT, on labels; here it says", bars(view.plain)));
