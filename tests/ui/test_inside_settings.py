@@ -84,7 +84,24 @@ def test_what_cannot_be_used_is_said(given: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "x" * 5000, "nan", "-inf", "1e999", "🙂", math.nan, math.inf, -1, 10**400, 1.5, True, [], [[[[1]]]], [None], {"a": 1}],
+    [
+        "",
+        "x" * 5000,
+        "nan",
+        "-inf",
+        "1e999",
+        "🙂",
+        math.nan,
+        math.inf,
+        -1,
+        10**400,
+        1.5,
+        True,
+        [],
+        [[[[1]]]],
+        [None],
+        {"a": 1},
+    ],
     ids=lambda value: str(value)[:12],
 )
 def test_whatever_a_page_sends_there_are_settings_that_json_can_hold(value: Any) -> None:
