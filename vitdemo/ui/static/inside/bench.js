@@ -1,6 +1,7 @@
 /* The steps that change the network or the photo, and ask again. */
 
-let ranking = null; // the one that is under way: its model, what is known, and whether it was stopped
+let ranking = null; // the one that is under way: its model, and what is known
+let ranked = {}; // by model, the last one that came to its end: of which photo, with what off, and the effects
 
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 const has = (list, entry) => list.some((one) => same(one, entry));
@@ -52,6 +53,8 @@ showing.apart = (view) => {
   return view.layers ? [make("div", { class: "vd-bench" }, switches(view), make("div", { class: "vd-results" }, ...parts))] : parts;
 };
 
+const offNow = () => JSON.stringify([state.heads, state.attention, state.mlp, state.patches, state.fill]);
+
 function switches(view) {
   const button = (part, entry, text, title) => {
     const node = make("button", { type: "button", title, "aria-label": title }, text);
@@ -68,7 +71,7 @@ function switches(view) {
 }
 
 function rank(view) {
-  const node = make("div", { class: "vd-rank" }), list = make("ul", { class: "vd-bars vd-effects" });
+  const node = make("div", { class: "vd-rank" }), said = words(), list = make("ul", { class: "vd-bars vd-effects" });
   const bar = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "Ranking" });
   const start = (by, text) => {
     const button = make("button", { type: "button" }, text);
@@ -91,7 +94,15 @@ function rank(view) {
     bar.value = ranking.effects.length / Math.max(1, count);
     if (ranking.effects.length < count) return;
     bar.hidden = stop.hidden = true;
-    const sorted = [...ranking.effects].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 12);
+    ranked[view.model] = { photo: shown.photo.id, off: offNow(), effects: ranking.effects };
+    showRanked();
+  }
+  // What was ranked stays while its parts are switched off one after the other.
+  function showRanked() {
+    const last = ranked[view.model];
+    if (!last || last.photo !== shown.photo.id) return;
+    said.textContent = last.off === offNow() ? "" : "As ranked before the last change.";
+    const sorted = [...last.effects].sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 12);
     const most = Math.max(...sorted.map(({ change }) => Math.abs(change)), 1e-6);
     list.replaceChildren(...sorted.map((effect) => {
       const name = effect.part === "head" ? `layer ${effect.layer + 1}, head ${effect.head + 1}` : `layer ${effect.layer + 1}, ${effect.part === "mlp" ? "MLP" : "attention"}`;
@@ -100,7 +111,8 @@ function rank(view) {
       return make("li", {}, off, make("span", { class: `vd-length${effect.change < 0 ? " vd-less" : ""}`, style: `--share: ${Math.abs(effect.change) / most}` }), make("span", { class: "vd-number" }, `${effect.change >= 0 ? "+" : "−"}${percent(Math.abs(effect.change))}`), make("span", { class: "vd-number" }, effect.label));
     }));
   }
-  node.append(make("div", { class: "vd-bar" }, start("heads", "Rank all heads"), start("blocks", "Rank all blocks"), stop, bar), list);
+  node.append(make("div", { class: "vd-bar" }, start("heads", "Rank all heads"), start("blocks", "Rank all blocks"), stop, bar), said, list);
+  showRanked();
   return figure("What matters most: each part switched off alone", node);
 }
 

@@ -194,11 +194,11 @@ function begin(value) {
   if (asked) ask();
 }
 
-function take(ranked) {
-  if (!ranking || ranked.by !== ranking.by || ranked.model !== ranking.model || ranked.start !== ranking.effects.length) return;
-  ranking.effects.push(...ranked.effects);
-  ranking.show(ranked.count);
-  if (ranking.effects.length < ranked.count && ranked.effects.length) askRank();
+function take(found) {
+  if (!ranking || found.by !== ranking.by || found.model !== ranking.model || found.start !== ranking.effects.length) return;
+  ranking.effects.push(...found.effects);
+  ranking.show(found.count);
+  if (ranking.effects.length < found.count && found.effects.length) askRank();
 }
 
 /* What was answered, drawn at once. */
