@@ -23,7 +23,7 @@ SHOTS = [
     ("mae", 1440, 1000, "light", "Explain", "Sunflower"),
     ("segment", 1440, 1000, "light", "Segment", "Crab"),
     ("segment-phone", 390, 1500, "dark", "Segment", "Crab"),
-    ("inside", 1440, 1000, "light", "Inside", "Kangaroo"),
+    ("inside", 1440, 900, "light", "Inside", "Sunflower"),
     ("live", 1440, 900, "light", "Live", "Sunflower"),
     ("train", 1440, 1000, "light", "Train", "Kangaroo"),
     ("models", 1440, 900, "light", "Models", "Sunflower"),
@@ -50,8 +50,8 @@ def main(url: str, only: Sequence[str] = ()) -> None:
                 if tab == "Inside":
                     page.locator("#inside .vd-steps [data-step=layers]").click()
                     page.evaluate("window.settled()")
-                    # After a layer at which it is not yet decided.
-                    page.locator("#inside [name=read]").fill("5")
+                    # The layer after which it has just been decided.
+                    page.locator("#inside [name=read]").fill("6")
                 if tab == "Live":
                     page.locator("#live .vd-start").click()
                     page.locator("#live [data-model]").wait_for()

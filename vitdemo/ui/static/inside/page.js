@@ -1,6 +1,7 @@
 /* What a control does, what is asked for, and what an answer changes. */
 
-let asked = 0; // number of the newest request
+let asked = 0; // number of the newest request for a step
+let turns = 0; // the same for rankings, whose numbers are below 0: no answer is equal to the one before, which would not be told
 let busy = 0; // since when one is under way
 let wanted = ""; // what has yet to be asked for: a "step", or some of a "rank"
 let stale = true; // whether the photo has changed since the last request
@@ -30,10 +31,11 @@ function send() {
   const rank = wanted === "rank" ? ranking : null;
   if (wanted === "rank" && !rank) return;
   if (!rank) stale = false;
+  if (rank) turns += 1;
   wanted = "";
   busy = Date.now();
   if (!rank) root.setAttribute("aria-busy", "true");
-  trigger("select", { settings: state, number: asked, shown: shown ? shown.photo.id : "", rank: rank && { by: rank.by, model: rank.model, target: rank.target, start: rank.effects.length } });
+  trigger("select", { settings: state, number: rank ? -turns : asked, shown: shown ? shown.photo.id : "", rank: rank && { by: rank.by, model: rank.model, target: rank.target, start: rank.effects.length } });
 }
 
 function done() {
@@ -173,7 +175,7 @@ async function show() {
   if (!value) return;
   if (value.table) table = tableOf(value.table);
   if (value.start) return begin(value);
-  const late = value.number !== asked;
+  const late = value.number !== asked && value.number !== -turns;
   if (value.failed) complain(`${window.vitdemoRefusal("The server does not answer. Try again.")}${shown ? " Showing the previous result." : ""}`);
   if ((value.error || value.refused) && !late) complain(`${value.error || value.refused}${shown ? " Showing the previous result." : ""}`);
   if ((value.failed || (!late && (value.error || value.refused))) && ranking) ranking.end();

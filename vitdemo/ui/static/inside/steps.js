@@ -140,13 +140,13 @@ showing.distance = (view) => {
     const points = view.fields.map((side, index) => [index + 1, side, `after layer ${index + 1}: ${side} px`]);
     const high = Math.max(view.side, ...view.fields);
     const { node } = chart({ series: [{ points, name: "" }], x: "convolution", y: "Receptive field, pixels", high, ticks: ticksOf(points), wordedY: (value) => value.toFixed(0), steps: true, label: "Receptive field by layer" });
-    return [node, words(`After its first layer a cell depends on ${plural(view.fields[0], "pixel")} across; after the last, on ${view.fields[view.fields.length - 1]}. The picture has ${view.side}.`)];
+    return [node, words(`After its first layer a cell depends on ${plural(view.fields[0], "pixel")} across; after the last, on ${view.fields[view.fields.length - 1]}. The image has ${view.side}.`)];
   }
   const points = view.distances.flatMap((heads, layer) => heads.map((far, head) => [layer + 1, far, `layer ${layer + 1}, head ${head + 1}: ${far.toFixed(0)} px`]));
   const high = Math.ceil(Math.max(...points.map(([, far]) => far), view.side / 2) / 20) * 20;
   const { node } = chart({ series: [{ points, dots: true, name: "" }], x: "layer", y: "Mean attention distance, pixels", high, ticks: view.distances.map((_, layer) => [layer + 1, String(layer + 1)]), wordedY: (value) => value.toFixed(0), label: "Mean attention distance of each head by layer" });
   const first = view.distances[0];
-  return [node, words(`In the first layer heads look ${Math.min(...first).toFixed(0)} to ${Math.max(...first).toFixed(0)} pixels away; the picture is ${view.side} wide.`)];
+  return [node, words(`In the first layer heads look ${Math.min(...first).toFixed(0)} to ${Math.max(...first).toFixed(0)} pixels away; the image is ${view.side} wide.`)];
 };
 
 const ticksOf = (points) => points.filter((_, index) => index % Math.ceil(points.length / 10) === 0).map(([place]) => [place, String(place)]);
@@ -219,8 +219,8 @@ showing.training = (view) => {
   if (view.filled) parts.push(make("div", { class: "vd-pair" }, figure("What the encoder sees: a quarter of the patches", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("What the decoder makes of it", make("img", { src: view.filled, alt: "The reconstruction" }))));
   else if (view.seen) {
     const values = floats(view.similarity);
-    const canvas = patchCanvas(view, "How well hidden patches are told", (target) => paintMap(target, view, values, { low: view.similarity.low, high: 1 }));
-    parts.push(make("div", { class: "vd-pair" }, figure("What it sees", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("How well the features of hidden patches are told", canvas, words(`In training it is asked for the visual token of each hidden patch. Here: how close its last feature comes to the one with nothing hidden, on average a cosine of ${view.told.toFixed(2)}.`))));
+    const canvas = patchCanvas(view, "How close hidden patches come", (target) => paintMap(target, view, values, { low: view.similarity.low, high: 1 }));
+    parts.push(make("div", { class: "vd-pair" }, figure("What it sees", make("img", { src: view.seen, alt: "The photo with hidden patches" })), figure("How close the features of hidden patches come", canvas, words(`In training it is asked for the visual token of each hidden patch. Here: how close its last feature comes to the one with nothing hidden, on average a cosine of ${view.told.toFixed(2)}.`))));
   }
   if (view.crops) parts.push(figure("Crops of one photo, and how alike the model finds them (cosine to the large ones)", make("div", { class: "vd-crops" }, ...view.crops.map((crop) => make("figure", {}, make("img", { src: crop.src, alt: crop.large ? "A large crop" : "A small crop" }), make("figcaption", {}, `${crop.large ? "teacher and student" : "student"}: ${crop.similarity.toFixed(2)}`))))));
   if (view.plain) parts.push(figure(view.layers ? "It was told the right answer of every training photo; here it says" : "Trained like a ViT, on labels; here it says", bars(view.plain)));
