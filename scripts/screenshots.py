@@ -1,10 +1,10 @@
-"""Take the documentation's pictures anew: `python -m scripts.screenshots URL` on a running app."""
+"""Take the documentation's pictures anew: `python -m scripts.screenshots URL [NAME ...]` on a running app."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,16 +23,21 @@ SHOTS = [
     ("mae", 1440, 1000, "light", "Explain", "Sunflower"),
     ("segment", 1440, 1000, "light", "Segment", "Crab"),
     ("segment-phone", 390, 1500, "dark", "Segment", "Crab"),
+    ("inside", 1440, 900, "light", "Inside", "Sunflower"),
     ("live", 1440, 900, "light", "Live", "Sunflower"),
+    ("train", 1440, 1000, "light", "Train", "Kangaroo"),
     ("models", 1440, 900, "light", "Models", "Sunflower"),
 ]
 
 
-def main(url: str) -> None:
+def main(url: str, only: Sequence[str] = ()) -> None:
+    """All shots, or those of these names."""
     folder = ASSETS / "screenshots"
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, launched(film(Path(temporary) / "film.mjpeg")) as browser:
         for name, width, height, scheme, tab, example in SHOTS:
+            if only and name not in only:
+                continue
             with opened(browser, width, height, color_scheme=scheme) as context:
                 page = context.new_page()
                 page.goto(f"{url}?tab=explain&model=mae-mini" if name == "mae" else url)
@@ -42,6 +47,11 @@ def main(url: str) -> None:
                 page.evaluate("window.settled()")
                 page.get_by_role("tab", name=tab).click()
                 page.evaluate("window.settled()")
+                if tab == "Inside":
+                    page.locator("#inside .vd-steps [data-step=layers]").click()
+                    page.evaluate("window.settled()")
+                    # The layer after which it has just been decided.
+                    page.locator("#inside [name=read]").fill("6")
                 if tab == "Live":
                     page.locator("#live .vd-start").click()
                     page.locator("#live [data-model]").wait_for()
@@ -128,6 +138,7 @@ PANELS = """() => {
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
-    layers(sys.argv[1])
-    preview(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])
+    if not sys.argv[2:]:
+        layers(sys.argv[1])
+        preview(sys.argv[1])

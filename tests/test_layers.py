@@ -20,6 +20,7 @@ LAYERS = {
     "images": 2,
     "registry": 2,
     "attribution": 2,
+    "inspection": 2,
     "rendering": 2,
     "models": 3,
     "segmentation": 3,

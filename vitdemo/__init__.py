@@ -17,7 +17,7 @@ Importing the package is cheap: torch is loaded by the first call that needs it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from vitdemo.registry import (
@@ -32,12 +32,34 @@ from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
     from vitdemo.models.loading import Classifier
+    from vitdemo.options.knockout import RankBy
     from vitdemo.options.segment import SegmentOptions
     from vitdemo.pipeline import Pipeline
-    from vitdemo.types import Comparison, Explanation, Prediction, Reconstruction, Segmentation
+    from vitdemo.types import (
+        Ablation,
+        Comparison,
+        Explanation,
+        Fill,
+        LayerAnswers,
+        Prediction,
+        Reconstruction,
+        RobustnessCurve,
+        Segmentation,
+    )
 
 __version__ = VERSION
-__all__ = ["available_models", "classify", "compare", "explain", "load", "reconstruct", "segment"]
+__all__ = [
+    "ablate",
+    "available_models",
+    "classify",
+    "compare",
+    "explain",
+    "lens",
+    "load",
+    "reconstruct",
+    "robustness",
+    "segment",
+]
 
 _guard = threading.Lock()
 _pipeline: Pipeline | None = None
@@ -133,6 +155,75 @@ def reconstruct(
     return pipeline.reconstruct(pipeline.open(image), spec, ratio=ratio, seed=seed, dtype=dtype)
 
 
+def ablate(
+    image: Any,
+    model: str | None = None,
+    *,
+    heads: Sequence[tuple[int, int]] = (),
+    attention: Sequence[int] = (),
+    mlp: Sequence[int] = (),
+    patches: Sequence[int] = (),
+    fill: Fill = "grey",
+    rank: RankBy | None = None,
+    method: str = "attention",
+    layer: int | str = -1,
+    head: int | str = "mean",
+    readout: str | None = None,
+    target: int | str | None = None,
+    resolution: int | None = None,
+    top_k: int = 5,
+    dtype: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Ablation:
+    """What changes while parts of a network are off, or patches hidden: scores and map before and after.
+
+    Args:
+        image, model, method, layer, head, readout, resolution, top_k, dtype: as for `explain`.
+        heads: `(layer, head)` of each head that is off, from 0.
+        attention, mlp: layers whose attention block or MLP block is off.
+        patches: hidden ones, by row-major index.
+        fill: what stands in for them: "grey" pixels, the "mean" of the visible patch tokens, or what a masked autoencoder,
+            "mae", makes up.
+        rank: also rank all "heads", or all attention and MLP "blocks", by what each one more does to the score.
+        target: the class whose score is told; the one predicted before if not given.
+        progress: called with how many parts of the ranking are done, and of how many.
+    """
+    from vitdemo.options.explain import ExplainRequest
+    from vitdemo.options.knockout import resolve_ranking
+    from vitdemo.pipeline.ablate import ablate as ablated
+    from vitdemo.types import Knockout
+
+    off = Knockout(tuple(heads), tuple(attention), tuple(mlp), tuple(patches), fill)
+    request = ExplainRequest(method, layer, head, readout, target, resolution)
+    pipeline, by = _shared(), resolve_ranking(rank)
+    return ablated(
+        pipeline, pipeline.open(image), _spec(model), off, request, rank=by, top_k=top_k, dtype=dtype, progress=progress
+    )
+
+
+def lens(
+    image: Any,
+    model: str | None = None,
+    *,
+    target: int | str | None = None,
+    resolution: int | None = None,
+    top_k: int = 5,
+    dtype: str = "auto",
+) -> LayerAnswers:
+    """What the classifier says after each layer, read off what the model classifies from, and off each patch.
+
+    Args:
+        image, model, top_k, dtype: as for `classify`.
+        target: the class that scores and patches are of, as a label, an index or "top:K"; the predicted one if not given.
+        resolution: as for `explain`.
+    """
+    from vitdemo.pipeline.lens import lens as read_off
+
+    pipeline = _shared()
+    photo, spec = pipeline.open(image), _spec(model)
+    return read_off(pipeline, photo, spec, target=target, resolution=resolution, top_k=top_k, dtype=dtype)
+
+
 @overload
 def segment(
     image: list[Any] | tuple[Any, ...], model: str | None = ..., **request: Unpack[SegmentOptions]
@@ -163,6 +254,34 @@ def segment(
     photos = [pipeline.open(one) for one in (image if several else [image])]
     found = segment_photos(pipeline, photos, _spec(model) if model else segmenting_model(), wanted)
     return found if several else found[0]
+
+
+def robustness(
+    image: Any,
+    models: Sequence[str] | None = None,
+    kind: str = "shuffle",
+    *,
+    strengths: Sequence[float] = (),
+    target: int | str | None = None,
+    seed: int = 0,
+    dtype: str = "auto",
+) -> list[RobustnessCurve]:
+    """One curve per model: how it answers while an image is perturbed more and more, and the perturbed images.
+
+    Args:
+        image, dtype: as for `classify`.
+        models: every embedded one if none are named, but a masked autoencoder.
+        kind: a name in `vitdemo.options.perturbations.PERTURBATIONS`.
+        strengths: others than the default ones; the unperturbed image always comes first.
+        target: the class whose score is followed, as for `explain`; the top class of the unperturbed image if not given.
+        seed: of the order of cells and of dropped patches.
+    """
+    from vitdemo.evaluation.robustness import photo_curves
+    from vitdemo.options.perturbations import plan_of
+
+    plan, pipeline = plan_of([kind], strengths), _shared()
+    specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
+    return photo_curves(pipeline, pipeline.open(image), specs, plan, target=target, seed=seed, dtype=dtype)
 
 
 def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:

@@ -15,3 +15,23 @@ def end_at_once_next_time() -> None:
     if threading.current_thread() is threading.main_thread():
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, lambda *_: os._exit(INTERRUPTED))
+
+
+class FirstInterruption:
+    """Lets the first Ctrl-C end a training after the step under way, with what it has learned; the next one ends it at once."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._caught = False
+
+    def catch(self) -> None:
+        """From now on. Not where several processes share a training: they would not end after the same step."""
+        if self._caught or "WORLD_SIZE" in os.environ or threading.current_thread() is not threading.main_thread():
+            return
+        self._caught = True
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, self._come)
+
+    def _come(self, *_: object) -> None:
+        self.came = True
+        end_at_once_next_time()

@@ -60,6 +60,12 @@ class Settings:
     """How many images one user may compare at once under "Several photos"."""
     mcp: bool | None = None
     """Whether agents may call the app as tools over MCP; empty means only on a Hugging Face Space. Needs the package `mcp`."""
+    train: bool | None = None
+    """Whether the page has the tab Train; empty means yes, and on a Hugging Face Space no. On ZeroGPU it never has."""
+    train_minutes: float = 60.0
+    """Longest training that may be started on the page, in minutes."""
+    train_mb: float = 300.0
+    """Largest archive of photos that may be uploaded for a training, in 10^6 bytes."""
     max_models: int = 16
     """How many models one call, or one comparison on the page, may name."""
     temp_mb: float = 1000.0

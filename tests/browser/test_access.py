@@ -16,6 +16,7 @@ from tests.hostile import REFUSED
 from tests.served import App
 from vitdemo.ui.app import theme
 from vitdemo.ui.examples import examples
+from vitdemo.ui.inside_settings import STEPS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -29,6 +30,7 @@ OURS = ", ".join(
         ".vd-curve",
         ".vd-rebuilt",
         ".vd-segment",
+        ".vd-inside",
         "#heading",
         "#footer",
         "#vd-connection",
@@ -165,6 +167,17 @@ def segmented(watched: Watched) -> None:
     unfolded(watched, "segmented")
 
 
+def looked_into(step: str) -> Callable[[Watched], object]:
+    def at(watched: Watched) -> None:
+        open_tab(watched.page, "Inside")
+        watched.page.locator(f"#inside .vd-steps [data-step={step}]").click()
+        expect(watched.page.locator("#inside .vd-inside")).to_have_attribute("aria-busy", "false")
+        unfolded(watched, "inside")
+
+    at.__name__ = f"inside, {step}"
+    return at
+
+
 def live(watched: Watched) -> None:
     open_tab(watched.page, "Live")
     expect(watched.page.locator("#live .vd-start")).to_be_visible()
@@ -187,6 +200,7 @@ WALK: list[Callable[[Watched], object]] = [
     explained,
     measured,
     segmented,
+    *map(looked_into, STEPS),
     refused_there,
     live,
     running,

@@ -23,6 +23,7 @@ LINKS = {
     "compare-class": "target=kangaroo&image=kangaroo&tab=compare&method=relevance",
     "explain-resolution": "resolution=320&model=deit-mini&image=cup&tab=explain",
     "segment-tau": "tau=0.3&tab=segment&image=cup&model=vit-mini",
+    "inside": "tab=inside&image=cup&step=apart&patches=3-5&heads=7:0&beside=deit-mini&fill=mean",
     "live": "tab=live&image=panda",
     "models": "tab=models&image=rocket",
 }

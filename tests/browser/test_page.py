@@ -251,7 +251,10 @@ TABS = {
     "Compare": ".vd-explorer *, #examples button",
     "Explain": ".vd-explorer *, #method, #target, #resolution",
     "Segment": ".vd-segment *",
+    # The steps of the walk are one row on a phone, which is moved sideways.
+    "Inside": ".vd-inside > :not(.vd-steps), .vd-figures *",
     "Live": ".vd-live *",
+    "Train": ".vd-train *",
     "Models": "#model-list *, #add-model *",
 }
 

@@ -57,6 +57,7 @@ def test_train_prints_its_figures_as_json_alone(trained: tuple[Path, Done]) -> N
         "bare_images_per_second",
         "efficiency",
         "stopped_early",
+        "interrupted",
         "skipped",
     ]
     assert figures["model"] == str(out)

@@ -27,10 +27,11 @@ from vitdemo.engine.wire import pack, unpack
 from vitdemo.engine.zerogpu import ZeroGPUBackend
 from vitdemo.errors import EngineError, NoGPUError, OptionError, TooLargeError
 from vitdemo.models import loading
+from vitdemo.models.parts import first_filters, position_table
 from vitdemo.options.methods import METHODS
 from vitdemo.registry import get_spec
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+from vitdemo.types import Attribution, Capture, Knockout, Lens, ModelOutput, ModelSpec, Reconstruct, Shuffle
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(device="cpu", dtype="fp32")
@@ -107,6 +108,50 @@ def test_one_call_carries_all_models_of_an_action_and_no_model_runs_outside_of_i
         assert len(outputs) == len(others)
         for output, other in zip(outputs, others, strict=True):
             _assert_same(output, other)
+
+
+def test_knockouts_lens_and_shuffles_are_those_of_this_machine_in_one_call(
+    spaces: Spaces, backend: ZeroGPUBackend, specs: list[ModelSpec]
+) -> None:
+    vit, beit, resnet, _ = specs
+    one, many = (
+        (Knockout(heads=((-1, 0),), patches=(3,)),),
+        tuple(Knockout(heads=((1, head),)) for head in range(4)) * 5,
+    )
+    runs = [
+        ModelRun(vit, _pixels(1, batch=3), dataclasses.replace(EVERYTHING, knockouts=one)),
+        ModelRun(vit, _pixels(1), Capture(knockouts=many)),
+        ModelRun(vit, _pixels(2, batch=20), Capture(tokens=(0,), knockouts=many)),
+        ModelRun(vit, _pixels(1), Attribution("relevance", knockouts=(Knockout(mlp=(0,)),))),
+        ModelRun(vit, _pixels(1), Capture()),
+        ModelRun(beit, _pixels(3), Lens(target=2)),
+        ModelRun(resnet, _pixels(3), Capture(knockouts=(Knockout(patches=(0,)),))),
+        ModelRun(vit, _pixels(3), Capture(shuffle=Shuffle(tuple(range(15, -1, -1)), along=True))),
+    ]
+    found = backend.run_many(runs)
+    assert (len(spaces.durations), spaces.outside) == (1, [])
+    assert [len(outputs) for outputs in found] == [3, 20, 20, 1, 1, 1, 1, 1]
+    for outputs, others in zip(found, LocalBackend(SETTINGS).run_many(runs), strict=True):
+        for output, other in zip(outputs, others, strict=True):
+            _assert_same(output, other)
+    assert not torch.equal(found[1][0].logits, found[4][0].logits)
+
+
+def test_a_knockout_that_a_model_cannot_have_is_refused_before_any_call(
+    spaces: Spaces, backend: ZeroGPUBackend, specs: list[ModelSpec]
+) -> None:
+    with pytest.raises(OptionError, match="convolutional network: it has no heads"):
+        backend.run(specs[2], _pixels(1), Capture(knockouts=(Knockout(heads=((0, 0),)),)))
+    assert spaces.durations == []
+
+
+def test_weights_are_looked_at_without_a_gpu(spaces: Spaces, backend: ZeroGPUBackend, specs: list[ModelSpec]) -> None:
+    model = loading.load_model(specs[0], CPU, torch.float32)
+    for at in (first_filters, lambda model: position_table(model)[0]):
+        assert torch.equal(backend.look(specs[0], at), at(model))
+    with pytest.raises(OptionError, match="no position embeddings"):
+        backend.look(specs[1], position_table)
+    assert (spaces.durations, spaces.outside, backend.forwards) == ([], [], 0)
 
 
 def test_locks_that_are_held_at_the_fork_do_not_matter(

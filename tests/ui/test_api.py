@@ -40,7 +40,7 @@ def client(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clien
 
 def test_only_the_documented_endpoints_are_public(client: Client) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/models", "/classify", "/explain", "/compare", "/reconstruct", "/segment"}
+    assert set(named) == {"/models", "/classify", "/explain", "/compare", "/ablate", "/reconstruct", "/segment"}
     assert all(endpoint["description"] for endpoint in named.values())
     assert [parameter["parameter_name"] for parameter in named["/explain"]["parameters"]][:5] == [
         "image",
@@ -118,7 +118,7 @@ def test_wrong_options_are_answered_with_the_choices(client: Client, options: di
     [
         *(("/explain", name) for name in ("../..", "someone/flowers", "/etc")),
         *itertools.product(
-            ("/classify", "/explain", "/compare", "/reconstruct", "/segment"),
+            ("/classify", "/explain", "/compare", "/ablate", "/reconstruct", "/segment"),
             ("facebook/deit-tiny-patch16-224", "FOLDER"),
         ),
     ],
@@ -133,7 +133,7 @@ def test_no_name_makes_the_server_download_or_read_a_folder(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     name = name.replace("FOLDER", str(tiny_folder("mae")))
-    named = name if endpoint in ("/explain", "/reconstruct", "/segment") else [name]
+    named = name if endpoint in ("/explain", "/ablate", "/reconstruct", "/segment") else [name]
     words = "Fetch it in the Models tab" if "facebook" in name else "Unknown model"
     with FakeHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -143,6 +143,21 @@ def test_no_name_makes_the_server_download_or_read_a_folder(
     assert words in str(caught.value)
     assert hub.requests == []
     assert not list(tmp_path.iterdir())
+
+
+def test_ablate_gives_json_both_maps_as_a_figure_and_arrays(client: Client) -> None:
+    entry, figure, arrays = client.predict(
+        handle_file(CUP), model="vit-mini", heads="7:0,7:1", patches="0-3", rank="blocks", top=3, api_name="/ablate"
+    )
+    assert (entry["image"], entry["model"], entry["knockout"]["fill"]) == ("cup.jpg", "vit-mini", "grey")
+    assert entry["knockout"]["heads"] == [[7, 0], [7, 1]]
+    assert entry["score"]["change"] == pytest.approx(entry["score"]["after"] - entry["score"]["before"])
+    assert len(entry["ranking"]) == 3
+    assert np.load(arrays)["after"].shape == (14, 14)
+    with Image.open(figure) as picture:
+        assert picture.format == "PNG"
+    with pytest.raises(AppError, match="Choose from: grey, mean, mae"):
+        client.predict(handle_file(CUP), heads="7:0", fill="blue", api_name="/ablate")
 
 
 def test_reconstruct_gives_json_and_a_figure(client: Client) -> None:

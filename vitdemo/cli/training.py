@@ -10,6 +10,7 @@ from typing import Any
 
 from vitdemo.cli.common import EXIT_OK, add_command, positive, print_json, rounded, writable
 from vitdemo.errors import OptionError
+from vitdemo.interrupt import INTERRUPTED, FirstInterruption
 from vitdemo.training.config import ARCHITECTURES, OPTIMISERS, RECIPES, SIZES, TrainConfig, TrainJob
 
 
@@ -50,6 +51,17 @@ def add_commands(commands: Any) -> None:
         help="share of the patches that the student sees with --bank (vit, deit, hybrid)",
     )
     train.add_argument("--init", type=Path, metavar="FOLDER", help="start from these weights, where they fit")
+    train.add_argument(
+        "--pretrain",
+        action="store_true",
+        help="a head with a hidden layer, which a run with --init replaces by a linear one (vit, scratch)",
+    )
+    train.add_argument(
+        "--watch",
+        type=Path,
+        metavar="PHOTO",
+        help="keep its attention at steps 1, 2, 4, ...: watched.npz and .png in --out",
+    )
     train.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="FOLDER", help="(default: runs/latest)")
     train.add_argument("--resume", action="store_true", help="resume the run in --out, with the same settings")
     train.add_argument("--batch", type=positive, default=64)
@@ -134,6 +146,7 @@ def _part(text: str) -> float:
 
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
+    from vitdemo.engine.devices import free_memory
     from vitdemo.training.run import train
 
     config = TrainConfig(
@@ -161,8 +174,11 @@ def run_train(options: argparse.Namespace) -> int:
         cutmix=options.mix,
         keep_ratio=options.keep,
         init=options.init,
+        pretrain=options.pretrain,
+        watch=options.watch,
         epochs=options.epochs,
         minutes=options.minutes,
+        max_photo_bytes=free_memory() // 2,
         resume=options.resume,
         cpu=options.cpu,
         command=_command(),
@@ -170,8 +186,14 @@ def run_train(options: argparse.Namespace) -> int:
         config=config,
     )
     print("reading photos ...", file=sys.stderr)
-    bar = _ProgressBar()
-    outcome = train(job, bar)
+    bar, interruption = _ProgressBar(), FirstInterruption()
+
+    def report(figures: dict[str, Any]) -> None:
+        if "step" in figures:
+            interruption.catch()
+        bar(figures)
+
+    outcome = train(job, report, stop=lambda: interruption.came)
     bar.close()
     for line in outcome.skipped:
         print(f"skipped: {line}", file=sys.stderr)
@@ -185,12 +207,16 @@ def run_train(options: argparse.Namespace) -> int:
         "bare_images_per_second": rounded(outcome.bare_images_per_second),
         "efficiency": rounded(outcome.efficiency),
         "stopped_early": result.stopped_early,
+        "interrupted": result.interrupted,
         "skipped": len(outcome.skipped),
     }
     if options.json:
         print_json(figures)
     else:
         print("\n".join(f"{name:24} {value}" for name, value in figures.items()))
+    if result.interrupted:
+        print(f"stopped after step {result.steps}; --resume continues", file=sys.stderr)
+        return INTERRUPTED
     return EXIT_OK
 
 

@@ -53,9 +53,17 @@ def attribute(
 
 @contextmanager
 def watching_features(model: Classifier, request: Capture) -> Iterator[list[Tensor]]:
-    """Tokens before and after the last normalisation of the forward pass in this block, if features are wanted."""
+    """Tokens before and after the last normalisation of the forward pass in this block, if features are wanted.
+
+    Of a CNN, the cells of its last stage, twice: nothing normalises them.
+    """
     if not request.features:
         yield []
+        return
+    if not model.spec.readouts:
+        with watching([_last_features(model)], inputs=False) as seen:
+            yield seen
+        seen[:] = [_places(seen[-1], 0)] * 2
         return
     norm = [final_norm(model.network)]
     with watching(norm) as seen, watching(norm, inputs=False) as after:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+from vitdemo.models.loading import Classifier
+from vitdemo.types import Attribution, Capture, Lens, ModelOutput, ModelSpec, Reconstruct
 
-Request = Capture | Attribution | Reconstruct
-"""What a forward pass is to give beside its logits: recorded attention and features, a map, or filled-in patches."""
+Seen = TypeVar("Seen")
+
+Request = Capture | Attribution | Lens | Reconstruct
+"""What a forward pass is to give beside its logits: recorded attention and features, a map, what the classifier reads off
+after each block, or filled-in patches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +49,19 @@ class Backend(Protocol):
         ...
 
     def run(self, spec: ModelSpec, pixel_values: Tensor, request: Request, dtype: str = "auto") -> list[ModelOutput]:
-        """Run `[B, 3, H, W]` pixels; one output per image, in their order.
+        """Run `[B, 3, H, W]` pixels; one output per image, or per knock-out of a single image, in their order.
 
         Raises:
             EngineError: the model could not be loaded, does not fit into memory, or gave invalid scores.
-            OptionError: an unknown dtype; or, of an `Attribution`, no such class or patch.
+            OptionError: an unknown dtype; no such class or patch; or a knock-out that the model cannot have.
+        """
+        ...
+
+    def look(self, spec: ModelSpec, at: Callable[[Classifier], Seen]) -> Seen:
+        """What a function reads off a model's weights; it must not change or keep them.
+
+        Raises:
+            EngineError: as `run`.
         """
         ...
 

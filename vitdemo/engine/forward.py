@@ -13,10 +13,12 @@ from torch import Tensor
 from vitdemo.engine.attribute import attribute, watching_features
 from vitdemo.engine.backend import Request
 from vitdemo.engine.devices import short
+from vitdemo.engine.lens import read_off
 from vitdemo.engine.outputs import finite, split
 from vitdemo.models.attention_tap import AttentionRecord, record_attention
+from vitdemo.models.interventions import first_difference, intervening
 from vitdemo.models.loading import Classifier
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+from vitdemo.types import Attribution, Capture, Lens, ModelOutput, ModelSpec, Reconstruct
 
 Result = TypeVar("Result")
 
@@ -29,9 +31,10 @@ def forward(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[ModelOutput]:
-    """Run `[B, 3, H, W]` float32 pixels; one output per image, on the CPU, in their order.
+    """Run `[B, 3, H, W]` float32 pixels; one output per image, or per knock-out of a single one, on the CPU, in their order.
 
     Args:
+        request: its knock-outs are resolved: see `vitdemo.engine.knockouts`.
         device, dtype: those of the model.
 
     Raises:
@@ -42,6 +45,8 @@ def forward(
         return _captured(model, spec, pixel_values.to(device, dtype), request)
     if isinstance(request, Attribution):
         return _attributed(model, spec, pixel_values.to(device, dtype), request)
+    if isinstance(request, Lens):
+        return _read_off(model, spec, pixel_values.to(device, dtype), request)
     # Not in the model's dtype: what is visible comes back as it was.
     return _reconstructed(model, spec, pixel_values.to(device), request, dtype)
 
@@ -49,13 +54,25 @@ def forward(
 def _captured(model: Classifier, spec: ModelSpec, pixels: Tensor, request: Capture) -> list[ModelOutput]:
     # Not `inference_mode`: transformers caches BEiT's position index for the process, and a model could never be trained with
     # an index made there.
-    with torch.no_grad(), record_attention(request) as record, watching_features(model, request) as seen:
-        logits, milliseconds = _timed(lambda: model(pixels), pixels.device)
-    return split(record, seen, logits, spec, pixels, milliseconds / len(pixels))
+    grid, own = spec.grid_of(pixels.shape[2], pixels.shape[3]), request.knockouts
+    images = pixels.expand(max(len(pixels), len(own)), -1, -1, -1)
+    # What is recorded of the layers that were run once would be of one image.
+    alone = len(images) > len(pixels) and replace(request, knockouts=()) == Capture()
+    fan_out = first_difference(own) if alone else None
+    with (
+        torch.no_grad(),
+        intervening(model, grid, own, request.shuffle, fan_out),
+        record_attention(request) as record,
+        watching_features(model, request) as seen,
+    ):
+        given = images if fan_out is None else pixels
+        logits, milliseconds = _timed(lambda: model(given), pixels.device)
+    return split(record, seen, logits, spec, images, milliseconds / len(images))
 
 
 def _attributed(model: Classifier, spec: ModelSpec, pixels: Tensor, request: Attribution) -> list[ModelOutput]:
-    (logits, maps, targets), milliseconds = _timed(lambda: attribute(model, pixels, request), pixels.device)
+    with intervening(model, spec.grid_of(pixels.shape[2], pixels.shape[3]), request.knockouts):
+        (logits, maps, targets), milliseconds = _timed(lambda: attribute(model, pixels, request), pixels.device)
     outputs = split(AttentionRecord(Capture()), [], logits, spec, pixels, milliseconds / len(pixels))
     maps = finite(maps.float().cpu(), "maps", spec, pixels.dtype)
     return [
@@ -65,6 +82,15 @@ def _attributed(model: Classifier, spec: ModelSpec, pixels: Tensor, request: Att
             target=None if targets is None else targets[index],
         )
         for index, output in enumerate(outputs)
+    ]
+
+
+def _read_off(model: Classifier, spec: ModelSpec, pixels: Tensor, request: Lens) -> list[ModelOutput]:
+    (logits, readings, targets), milliseconds = _timed(lambda: read_off(model, pixels, request), pixels.device)
+    outputs = split(AttentionRecord(Capture()), [], logits, spec, pixels, milliseconds / len(pixels))
+    return [
+        replace(output, readings=reading, target=target)
+        for output, reading, target in zip(outputs, readings, targets, strict=True)
     ]
 
 

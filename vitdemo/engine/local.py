@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,23 +15,32 @@ from torch import Tensor
 from vitdemo.engine.backend import ModelRun, Request
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype
 from vitdemo.engine.forward import forward
+from vitdemo.engine.knockouts import batches, resolved
 from vitdemo.engine.left import stop_if_left
 from vitdemo.engine.model_cache import ModelCache
 from vitdemo.errors import TooLargeError
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec, Reconstruct
+from vitdemo.types import Capture, Knockout, ModelOutput, ModelSpec
 
 _Key = tuple[str, str, torch.dtype]
+Seen = TypeVar("Seen")
 
 
 @dataclass
 class _Job:
     pixel_values: Tensor
     capture: Capture
+    """Without knock-outs: images that share a forward pass have their own."""
+    knockouts: tuple[Knockout, ...]
+    """One for each image, or several for one."""
     done: threading.Event = field(default_factory=threading.Event)
     outputs: list[ModelOutput] = field(default_factory=list)
     error: BaseException | None = None
+
+    @property
+    def fans_out(self) -> bool:
+        return len(self.knockouts) > len(self.pixel_values)
 
 
 class _ModelQueue:
@@ -51,6 +61,7 @@ class _ModelQueue:
             batch, rest, images = [], [], 0
             for job in self.waiting:
                 alike = job.capture == first.capture and job.pixel_values.shape[1:] == first.pixel_values.shape[1:]
+                alike = alike and not (job.fans_out or first.fans_out)
                 if job is first or (alike and images + len(job.pixel_values) <= limit):
                     batch.append(job)
                     images += len(job.pixel_values)
@@ -95,14 +106,20 @@ class LocalBackend:
         def work(queue: _ModelQueue) -> list[ModelOutput]:
             if isinstance(request, Capture):
                 return self._batched(queue, pixel_values, request)
-            return self._alone(queue, pixel_values, request)
+            with queue.turn:
+                return self._forward(queue, pixel_values, request)
 
         stop_if_left()
+        request = resolved(request, spec, pixel_values)
         return self._with_room(spec, dtype, work)
 
     def run_many(self, runs: Sequence[ModelRun]) -> list[list[ModelOutput]]:
         # One after the other: each takes what cores there are.
         return [self.run(one.spec, one.pixel_values, one.request, one.dtype) for one in runs]
+
+    def look(self, spec: ModelSpec, at: Callable[[Classifier], Seen]) -> Seen:
+        with self._queue(spec, "auto", self.device) as queue:
+            return at(queue.model)
 
     def loaded(self) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -171,12 +188,9 @@ class LocalBackend:
                 self._caches[str(device)] = ModelCache(memory_budget(device, self._settings.memory_gb))
             return self._caches[str(device)]
 
-    def _alone(self, queue: _ModelQueue, pixel_values: Tensor, request: Attribution | Reconstruct) -> list[ModelOutput]:
-        with queue.turn:
-            return self._forward(queue, pixel_values, request)
-
     def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
-        jobs = [_Job(part, capture) for part in pixel_values.split(self._settings.max_batch)]
+        parts = batches(pixel_values, capture, self._settings.max_batch)
+        jobs = [_Job(pixels, replace(capture, knockouts=()), own) for pixels, own in parts]
         with queue.guard:
             queue.waiting += jobs
         for job in jobs:
@@ -205,9 +219,11 @@ class LocalBackend:
             job.done.set()
 
     def _share(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
-        outputs = self._forward(queue, torch.cat([job.pixel_values for job in jobs]), jobs[0].capture)
+        own = tuple(one for job in jobs for one in job.knockouts)
+        capture = replace(jobs[0].capture, knockouts=own if any(own) else ())
+        outputs = self._forward(queue, torch.cat([job.pixel_values for job in jobs]), capture)
         for job in jobs:
-            job.outputs, outputs = outputs[: len(job.pixel_values)], outputs[len(job.pixel_values) :]
+            job.outputs, outputs = outputs[: len(job.knockouts)], outputs[len(job.knockouts) :]
 
     def _forward(self, queue: _ModelQueue, pixel_values: Tensor, request: Request) -> list[ModelOutput]:
         with self._guard:

@@ -36,9 +36,11 @@ def split(
     rows = {name: torch.stack(layers, dim=1).cpu() for name, layers in record.rows.items()}
     patches = [tokens[:, spec.num_prefix_tokens :].float() for tokens in seen]
     features = None
-    if patches and record.key is not None:
+    if patches:
         before, after = patches
-        keys = record.key[:, :, spec.num_prefix_tokens :].float().transpose(1, 2).flatten(2)
+        keys = after[..., :0]
+        if record.key is not None:
+            keys = record.key[:, :, spec.num_prefix_tokens :].float().transpose(1, 2).flatten(2)
         features = (finite(after.cpu(), "features", spec, pixels.dtype), before.norm(dim=-1).cpu(), keys.cpu())
     return [
         ModelOutput(
@@ -76,4 +78,5 @@ def _one(layer: LayerQueries, index: int) -> LayerQueries:
         return chosen.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     mask = None if layer.mask is None else part(layer.mask)
-    return LayerQueries(part(layer.query), part(layer.key), mask, layer.scaling)
+    value = None if layer.value is None else part(layer.value)
+    return LayerQueries(part(layer.query), part(layer.key), mask, layer.scaling, value)

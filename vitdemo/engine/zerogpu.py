@@ -12,7 +12,8 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,14 +23,17 @@ from vitdemo.engine.devices import DTYPES, is_out_of_memory, pick_dtype, short
 from vitdemo.engine.fork import in_fork
 from vitdemo.engine.forward import forward
 from vitdemo.engine.gpu_time import seconds_of
+from vitdemo.engine.knockouts import batches, resolved
 from vitdemo.engine.refusals import worded
 from vitdemo.engine.wire import pack, unpack
 from vitdemo.errors import EngineError, OptionError, TooLargeError, VitDemoError
 from vitdemo.models.loading import Classifier, load_model
 from vitdemo.settings import Settings
-from vitdemo.types import Attribution, ModelOutput, ModelSpec
+from vitdemo.types import Attribution, Capture, ModelOutput, ModelSpec
 
 logger = logging.getLogger("vitdemo")
+
+Seen = TypeVar("Seen")
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -94,7 +98,7 @@ class ZeroGPUBackend:
         Raises:
             NoGPUError: no quota, or no GPU; the message offers the CPU.
         """
-        runs = list(runs)
+        runs = [replace(run, request=resolved(run.request, run.spec, run.pixel_values)) for run in runs]
         answers = self._on_cpu(runs) if self.on_cpu() else self._on_gpu(runs)
         with self._guard:
             self._forwards += len(runs)
@@ -102,6 +106,10 @@ class ZeroGPUBackend:
             if isinstance(answer, VitDemoError):
                 raise answer
         return answers
+
+    def look(self, spec: ModelSpec, at: Callable[[Classifier], Seen]) -> Seen:
+        # What was packed for the GPU has no numbers here: they are read once more from the file.
+        return at(self._cpu_models.get(_key(spec)) or self._load(spec, CPU, torch.float32))
 
     def loaded(self) -> dict[str, int]:
         """Nothing: what is packed for the GPU takes no memory here, and cannot be unloaded."""
@@ -152,16 +160,25 @@ class ZeroGPUBackend:
         answers: list[Any] = []
         for key, pixels, request in unpack(work):
             try:
-                parts = pixels.split(self._settings.max_batch) if not hasattr(request, "hidden") else [pixels]
                 spec, model = self._specs[key], self._models[key]
                 answers.append(
-                    [one for part in parts for one in forward(model, spec, part, request, self._device, self._dtype)]
+                    [
+                        one
+                        for part, own in self._parts(pixels, request)
+                        for one in forward(model, spec, part, own, self._device, self._dtype)
+                    ]
                 )
             except VitDemoError as error:
                 answers.append(error)
             except Exception as error:
                 answers.append(_said(error, self._specs[key]))
         return pack(answers)
+
+    def _parts(self, pixels: Tensor, request: Request) -> list[tuple[Tensor, Request]]:
+        if not isinstance(request, Capture):
+            return [(pixels, request)]
+        parts = batches(pixels, request, self._settings.max_batch)
+        return [(some, replace(request, knockouts=own if any(own) else ())) for some, own in parts]
 
     def _on_cpu(self, runs: list[ModelRun]) -> list[Any]:
         for run in runs:

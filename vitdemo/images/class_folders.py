@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vitdemo.errors import InputError
+from vitdemo.images.decode import max_bytes
+from vitdemo.settings import get_settings
 
 BACKGROUND = "_background"
 """Folder of photos without a class."""
@@ -28,9 +30,12 @@ def label_of(name: str) -> str:
 def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every file in a class folder, sorted by name, or in the order of the archive.
 
+    Of a file in an archive that is larger than an image may be, one byte more than the limit: a small archive can hold gigabytes.
+
     Raises:
         InputError: the path is neither a folder nor a readable archive, or is damaged or encrypted.
     """
+    limit = max_bytes(get_settings()) + 1
     try:
         if path.is_dir():
             yield from _read_folder(path)
@@ -39,13 +44,14 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.infolist():
                     if not entry.is_dir() and _in_class_folder(entry.filename):
-                        yield entry.filename, archive.read(entry)
+                        with archive.open(entry) as file:
+                            yield entry.filename, file.read(limit)
             return
         with tarfile.open(path) as tar:
             for member in tar:
                 content = tar.extractfile(member) if member.isfile() and _in_class_folder(member.name) else None
                 if content is not None:
-                    yield member.name, content.read()
+                    yield member.name, content.read(limit)
     except (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         raise InputError(f"{path.name} is missing, damaged, or neither a folder nor a zip or tar archive.") from None
 

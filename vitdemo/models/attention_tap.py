@@ -1,16 +1,17 @@
 """One attention tap for all families.
 
 transformers dispatches the attention of its ViT-like models through a registry of functions. The one registered here computes
-the output with SDPA, as usual, and records what the active request of this thread names. There are no hooks on modules, and
-without a request nothing is recorded.
+the output with SDPA, as usual, records what the active request of this thread names, and leaves out heads that it switches off.
+There are no hooks on modules, and without a request nothing is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,12 +48,12 @@ class AttentionRecord:
     """If features are requested: `[B, H, N, D]` of the last layer."""
     _deferred: list[Callable[[], Tensor]] = field(default_factory=list)
 
-    def observe(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
-        """Record one layer: `query` and `key` are `[B, H, N, D]`; `mask` is additive and broadcasts to `[B, H, N, N]`."""
+    def observe(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> None:
+        """Record one layer: `query`, `key` and `value` are `[B, H, N, D]`; `mask` is additive, broadcasts to `[B, H, N, N]`."""
         if self.request.features:
             self.key = key
         if self.request.queries:
-            self.queries.append(LayerQueries(query, key, mask, scaling))
+            self.queries.append(LayerQueries(query, key, mask, scaling, value if self.request.values else None))
         if self.request.tokens:
             count = max(self.request.tokens) + 1
             rows = attention_rows(query, key, mask, scaling, 0, count)
@@ -90,20 +91,44 @@ def record_attention(request: Capture) -> Iterator[AttentionRecord]:
     record.finish()
 
 
+_SILENT: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("vitdemo_silent_heads", default=MappingProxyType({}))
+
+
+@contextmanager
+def silencing(heads: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+    """Heads whose output is 0 during the forward passes of this block, in this thread. Their attention is recorded as ever.
+
+    Args:
+        heads: for each attention module, `[B, H]` or `[1, H]` bool on its device: True where off.
+    """
+    token = _SILENT.set(heads)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
 def _tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     record = _ACTIVE.get()
     if record is not None:
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        record.observe(query, key, attention_mask, scaling)
+        record.observe(query, key, value, attention_mask, scaling)
         if record.request.gradients:
             # SDPA never materialises the matrix, which gradients are taken with respect to.
             attention = attention_rows(query, key, attention_mask, scaling, 0, query.shape[2])
             record.attentions.append(attention)
-            return torch.matmul(attention.to(value.dtype), value).transpose(1, 2).contiguous(), None
+            output = torch.matmul(attention.to(value.dtype), value).transpose(1, 2).contiguous()
+            return _audible(module, output), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return output, None
+    return _audible(module, output), None
+
+
+def _audible(module: nn.Module, output: Tensor) -> Tensor:
+    """Output of the heads, `[B, N, H, D]`, without those that are off."""
+    off = _SILENT.get().get(module)
+    return output if off is None else output.masked_fill(off[:, None, :, None], 0.0)
 
 
 AttentionInterface.register(TAP, _tapped_attention)

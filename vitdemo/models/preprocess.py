@@ -35,7 +35,7 @@ def preprocess(photos: Sequence[Photo], processor: Processor) -> PixelBatch:
     arrays, views = [], []
     for photo in photos:
         pixels, view = resize_and_crop(photo.image, processor)
-        arrays.append(_normalise(pixels, processor))
+        arrays.append(normalise(pixels, processor))
         views.append(view)
     return PixelBatch(pixel_values=torch.from_numpy(np.stack(arrays)), views=tuple(views))
 
@@ -159,7 +159,7 @@ def _resize_window(
     return image.crop((window[0] - left, window[1] - top, window[2] - left, window[3] - top))
 
 
-def _normalise(image: Image.Image, processor: Processor) -> NDArray[np.float32]:
+def normalise(image: Image.Image | NDArray[np.uint8], processor: Processor) -> NDArray[np.float32]:
     """`[H, W, 3]` uint8 to `[3, H, W]` float32: one multiply and one add per channel."""
     mean, std = np.asarray(processor.mean), np.asarray(processor.std)
     scale = (processor.rescale / std).astype(np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vitdemo.attribution import attention_map, describe, of_single_patches, patch_map, why_flat
 from vitdemo.images.plain import LABELS_MEAN_NOTHING, is_plain
@@ -28,13 +29,17 @@ def prediction_of(spec: ModelSpec, output: ModelOutput, top_k: int, plain: bool 
     """
     labels: tuple[Label, ...] = ()
     if output.logits is not None:
-        scores, indices = (output.logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
-        labels = tuple(
-            Label(spec.labels[index], score, index)
-            for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
-        )
+        labels = labels_of(spec, output.logits, top_k)
     notes = (*output.notes, *((LABELS_MEAN_NOTHING,) if plain and labels else ()))
     return Prediction(spec, labels, output.milliseconds, output.device, output.dtype, notes=notes, plain=plain)
+
+
+def labels_of(spec: ModelSpec, logits: Tensor, top_k: int) -> tuple[Label, ...]:
+    """The most probable labels of logits `[K]`, best first."""
+    scores, indices = (logits / spec.temperature).softmax(dim=-1).topk(min(top_k, len(spec.labels)))
+    return tuple(
+        Label(spec.labels[index], score, index) for score, index in zip(scores.tolist(), indices.tolist(), strict=True)
+    )
 
 
 def explanation_of(
@@ -48,7 +53,9 @@ def explanation_of(
     photo, spec = prepared.photo, prepared.spec
     rows = {name: to_patch_grid(values, spec, output.patch_grid) for name, values in output.rows.items()}
     attribution, notes = _map_of(prepared, output, rows), prepared.notes
-    if attribution is None:
+    if attribution is None and spec.readouts:
+        description = "no attention: it is off in this layer"
+    elif attribution is None:
         description = "no attention: a convolutional network"
     elif attribution.method == "attention":
         description = describe(attribution)
@@ -84,12 +91,14 @@ def _map_of(prepared: Prepared, output: ModelOutput, rows: dict[str, NDArray[np.
         values.flags.writeable = False
         query = divmod(prepared.patch, values.shape[1]) if request.method == "similarity" else None
         return AttributionMap(values, request.method, None, None, None, output.target, query, resolved.variant)
-    if resolved.readout is None:
+    if resolved.readout is None or len(prepared.silent) == prepared.spec.num_heads:
         return None
+    # What a head attends to is of no consequence where it is off.
+    off = prepared.silent
     if resolved.readout == "patch":
-        found = patch_map(output.queries, output.patch_grid, prepared.patch, request.layer, request.head)
+        found = patch_map(output.queries, output.patch_grid, prepared.patch, request.layer, request.head, off)
     else:
-        found = attention_map(rows[resolved.readout], request.layer, request.head, resolved.readout)
+        found = attention_map(rows[resolved.readout], request.layer, request.head, resolved.readout, off)
     if request.target is None:
         return found
     return replace(found, target=resolve_target(request.target, prepared.spec, output))

@@ -15,12 +15,13 @@ from vitdemo.engine import Backend, LocalBackend, ModelRun
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
 from vitdemo.images.plain import is_plain
-from vitdemo.models.attention_tap import TOKEN_NAMES
 from vitdemo.models.masking import grey_out, hidden_patches, to_image
 from vitdemo.models.preprocess import preprocess
-from vitdemo.options.explain import ExplainRequest, missing_target, readouts_of, reason_against
+from vitdemo.options.explain import ExplainRequest, missing_target
 from vitdemo.options.methods import METHODS
+from vitdemo.pipeline.asked import Key, adapted, engine_request, key_of
 from vitdemo.pipeline.cache import LRUCache, bytes_of
+from vitdemo.pipeline.fill import filled_in
 from vitdemo.pipeline.outputs import covers, explanation_of, prediction_of
 from vitdemo.pipeline.prepare import Prepared, prepare
 from vitdemo.settings import Settings, get_settings
@@ -29,6 +30,7 @@ from vitdemo.types import (
     Capture,
     Comparison,
     Explanation,
+    Knockout,
     ModelOutput,
     ModelSpec,
     Photo,
@@ -90,6 +92,7 @@ class Pipeline:
         dtype: str = "auto",
         capture: Capture | None = None,
         remember: bool = True,
+        knockout: Knockout | None = None,
     ) -> Explanation:
         """A prediction, and one map of where the model looked.
 
@@ -98,11 +101,12 @@ class Pipeline:
             capture: what is wanted beside an attention map: `queries`, from which the attention of any patch follows, and
                 `features` of the patches. Other maps have neither.
             remember: whether the result is kept for the next time; not worth it for frames of a camera.
+            knockout: parts of the network that are off, and patches that are hidden, while it looks.
 
         Raises:
-            OptionError: the request asks for what this model or photo does not have.
+            OptionError: the request or the knock-out asks for what this model or photo does not have.
         """
-        prepared = prepare(photo, spec, request or ExplainRequest())
+        prepared = prepare(photo, spec, request or ExplainRequest(), knockout)
         (found,) = self._explain([prepared], capture or Capture(), top_k, dtype, remember)
         return found
 
@@ -117,7 +121,7 @@ class Pipeline:
         if not self.backend.borrowed:
             return
         prepared = [(prepare(photo, spec, request), capture) for photo, spec, request, capture in asked]
-        wanted = [(one, _engine_request(one, capture)[0]) for one, capture in prepared]
+        wanted = [(one, engine_request(one, capture)[0]) for one, capture in prepared]
         self._run(wanted, dtype, remember=True)
 
     def compare(
@@ -164,15 +168,15 @@ class Pipeline:
         missing = {spec: missing_target(request, spec) for spec in specs}
         if all(missing.values()):
             raise OptionError(missing[specs[0]])
-        adapted = [_adapted(request, spec, missing[spec]) for spec in specs]
+        own_requests = [adapted(request, spec, missing[spec]) for spec in specs]
         prepared = [
-            prepare(photo, spec, own) for photo in photos for spec, (own, _) in zip(specs, adapted, strict=True)
+            prepare(photo, spec, own) for photo in photos for spec, (own, _) in zip(specs, own_requests, strict=True)
         ]
         explanations = self._explain(prepared, capture or Capture(), top_k, dtype, remember)
         comparisons = []
         for start in range(0, len(explanations), len(specs)):
             found = []
-            for spec, (_, reason), explanation in zip(specs, adapted, explanations[start:], strict=False):
+            for spec, (_, reason), explanation in zip(specs, own_requests, explanations[start:], strict=False):
                 if reason:
                     title = METHODS[request.method].title
                     note = missing[spec] or f"{title} does not apply to {spec.name}: {reason}."
@@ -220,7 +224,7 @@ class Pipeline:
     def _explain(
         self, prepared: Sequence[Prepared], wanted: Capture, top_k: int, dtype: str, remember: bool
     ) -> list[Explanation]:
-        asked = [_engine_request(one, wanted) for one in prepared]
+        asked = [engine_request(one, wanted) for one in prepared]
         outputs = self._run(
             [(one, request) for one, (request, _) in zip(prepared, asked, strict=True)], dtype, remember
         )
@@ -233,10 +237,10 @@ class Pipeline:
         self, asked: Sequence[tuple[Prepared, Attribution | Capture]], dtype: str, remember: bool
     ) -> list[tuple[ModelOutput, bool]]:
         """The engine's answers, and whether each was in the cache. What is not there is made in one call."""
-        found: dict[_Key, tuple[ModelOutput, bool]] = {}
-        missing: dict[_Key, ModelRun] = {}
+        found: dict[Key, tuple[ModelOutput, bool]] = {}
+        missing: dict[Key, ModelRun] = {}
         pixels: dict[tuple[str, Processor], PixelBatch] = {}
-        keys = [_key(prepared, request, dtype) for prepared, request in asked]
+        keys = [key_of(prepared, request, dtype) for prepared, request in asked]
         for key, (prepared, request) in zip(keys, asked, strict=True):
             known: ModelOutput | None = self._cache.get(key)
             if known is not None and (isinstance(request, Attribution) or covers(known, request)):
@@ -245,7 +249,11 @@ class Pipeline:
                 shared = prepared.photo.digest, prepared.processor
                 if shared not in pixels:
                     pixels[shared] = preprocess([prepared.photo], prepared.processor)
-                missing[key] = ModelRun(prepared.spec, pixels[shared].pixel_values, request, dtype)
+                values, off = pixels[shared].pixel_values, prepared.knockout
+                if off:
+                    values, off = filled_in(self.backend, prepared, values, dtype)
+                    request = replace(request, knockouts=(off,))
+                missing[key] = ModelRun(prepared.spec, values, request, dtype)
         if missing:
             for (key, _), (output,) in zip(missing.items(), self.backend.run_many([*missing.values()]), strict=True):
                 known = self._cache.get(key)
@@ -257,48 +265,3 @@ class Pipeline:
                     self._cache.put(key, output, bytes_of(output))
                 found[key] = output, False
         return [found[key] for key in keys]
-
-
-_Key = tuple[str, str, str, Processor, str, Attribution | None]
-
-
-def _key(prepared: Prepared, request: Attribution | Capture, dtype: str) -> _Key:
-    spec, own = prepared.spec, request if isinstance(request, Attribution) else None
-    return prepared.photo.digest, spec.checkpoint, spec.revision, prepared.processor, dtype, own
-
-
-def _adapted(request: ExplainRequest, spec: ModelSpec, missing: str) -> tuple[ExplainRequest, str]:
-    """The request as this model can take it beside others, and why it has no such map; "" where it has."""
-    reason = reason_against(request.method, spec) or missing
-    if reason and request.method != "attention":
-        return ExplainRequest(resolution=request.resolution), reason
-    readout = request.readout if request.readout in readouts_of(spec) else None
-    return replace(request, readout=readout), ""
-
-
-def _engine_request(prepared: Prepared, wanted: Capture) -> tuple[Attribution | Capture, Capture]:
-    """What the engine is asked for, and what of `wanted` the answer is going to have."""
-    spec, resolved = prepared.spec, prepared.request
-    method = resolved.method
-    if method is not None and method.needs != "rows":
-        patch = prepared.patch if method.name == "similarity" else 0
-        request = resolved.request
-        attribution = Attribution(
-            method.name,
-            resolved.target,
-            resolved.rank,
-            resolved.fusion,
-            float(request.discard),
-            patch,
-            resolved.variant,
-        )
-        # A method's own map has neither rows nor features beside it.
-        return attribution, Capture()
-    attends = bool(spec.readouts)
-    capture = Capture(
-        tokens=tuple(index for index, name in enumerate(TOKEN_NAMES) if name in spec.readouts),
-        mean="mean" in spec.readouts,
-        queries=attends and (wanted.queries or resolved.readout == "patch"),
-        features=attends and wanted.features,
-    )
-    return capture, capture

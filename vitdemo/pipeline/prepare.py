@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vitdemo.errors import OptionError
 from vitdemo.models.preprocess import at_resolution, input_size, view_of
 from vitdemo.options.explain import ExplainRequest, Point, ResolvedRequest, resolve
-from vitdemo.types import ModelSpec, Photo, Processor, View
+from vitdemo.options.knockout import heads_off, resolve_knockout
+from vitdemo.types import Knockout, ModelSpec, Photo, Processor, View
 
 MAX_TOKENS = 4000
 """Patches up to which a photo is enlarged."""
@@ -29,6 +30,13 @@ class Prepared:
     grid: tuple[int, int]
     """`(rows, columns)` of patches."""
     notes: tuple[str, ...]
+    knockout: Knockout = field(default_factory=Knockout)
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Heads of the layer whose attention is shown that are off."""
+        layer = int(self.request.request.layer) % max(1, self.spec.num_layers)
+        return heads_off(self.knockout, layer, self.spec.num_heads)
 
     @property
     def point(self) -> Point:
@@ -53,11 +61,12 @@ class Prepared:
         return int((y - top) / (bottom - top) * rows) * columns + int((x - left) / (right - left) * columns)
 
 
-def prepare(photo: Photo, spec: ModelSpec, request: ExplainRequest) -> Prepared:
+def prepare(photo: Photo, spec: ModelSpec, request: ExplainRequest, knockout: Knockout | None = None) -> Prepared:
     """Check a request, and find what the model is going to see of a photo, without making its pixels.
 
     Raises:
-        OptionError: see `vitdemo.options.explain.resolve`; or the resolution is below one patch.
+        OptionError: see `vitdemo.options.explain.resolve` and `vitdemo.options.knockout.resolve_knockout`; or the resolution is
+            below one patch.
     """
     resolved = resolve(request, spec)
     method = resolved.method
@@ -67,4 +76,5 @@ def prepare(photo: Photo, spec: ModelSpec, request: ExplainRequest) -> Prepared:
     limit = MAX_GRADIENT_TOKENS if heavy else MAX_TOKENS
     processor, notes = at_resolution(spec, photo.size, request.resolution, limit)
     grid = spec.grid_of(*input_size(spec, processor))
-    return Prepared(photo, spec, resolved, processor, view_of(photo.size, processor), grid, notes)
+    off = resolve_knockout(knockout or Knockout(), spec, grid)
+    return Prepared(photo, spec, resolved, processor, view_of(photo.size, processor), grid, notes, off)

@@ -32,6 +32,21 @@ def reconstruction_figure(photo: Photo, found: Reconstruction) -> Image.Image:
     return figure
 
 
+def picture_row(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Pictures of one size side by side, in rows of at most six, each over its caption."""
+    width, height = pictures[0].size
+    columns = min(COLUMNS, len(pictures))
+    block = height + LINE + MARGIN
+    rows = -(-len(pictures) // columns)
+    figure = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, rows * block + MARGIN), "white")
+    draw, font = ImageDraw.Draw(figure), ImageFont.load_default(15)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = MARGIN + index % columns * (width + MARGIN), MARGIN + index // columns * block
+        figure.paste(picture, (left, top))
+        draw.text((left, top + height + 4), caption, fill="black", font=font)
+    return figure
+
+
 def comparison_figure(photo: Photo, explanations: Sequence[Explanation], side: int = 320) -> Image.Image:
     """One column per model, in rows of at most six: overlay, colour bar, name, best labels."""
     bold, plain, small = (ImageFont.load_default(size) for size in (17, 15, 13))

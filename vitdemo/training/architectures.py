@@ -23,16 +23,19 @@ from transformers import (
 
 from vitdemo.errors import OptionError
 from vitdemo.models.nn.hybrid import ViTHybridConfig, ViTHybridForImageClassification
-from vitdemo.models.nn.vit import VisionTransformer
+from vitdemo.models.nn.vit import PretrainingHead, VisionTransformer
 from vitdemo.training.config import ARCHITECTURES, SIZES
 
 
-def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: int = 16) -> nn.Module:
+def build(
+    arch: str, size: str, classes: Sequence[str], resolution: int, patch: int = 16, pretrain: bool = False
+) -> nn.Module:
     """A network with random weights.
 
     Args:
         classes: their names, in the order of the outputs.
         resolution: side of the input in pixels, a multiple of `patch`.
+        pretrain: a pre-training head, for vit and scratch.
 
     Raises:
         OptionError: unknown architecture or size, or a resolution that is not a multiple of the patch size.
@@ -58,9 +61,8 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
         "attention_probs_dropout_prob": 0.0,
     }
     if arch == "scratch":
-        return VisionTransformer(
-            resolution, patch, len(classes), chosen.width, chosen.depth, chosen.heads, 4 * chosen.width, 0.0
-        )
+        shape_of_ours = (chosen.width, chosen.depth, chosen.heads, 4 * chosen.width, 0.0)
+        return VisionTransformer(resolution, patch, len(classes), *shape_of_ours, pretrain=pretrain)
     builders: dict[str, Any] = {
         "vit": lambda: ViTForImageClassification(ViTConfig(**shape, **names, patch_size=patch)),
         "deit": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**shape, **names, patch_size=patch)),
@@ -106,11 +108,21 @@ def build(arch: str, size: str, classes: Sequence[str], resolution: int, patch: 
     network: PreTrainedModel = builders[arch]()
     if isinstance(network, ViTMAEForPreTraining):
         _set_positions(network)
+    if pretrain and isinstance(network, ViTForImageClassification):
+        head = PretrainingHead(chosen.width, len(classes))
+        network.classifier = head.apply(_initialise_linear)  # type: ignore[assignment]
     if arch == "cnn":
         # bf16 convolutions are twice as fast in channels-last layout.
         module: nn.Module = network
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
+
+
+def _initialise_linear(module: nn.Module) -> None:
+    """As transformers' other linear layers."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
 
 
 def _set_positions(network: ViTMAEForPreTraining) -> None:

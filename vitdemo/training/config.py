@@ -94,8 +94,14 @@ class TrainJob:
     keep_ratio: float = 1.0
     """Share of the patches that a student of cached targets is given."""
     init: Path | None = None
+    pretrain: bool = False
+    """Whether the head has a hidden layer, as the paper's has at pre-training; it is exported as the encoder's pooler."""
+    watch: Path | None = None
+    """A photo whose attention is kept at steps 1, 2, 4, 8 and so on."""
     epochs: float | None = None
     minutes: float | None = None
+    max_photo_bytes: int | None = None
+    """Memory that the photos may take; any amount if None."""
     resume: bool = False
     cpu: bool = False
     command: str = ""
@@ -125,6 +131,10 @@ def validate_job(job: TrainJob, has_teacher: bool) -> None:
         raise OptionError(f"The recipe {job.recipe} takes no teacher: use distill.")
     if job.arch == "mae" and job.recipe != "mim":
         raise OptionError("The architecture mae has no classifier: train it with the recipe mim.")
+    if job.pretrain and (job.recipe != "supervised" or job.arch not in ("vit", "scratch")):
+        raise OptionError("The pre-training head is for the recipe supervised, and the architectures vit and scratch.")
+    if job.watch is not None and job.arch == "cnn":
+        raise OptionError("A convolutional network has no attention to watch: choose another architecture.")
     if (job.out / STATE).exists() and not job.resume:
         raise TrainingError(f"{job.out.name} already holds a run: resume it, or choose another folder.")
     parent = next(folder for folder in (job.out, *job.out.absolute().parents) if folder.exists())

@@ -77,18 +77,21 @@ class PhotoSet:
         return self.subset(rest), self.subset(sorted(held_out))
 
 
-def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> PhotoSet:
+def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None, most: int | None = None) -> PhotoSet:
     """Read class folders, zip or tar archives; the folder `_background` holds photos of no class.
 
     Args:
         classes: in this order; by default the sorted names of the folders. Photos of other classes are skipped.
+        most: bytes that the photos may take in memory.
 
     Raises:
-        InputError: nothing can be read, there is only one class, or no photo belongs to any of the classes.
+        InputError: nothing can be read, there is only one class, no photo belongs to any of the classes, or they take too much
+            memory.
     """
     images: list[Pixels] = []
     names: list[str] = []
     skipped: list[str] = []
+    taken = 0
     for path in paths:
         for name, data in read_files(path):
             try:
@@ -97,6 +100,12 @@ def load_photos(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
                 skipped.append(f"{name}: {error}")
                 continue
             images.append(shrunk(np.asarray(photo.image)))
+            taken += images[-1].nbytes
+            if most is not None and taken > most:
+                raise InputError(
+                    f"These photos take more than the {most / 1e9:.1f} GB of memory that a training may fill with photos here. "
+                    "Give fewer."
+                )
             names.append(class_called(label_of(name), classes or ()))
     found = tuple(classes) if classes is not None else tuple(sorted(set(names) - {BACKGROUND}))
     if not images:

@@ -11,10 +11,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ViTForImageClassification
 
 from vitdemo.errors import TrainingError
-from vitdemo.models.nn.vit import VisionTransformer, to_transformers
+from vitdemo.models.nn.vit import PretrainingHead, VisionTransformer, pretrained_encoder, to_transformers
 from vitdemo.registry import read_json, write_json
 from vitdemo.training.augment import MEAN, STD
 
@@ -50,7 +50,8 @@ def export(
     """Write the model folder.
 
     Args:
-        classes: names of the outputs; empty for a network without a classifier.
+        classes: names of the outputs; empty for a network without a classifier. A pre-training head is exported without them: its
+            hidden layer is the pooler of the encoder, its output layer is dropped.
         size: side of the input in pixels.
         half: save the weights in fp16.
 
@@ -60,6 +61,8 @@ def export(
     model = to_transformers(network, classes) if isinstance(network, VisionTransformer) else network
     if not isinstance(model, PreTrainedModel):
         raise TrainingError(f"transformers cannot load a {type(model).__name__}.")
+    if isinstance(model, ViTForImageClassification) and isinstance(model.classifier, PretrainingHead):
+        model, classes = pretrained_encoder(model), ()
     # No progress bar for every saved folder.
     transformers.logging.disable_progress_bar()
     training, precision = model.training, next(model.parameters()).dtype

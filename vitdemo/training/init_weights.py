@@ -14,12 +14,17 @@ from vitdemo.errors import TrainingError
 from vitdemo.models.nn.vit import VisionTransformer, as_transformers
 from vitdemo.models.position_embeddings import resize_bias
 
+POOLER = "pooler.dense.weight"
+"""What is left of a pre-training head."""
+
 MIN_MATCHING = 0.1
 """Share of a network's weights that must be found: a head alone is not enough."""
 
 
 def initialise(network: nn.Module, folder: Path) -> None:
     """Copy the weights of a checkpoint folder that match by name and shape; the others stay random.
+
+    A pre-training head is replaced by a linear layer that starts at 0, as in section 3.2 of Dosovitskiy et al. 2021.
 
     Raises:
         TrainingError: there is no checkpoint, or too few of its weights match.
@@ -31,6 +36,11 @@ def initialise(network: nn.Module, folder: Path) -> None:
     prefix = getattr(network, "base_model_prefix", "vit")
     own = as_transformers(network) if isinstance(network, VisionTransformer) else network.state_dict()
     copied = set()
+    if POOLER in found and isinstance(
+        head := getattr(network, "classifier", getattr(network, "head", None)), nn.Linear
+    ):
+        for value in (head.weight, head.bias):
+            nn.init.zeros_(value)
     for name, value in found.items():
         # The layers of ViT, DeiT and BEiT share their names: only the family's own prefix differs.
         for candidate in (name, f"{prefix}.{re.sub(r'^(vit|deit|beit)[.]', '', name)}"):

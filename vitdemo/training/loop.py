@@ -35,6 +35,8 @@ class Result:
     images_per_second: float
     """Training alone, without evaluation and saving."""
     stopped_early: bool
+    interrupted: bool = False
+    """Whether it was asked to stop, and can be resumed."""
 
 
 class Trainer:
@@ -55,13 +57,14 @@ class Trainer:
         cpu: bool = False,
         report: Callable[[dict[str, Any]], None] = lambda figures: None,
         snapshot: Callable[[nn.Module, int], None] = lambda network, step: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         # Autocast is applied in `_step`: Accelerate would set the precision for the whole process.
         # Only masked modelling uses BEiT's mask token: DDP stops at unused parameters without this flag.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[unused])
         self.config, self.train_set, self.test_set, self.folder = config, train, test, folder
-        self.report, self.snapshot = report, snapshot
+        self.report, self.snapshot, self.stop = report, snapshot, stop
         self.recipe = recipe
         self.ema = EMA(recipe.result(), config.ema_decay) if config.ema_decay else None
         optimisers = make_optimisers(
@@ -83,16 +86,17 @@ class Trainer:
         return self.recipe.result() if self.ema is None else self.ema.network
 
     def run(self, until: int | None = None) -> Result:
-        """Train to the last step, or to step `until`, and save the state."""
+        """Train to the last step, to step `until`, or until `stop` says so after a step, and save the state."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.batches.start = self.step
-        seen, score, early = 0, math.nan, False
+        seen, score, early, interrupted = 0, math.nan, False, False
         last = min(self.config.steps, until if until is not None else self.config.steps)
         started = time.perf_counter()
         overhead = 0.0  # seconds of evaluation and saving
         with (self.folder / LOG).open("a", encoding="utf-8") as log:
             for batch in self.batches:
-                if self.step >= last or early:
+                interrupted = self.step < last and not early and self.stop()
+                if self.step >= last or early or interrupted:
                     break
                 figures = self._step(batch)
                 seen += len(batch.labels) * self.accelerator.num_processes
@@ -111,7 +115,11 @@ class Trainer:
         spent = time.perf_counter() - started
         self.seconds += spent
         self.save(self.seconds)
-        return Result(self.step, score, self.best, self.seconds, seen / max(spent - overhead, 1e-9), early)
+        if interrupted:
+            # Not counted as an evaluation: what is resumed ends as if it had not been interrupted.
+            score = self.recipe.score(self.network, self.train_set, self.test_set)
+        speed = seen / max(spent - overhead, 1e-9)
+        return Result(self.step, score, self.best, self.seconds, speed, early, interrupted)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -145,9 +153,8 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.recipe.result(), self.step)
         self.step += 1
-        return {"step": self.step, "epoch": self.step / self.batches.per_epoch, "loss": value, "rate": rate} | {
-            name: float(figure) for name, figure in figures.items()
-        }
+        place = {"step": self.step, "steps": self.config.steps, "epoch": self.step / self.batches.per_epoch}
+        return {**place, "loss": value, "rate": rate} | {name: float(figure) for name, figure in figures.items()}
 
     def _evaluate(self) -> float:
         score = self.recipe.score(self.network, self.train_set, self.test_set)

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel, ViTForImageClassification
 
 from vitdemo.errors import OptionError
+from vitdemo.images.open import open_image
 from vitdemo.registry import find_spec
 from vitdemo.training.architectures import build
 from vitdemo.training.augment import normalised
@@ -33,6 +35,7 @@ from vitdemo.training.recipes.mim import MaskedModelling
 from vitdemo.training.recipes.supervised import Supervised
 from vitdemo.training.teacher_cache import CacheSettings, TeacherCache, fill_teacher_cache
 from vitdemo.training.teachers import Teacher, teacher_from_spec
+from vitdemo.training.watch import Watch
 
 FAMILIES = {
     "vit": "ViT",
@@ -55,6 +58,8 @@ class Outcome:
     bare_images_per_second: float
     """Throughput of forward and backward alone on a fixed batch, measured before the run."""
     skipped: tuple[str, ...]
+    photos: int
+    """How many it was trained on."""
 
     @property
     def efficiency(self) -> float:
@@ -63,23 +68,29 @@ class Outcome:
 
 
 def train(
-    job: TrainJob, report: Callable[[dict[str, Any]], None] = lambda figures: None, teacher: Teacher | None = None
+    job: TrainJob,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
+    teacher: Teacher | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train, evaluate and export.
 
     Args:
         report: called with the figures of each step.
         teacher: used instead of the one that the job names.
+        stop: asked after each step whether to end there; the network so far is exported, and the run can be resumed.
 
     Raises:
         InputError: the photos cannot be used.
         OptionError: recipe, architecture and teacher do not fit together.
+        ImageError: the watched photo cannot be used.
         TrainingError: the disk is full, the loss is not finite, or there is nothing to resume.
     """
     validate_job(job, teacher is not None)
-    photos = reorder_classes(load_photos(job.data), _class_order(job) or job.labels)
+    watched = None if job.watch is None else replace(open_image(job.watch), name=job.watch.name)
+    photos = reorder_classes(load_photos(job.data, most=job.max_photo_bytes), _class_order(job) or job.labels)
     if job.test:
-        training, test = photos, load_photos(job.test, photos.classes)
+        training, test = photos, load_photos(job.test, photos.classes, job.max_photo_bytes)
     else:
         training, test = photos.split(0.1, job.config.seed)
     skipped, test = photos.skipped + test.skipped, test.labelled()
@@ -93,6 +104,9 @@ def train(
     training = training.labelled() if recipe.needs_labels else training
     bare = bare_throughput(recipe, training, job)
     names = photos.classes if recipe.classifies else ()
+    watch = (
+        None if watched is None else Watch(watched, job.out, {"recipe": job.recipe, "arch": job.arch, "size": job.size})
+    )
     per_epoch = max(1, len(training) // min(job.config.batch, len(training)))
     config = replace(
         job.config, steps=_steps(job, per_epoch, bare), evaluate_every=job.config.evaluate_every or per_epoch
@@ -111,6 +125,18 @@ def train(
         pooling=recipe.pooling,
         score=0.0,
     )
+
+    def on_step(figures: dict[str, Any]) -> None:
+        if watch is not None:
+            watch.note(figures["loss"])
+        report(figures)
+
+    def on_power_of_two(network: nn.Module, step: int) -> None:
+        folder = job.out / "steps" / f"{step:07d}"
+        export(network, folder, names, config.resolution, replace(provenance, steps=step))
+        if watch is not None:
+            watch.add(folder, step, recipe.score(network, training, test) if recipe.classifies else math.nan)
+
     trainer = Trainer(
         recipe,
         config,
@@ -118,10 +144,9 @@ def train(
         test,
         job.out,
         cpu=job.cpu,
-        report=lambda figures: report({**figures, "steps": config.steps}),
-        snapshot=lambda network, step: export(
-            network, job.out / "steps" / f"{step:07d}", names, config.resolution, replace(provenance, steps=step)
-        ),
+        report=on_step,
+        snapshot=on_power_of_two,
+        stop=stop,
     )
     if job.resume:
         trainer.resume()
@@ -134,7 +159,11 @@ def train(
             result = replace(result, score=curve[-1][1])
         done = replace(provenance, seconds=result.seconds, steps=result.steps, score=result.score, curve=curve)
         export(trainer.network, job.out, names, config.resolution, done)
-    return Outcome(result, bare, skipped)
+        if watch is not None:
+            if result.steps & (result.steps - 1):  # of a power of two there is a snapshot
+                watch.add(job.out, result.steps, result.score if recipe.classifies else math.nan)
+            watch.draw()
+    return Outcome(result, bare, skipped, len(training))
 
 
 def device_name(cpu: bool) -> str:
@@ -187,7 +216,7 @@ def make_recipe(
 ) -> Recipe:
     """The job's recipe, with a new network as its student."""
     size = job.config.resolution
-    network = build(job.arch, job.size, classes, size)
+    network = build(job.arch, job.size, classes, size, pretrain=job.pretrain)
     if isinstance(network, PreTrainedModel) and (job.cpu or not torch.cuda.is_available()):
         # On a CPU, eager attention is 1.7 times as fast on small grids as the fused kernel, backward pass included.
         network.set_attn_implementation("eager")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitdemo.types.forward import Box, LayerQueries, PatchFeatures, View
+from vitdemo.types.forward import Box, Knockout, LayerQueries, PatchFeatures, View
 from vitdemo.types.models import Fusion, ModelSpec, Readout
 
 if TYPE_CHECKING:
@@ -163,6 +163,68 @@ class Comparison:
 
     explanations: tuple[Explanation, ...]
     agreement: tuple[Agreement, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one part of a network does for a class, seen from its absence."""
+
+    part: Literal["head", "attention", "mlp"]
+    layer: int
+    head: int | None
+    """None for a whole block."""
+    score: float
+    """Probability of the class without this part."""
+    change: float
+    """That, minus the probability with it: negative where the part speaks for the class."""
+    label: str
+    """The predicted class without this part."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One photo through a network as it is, and with parts of it off or patches hidden."""
+
+    knockout: Knockout
+    before: Explanation
+    after: Explanation
+    target: int | None
+    """The class whose score is told; None without a classifier."""
+    scores: tuple[float, float] | None
+    """Its softmax probability before and after."""
+    agreement: Agreement
+    """Of the two predictions and maps."""
+    seen: PIL.Image.Image | None = None
+    """What the network was shown, if patches are hidden; those that the mean token stands in for are grey."""
+    ranking: tuple[Effect, ...] = ()
+    """If requested: parts, each off for itself beside what is off anyway, the largest change first."""
+
+
+@dataclass(frozen=True)
+class LayerAnswers:
+    """What a classifier says after each block of its network."""
+
+    prediction: Prediction
+    """The model's own, after the last block."""
+    labels: tuple[tuple[Label, ...], ...]
+    """By layer, first layer first: the most probable classes, best first."""
+    target: int
+    """The class that `scores` and `patches` are of."""
+    scores: tuple[float, ...]
+    """By layer: its softmax probability."""
+    patches: NDArray[np.float32]
+    """`[L, h, w]`: its softmax probability, read off each patch alone."""
+    best: NDArray[np.int64]
+    """`[L, h, w]`: the most probable class of each patch alone."""
+    view: View
+    notes: tuple[str, ...] = ()
+
+    @property
+    def decided(self) -> int:
+        """The first layer from which on the most probable class is the model's answer."""
+        answer = self.labels[-1][0].index
+        late = [layer for layer, labels in enumerate(self.labels) if labels[0].index != answer]
+        return late[-1] + 1 if late else 0
 
 
 @dataclass(frozen=True)

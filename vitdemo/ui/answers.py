@@ -13,6 +13,7 @@ import PIL.Image
 
 from vitdemo.errors import ImageError
 from vitdemo.evaluation.faithfulness import faithfulness as measured
+from vitdemo.export.inspection import ablation_json, ablation_npz
 from vitdemo.export.results import (
     comparison_json,
     explanation_json,
@@ -25,8 +26,10 @@ from vitdemo.export.results import (
 )
 from vitdemo.export.segmentation import archive
 from vitdemo.options.explain import ExplainRequest, parse_point
+from vitdemo.options.knockout import parse_fill, parse_heads, parse_numbers, resolve_ranking
 from vitdemo.options.segment import RESOLUTION, SegmentRequest, parse_head
 from vitdemo.pipeline import Pipeline
+from vitdemo.pipeline.ablate import ablate as ablated
 from vitdemo.pipeline.segment import segment as segment_photos
 from vitdemo.registry import (
     available_models,
@@ -39,7 +42,7 @@ from vitdemo.registry import (
 from vitdemo.rendering.figures import comparison_figure, reconstruction_figure
 from vitdemo.rendering.masks import segmentation_overlay
 from vitdemo.rendering.overlay import overlay
-from vitdemo.types import Photo
+from vitdemo.types import Knockout, Photo
 from vitdemo.ui.choices import specs_of
 
 
@@ -174,6 +177,53 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         entry = {"image": photo.name, **reconstruction_json(found, ratio, int(seed))}
         return Answer(entry, reconstruction_figure(photo, found))
 
+    def ablate(
+        image: Photo | None,
+        model: str | None = None,
+        heads: str | None = None,
+        attention: str | None = None,
+        mlp: str | None = None,
+        patches: str | None = None,
+        fill: str = "grey",
+        rank: str | None = None,
+        top: int | None = 10,
+        target: str | None = None,
+        method: str = "attention",
+        layer: int | None = -1,
+        head: str = "mean",
+        resolution: int | None = None,
+    ) -> Answer:
+        """What changes while parts of a network are off or patches hidden: scores and map before and after, side by side.
+
+        "score" is the probability of one class (0 to 1), `target`, before and after. Attention maps leave out heads that are
+        off. With `rank`, every head or block is switched off by itself, and those that change the score most are listed.
+
+        Args:
+            image: an image URL (http or https) or a data URL, as text; over HTTP an uploaded file too.
+            model: a name from /models; empty means the first one.
+            heads: heads that are off, as "LAYER:HEAD,...", from 0.
+            attention: layers whose attention block is off, as "0,4-6".
+            mlp: layers whose MLP block is off, as "0,4-6".
+            patches: hidden patches, row by row from 0, as "0,14-16".
+            fill: what hides them: "grey", "mean" (of the visible patch tokens) or "mae" (what a masked autoencoder makes up).
+            rank: "heads" or "blocks"; empty means no ranking.
+            top: how many parts of the ranking are listed, from 1.
+            target: a label, an index or "top:K"; empty means the class predicted before.
+            method: one of the "methods" that /models lists for the model.
+            layer: for attention, counted from 0, or from the last as -1, -2, ...
+            head: for attention, "mean", "max" or "min" of all heads, or one's number from 0; for rollout, how heads are fused.
+            resolution: long side in pixels to enlarge the photo to, for a finer map; empty means the model's own input.
+        """
+        photo = required(image)
+        spec = get_spec(model) if model else ready_models()[0]
+        layers = (parse_numbers(attention, "layer"), parse_numbers(mlp, "layer"))
+        off = Knockout(parse_heads(heads), *layers, parse_numbers(patches, "patch"), parse_fill(fill))
+        request = _request(method, layer, head, None, target, resolution, None, None, None)
+        found = ablated(pipeline, photo, spec, off, request, rank=resolve_ranking(rank))
+        entry = {"image": photo.name, **ablation_json(found, max(1, int(top or 10)))}
+        figure = comparison_figure(photo, (found.before, found.after))
+        return Answer(entry, figure, lambda: ablation_npz(found, entry))
+
     def segment(
         image: Photo | None,
         model: str | None = None,
@@ -231,6 +281,7 @@ def answers(pipeline: Pipeline) -> dict[str, Callable[..., Answer]]:
         "explain": explain,
         "reconstruct": reconstruct,
         "compare": compare,
+        "ablate": ablate,
         "segment": segment,
     }
 

@@ -23,9 +23,12 @@ Named = TypeVar("Named", gr.Textbox, gr.Number)
 INFERENCE: dict[str, Any] = {"concurrency_id": "inference", "concurrency_limit": 4}
 """Shared by everything that runs a model."""
 
+OFF = (("heads", "3:0,3:1"), ("attention", "5"), ("mlp", "7"), ("patches", "90-93"))
+"""What may be off, with an example."""
+
 
 def add_endpoints(pipeline: Pipeline) -> None:
-    """Define `/models`, `/classify`, `/explain`, `/compare`, `/reconstruct` and `/segment` inside an open `gr.Blocks`."""
+    """Define the endpoints of `answers` inside an open `gr.Blocks`."""
     asked = answers(pipeline)
 
     # Components only give the endpoints their types: nobody sees them.
@@ -41,6 +44,8 @@ def add_endpoints(pipeline: Pipeline) -> None:
         resolution = _number("resolution", None, 448, precision=0)
         discard, point = _number("discard", 0), _text("point", None, "112,80")
         faithfulness, variant = gr.Checkbox(False, label="faithfulness"), _text("variant", None)
+        off = [_text(name, None, example) for name, example in OFF]
+        rank, top = _text("rank", None, "heads"), _number("top", 10, precision=0)
         ratio, seed = _number("ratio", 0.75), _number("seed", 0, precision=0)
         result, picture = gr.JSON(label="result"), gr.Image(format="png", label="overlay")
         numbers = gr.File(label="arrays")
@@ -65,6 +70,13 @@ def add_endpoints(pipeline: Pipeline) -> None:
             [photo, model, method, layer, head, readout, target, resolution, discard, point, faithfulness, variant],
             (picture, "overlay.png"),
             (numbers, "attention.npz"),
+            **INFERENCE,
+        )
+        add(
+            "ablate",
+            [photo, model, *off, _text("fill", "grey"), rank, top, target, method, layer, head, resolution],
+            (picture, "before and after.png"),
+            (numbers, "maps.npz"),
             **INFERENCE,
         )
         add("reconstruct", [photo, model, ratio, seed], (picture, "reconstruction.png"), **INFERENCE)

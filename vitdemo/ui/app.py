@@ -29,6 +29,7 @@ from vitdemo.ui.examples import example_to_open, examples, opened
 from vitdemo.ui.explain import ExplainTab
 from vitdemo.ui.head import head
 from vitdemo.ui.hosts import guarded
+from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.mcp_server import McpServer, wanted
@@ -42,7 +43,9 @@ from vitdemo.ui.result_store import Results
 from vitdemo.ui.run_on import RunOn
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.sessions import CAPACITY, lean_sessions
-from vitdemo.ui.state import COMPARE, EXPLAIN, LIVE, MODELS, NOTHING, SEGMENT, TABS, PageState, Values
+from vitdemo.ui.state import COMPARE, EXPLAIN, INSIDE, LIVE, MODELS, NOTHING, SEGMENT, TABS, TRAIN, PageState, Values
+from vitdemo.ui.train import TrainTab
+from vitdemo.ui.train_settings import may_train
 
 OPENED = """() => {
   window.vitdemoOpened = true;
@@ -141,8 +144,12 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     explain = ExplainTab(pipeline, results, first, default[0], state)
                 with gr.Tab("Segment", id=SEGMENT) as segment_tab:
                     segmented = SegmentTab(pipeline, segmenting_model().name, state)
+                with gr.Tab("Inside", id=INSIDE) as inside_tab:
+                    within = InsideTab(pipeline, default[0], state)
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
+                with gr.Tab("Train", id=TRAIN, visible=may_train(settings)) as train_tab:
+                    trained = TrainTab(pipeline) if may_train(settings) else None
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
         picker = ModelPicker(listed, compare.models, explain.model, segmented, state)
@@ -154,7 +161,11 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         running = {**private, **INFERENCE, "show_progress": "minimal", "trigger_mode": "always_last"}
         opening = {
             tab: panel.select(_opens(tab), state, None, **quick)
-            for tab, panel in zip(TABS, (compare_tab, explain_tab, segment_tab, live_tab, models_tab), strict=True)
+            for tab, panel in zip(
+                TABS,
+                (compare_tab, explain_tab, segment_tab, inside_tab, live_tab, train_tab, models_tab),
+                strict=True,
+            )
         }
         inputs: set[Block] = {photo, *compare.controls, *explain.controls}
         changed = photo.change(on_photo, inputs, [compare.compared, explain.explained], **running)
@@ -173,6 +184,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
 
         compare.connect(photo, running)
         segmented.connect(photo, running)
+        within.connect(photo, running)
         explain.connect(photo, running)
         for event in (changed, explained):
             explain.follow_up(event, photo, {**running, "show_progress": "hidden"})
@@ -181,9 +193,12 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         picker.connect([compare.more, explain.more])
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
+        if trained is not None:
+            trained.connect(photo, listed, compare.models, explain.model, segmented)
+            page.training = trained.runs
         PhotoIntake(photos, photo, taken, address, answer).connect(state, private)
         gallery.select(on_example, state, photo, show_progress="hidden", **private)
-        link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented))
+        link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented, within))
         restored = page.load(link.on_load, state, link.outputs, **running)
         restored.then(None, None, None, js=OPENED, **private)
         page.queue(max_size=settings.max_queue, api_open=False)

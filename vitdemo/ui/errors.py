@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
@@ -20,6 +20,9 @@ from vitdemo.errors import VitDemoError
 from vitdemo.ui.fair_queue import FairQueue
 from vitdemo.ui.given import NOT_UPLOADED, files_in
 from vitdemo.ui.photos import DecodedPhotos, current, using
+
+if TYPE_CHECKING:
+    from vitdemo.ui.training_runs import TrainingRuns
 
 logger = logging.getLogger("vitdemo")
 
@@ -48,6 +51,8 @@ class Page(gr.Blocks):
     """`gr.Blocks` that opens photos with the app's settings, and has words for values that a component cannot take."""
 
     photos: DecodedPhotos | None = None
+    training: TrainingRuns | None = None
+    """Where there is a tab for it."""
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
         if block_fn.api_visibility == "public":
@@ -76,6 +81,11 @@ class Page(gr.Blocks):
         has_left = partial(self._queue.has_left, options.get("event_id"))
         with user_errors(), working_for(has_left):
             return await super().process_api(*arguments, **options)
+
+    def close(self, *arguments: Any, **options: Any) -> None:
+        if self.training is not None:
+            self.training.close()
+        super().close(*arguments, **options)
 
     def queue(self, *arguments: Any, **options: Any) -> Page:
         super().queue(*arguments, **options)

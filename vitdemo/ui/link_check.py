@@ -22,20 +22,21 @@ SHOWN = 60
 
 
 def understood(
-    link: LinkState, query: Mapping[str, str], compared: Sequence[str], explained: str
+    link: LinkState, query: Mapping[str, str], compared: Sequence[str], explained: str, absent: Sequence[str] = ()
 ) -> tuple[LinkState, list[str]]:
     """The link without what is not understood, and those parts as `name=value`.
 
     Args:
         link: as it was read from `query`.
         compared, explained: the models of a link that names none.
+        absent: tabs that this server does not have.
     """
     ignored: list[str] = []
 
     def drop(name: str, value: str = "") -> None:
         ignored.append(f"{name}={shortened(value or query[name])}")
 
-    if link.tab and link.tab not in TABS:
+    if link.tab and (link.tab not in TABS or link.tab in absent):
         drop("tab")
         link = replace(link, tab="")
     if link.image and not is_url(link.image) and example_called(link.image) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -39,6 +39,8 @@ class LinkState:
     patch: tuple[float, float] | None = None
     segment: Mapping[str, str] = field(default_factory=dict)
     """What it says of the Segment tab, unchecked, by the names of its settings."""
+    inside: Mapping[str, str] = field(default_factory=dict)
+    """The same of the Inside tab."""
 
     @property
     def start(self) -> dict[str, Any]:
@@ -69,9 +71,8 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),
         patch=(patch[0], patch[1]) if len(patch) == 2 else None,
-        segment={name: query[name] for name in SEGMENT_NAMES if query.get(name)}
-        if query.get("tab") == "segment"
-        else {},
+        segment=_of_tab(query, "segment", SEGMENT_NAMES),
+        inside=_of_tab(query, "inside", INSIDE_NAMES),
     )
 
 
@@ -106,6 +107,13 @@ SEGMENT_NAMES = (
 """What links call the settings of the Segment tab."""
 
 
+INSIDE_NAMES = (
+    *("step", "model", "beside", "layer", "head", "point", "seed", "kind"),
+    *("heads", "attention", "mlp", "patches", "fill"),
+)
+"""The same of the Inside tab."""
+
+
 def segment_link(image: str, values: Mapping[str, Any]) -> str:
     """The query string of the Segment tab.
 
@@ -121,6 +129,11 @@ def segment_link(image: str, values: Mapping[str, Any]) -> str:
         else:
             query[name] = "" if value is None else str(value)
     return urlencode({name: value for name, value in query.items() if value}, safe=",:/")
+
+
+def _of_tab(query: Mapping[str, str], tab: str, names: Sequence[str]) -> Mapping[str, str]:
+    """What a link to that tab says of its settings."""
+    return {name: query[name] for name in names if query.get(name)} if query.get("tab") == tab else {}
 
 
 def _whole(text: str, other: Other) -> int | Other:

@@ -13,11 +13,13 @@ from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.explain import ExplainTab
+from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.link_check import is_url, shortened, understood, warning
 from vitdemo.ui.links import LinkState, example_called, parse_link
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.state import COMPARE, EXPLAIN, NOTHING, SEGMENT, PageState, Values
+from vitdemo.ui.state import COMPARE, EXPLAIN, INSIDE, NOTHING, SEGMENT, TRAIN, PageState, Values
+from vitdemo.ui.train_settings import may_train
 
 
 class RestoreLink:
@@ -28,25 +30,27 @@ class RestoreLink:
         pipeline: Pipeline,
         photos: DecodedPhotos,
         page: tuple[gr.Tabs, gr.Image, gr.State],
-        tabs: tuple[CompareTab, ExplainTab, SegmentTab],
+        tabs: tuple[CompareTab, ExplainTab, SegmentTab, InsideTab],
     ) -> None:
         self.pipeline, self.photos = pipeline, photos
         self.tabs, self.photo, self.state = page
-        self.compare, self.explain, self.segment = tabs
-        compare, explain, segment = tabs
+        compare, explain, segment, inside = tabs
+        self.compare, self.explain, self.segment, self.inside = tabs
         self.outputs = [
             *(self.tabs, self.photo),
             *(compare.models, compare.method, compare.target, compare.compared),
             *(explain.model, explain.method, explain.target, explain.resolution, explain.point, explain.explained),
             *(explain.fusion, explain.discard, explain.variant),
             segment.view,
+            inside.view,
         ]
 
     def on_load(self, state: PageState, request: gr.Request) -> Values:
         query: dict[str, Any] = dict(request.query_params) if request else {}
         query = {name: str(value) for name, value in query.items()}
         link = parse_link(query)
-        link, ignored = understood(link, query, self.compare.default, self.explain.default)
+        absent = () if may_train(self.pipeline.settings) else (TRAIN,)
+        link, ignored = understood(link, query, self.compare.default, self.explain.default, absent)
         if link == LinkState():
             if ignored:
                 gr.Warning(warning(ignored))
@@ -60,6 +64,8 @@ class RestoreLink:
                     found = self.explain.follow(link, photo, state)
                 elif tab == SEGMENT:
                     found = self.segment.follow(link)
+                elif tab == INSIDE:
+                    found = self.inside.follow(link)
                 elif tab == COMPARE:
                     found = self.compare.follow(link, photo, state)
         except gr.Error as error:

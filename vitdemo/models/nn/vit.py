@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from vitdemo.errors import OptionError
 
@@ -69,6 +69,15 @@ class Block(nn.Module):
         return mixed
 
 
+class PretrainingHead(nn.Sequential):
+    """The head at pre-training, section 3.1: an MLP with one hidden layer of width D, and tanh. `[B, D]` to `[B, K]`."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.hidden, self.tanh, self.output = nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, num_classes)
+        self.in_features, self.out_features = dim, num_classes
+
+
 class VisionTransformer(nn.Module):
     """An image classifier: patches, class token, encoder, one linear layer on the class token. Defaults: ViT-B/16.
 
@@ -80,6 +89,7 @@ class VisionTransformer(nn.Module):
         channels: of the images.
         feature_extractor: for the hybrid of section 3.1: a network from `[B, channels, *img_size]` to a feature map
             `[B, C, h, w]`, which is cut into patches; with `patch_size=1` each cell is a token. It is trained jointly.
+        pretrain: a `PretrainingHead` instead of the linear layer.
 
     Raises:
         OptionError: an argument is out of range, or they do not fit together.
@@ -102,6 +112,7 @@ class VisionTransformer(nn.Module):
         *,
         channels: int = 3,
         feature_extractor: nn.Module | None = None,
+        pretrain: bool = False,
     ) -> None:
         super().__init__()
         size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
@@ -125,7 +136,7 @@ class VisionTransformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = PretrainingHead(dim, num_classes) if pretrain else nn.Linear(dim, num_classes)
         for name, weights in self.named_parameters():
             if weights.ndim > 1:
                 nn.init.trunc_normal_(weights, std=0.02)
@@ -188,6 +199,8 @@ def as_transformers(model: VisionTransformer) -> dict[str, Tensor]:
 def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForImageClassification:
     """A copy as a transformers model in evaluation mode; `labels` are in the order of the logits.
 
+    A `PretrainingHead` stays one, as the `classifier`, which transformers cannot load: see `pretrained_encoder`.
+
     Raises:
         OptionError: the number of labels is not that of the classes, or `model` is a hybrid.
     """
@@ -209,6 +222,25 @@ def to_transformers(model: VisionTransformer, labels: Sequence[str]) -> ViTForIm
         label2id={label: index for index, label in enumerate(labels)},
     )
     with torch.device("meta"):  # skips the random initialisation
-        exported: ViTForImageClassification = ViTForImageClassification(config).eval()
+        exported: ViTForImageClassification = ViTForImageClassification(config)
+        if isinstance(model.head, PretrainingHead):
+            head = PretrainingHead(model.head.in_features, model.head.out_features)
+            exported.classifier = head  # type: ignore[assignment]
     exported.load_state_dict(state, assign=True)
+    exported.eval()
     return exported
+
+
+def pretrained_encoder(model: ViTForImageClassification) -> ViTModel:
+    """The encoder of a model with a `PretrainingHead`, whose hidden layer becomes transformers' pooler. Shares the weights.
+
+    As the paper's own checkpoints on ImageNet-21k are published: without the output layer, which fine-tuning replaces.
+    """
+    assert isinstance(model.classifier, PretrainingHead)
+    with torch.device("meta"):
+        encoder: ViTModel = ViTModel(model.config, add_pooling_layer=True)
+    hidden = model.classifier.hidden
+    pooler = {"pooler.dense.weight": hidden.weight.detach(), "pooler.dense.bias": hidden.bias.detach()}
+    encoder.load_state_dict({**model.vit.state_dict(), **pooler}, assign=True)
+    encoder.eval()
+    return encoder
