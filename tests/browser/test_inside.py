@@ -81,6 +81,7 @@ def inside(bare_context: BrowserContext, pipeline: Pipeline, cup: Photo) -> Iter
     assert complaints == []
 
 
+@pytest.mark.thorough
 def test_next_and_back_lead_through_all_steps_in_order(inside: StaticInside) -> None:
     inside.start()
     steps = [inside.sent()["step"]]
@@ -120,6 +121,7 @@ def test_a_head_that_is_switched_off_changes_scores_and_map_and_reset_brings_the
     assert "heads" not in inside.page.url
 
 
+@pytest.mark.thorough
 def test_a_patch_is_hidden_by_click_or_key_and_filled_as_chosen(inside: StaticInside) -> None:
     inside.start(step="apart")
     canvas = inside.find("canvas[aria-label='Click patches to hide them']")
@@ -144,6 +146,7 @@ def test_a_patch_is_hidden_by_click_or_key_and_filled_as_chosen(inside: StaticIn
     assert inside.sent()["patches"] == [2 * 14 + 4]
 
 
+@pytest.mark.thorough
 def test_where_all_attention_is_off_words_say_so_and_the_switches_stay(inside: StaticInside) -> None:
     inside.start(step="apart", attention="0-6")
     inside.find("[aria-label='The whole attention block of layer 8']").click()
@@ -155,6 +158,7 @@ def test_where_all_attention_is_off_words_say_so_and_the_switches_stay(inside: S
     expect(inside.find(".vd-results strong")).to_contain_text("→")
 
 
+@pytest.mark.thorough
 def test_a_ranking_grows_with_a_bar_ends_in_a_list_and_stops_where_it_is_told_to(inside: StaticInside) -> None:
     inside.start(step="apart")
     inside.press("Rank all heads")
@@ -183,6 +187,7 @@ def test_a_ranking_grows_with_a_bar_ends_in_a_list_and_stops_where_it_is_told_to
     assert inside.sent()["heads"] == [[int(words[1]) - 1, int(words[2]) - 1]]
 
 
+@pytest.mark.thorough
 def test_a_ranking_that_fails_says_so_and_its_bar_ends(inside: StaticInside) -> None:
     inside.start(step="apart")
     inside.answering = False
@@ -193,6 +198,7 @@ def test_a_ranking_that_fails_says_so_and_its_bar_ends(inside: StaticInside) -> 
     expect(inside.find(".vd-rank progress")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_the_same_switch_is_on_both_benches_and_one_ranking_ends_the_other(inside: StaticInside) -> None:
     inside.start(step="apart", beside="deit-mini")
     expect(inside.find(".vd-view")).to_have_count(2)
@@ -240,6 +246,7 @@ def test_a_patch_that_asks_is_chosen_by_click_and_keys_and_left_again(inside: St
     assert "point" not in inside.page.url
 
 
+@pytest.mark.thorough
 def test_layers_and_sizes_are_gone_through_without_a_request(inside: StaticInside) -> None:
     inside.start(step="layers")
     asked = len(inside.triggered())
@@ -273,6 +280,7 @@ def test_layers_and_sizes_are_gone_through_without_a_request(inside: StaticInsid
     assert len(inside.triggered()) == asked
 
 
+@pytest.mark.thorough
 def test_each_step_has_its_own_controls_and_says_what_they_do(inside: StaticInside) -> None:
     inside.start()
     own = {
@@ -300,6 +308,7 @@ def test_each_step_has_its_own_controls_and_says_what_they_do(inside: StaticInsi
     assert untold == []
 
 
+@pytest.mark.thorough
 def test_an_answer_to_an_older_question_is_not_shown(inside: StaticInside) -> None:
     inside.start(step="attention")
     inside.answering = False
@@ -352,6 +361,7 @@ def test_the_whole_walk_fits_the_screen_and_every_step_has_its_link(browser: Bro
         assert watched.complaints == []
 
 
+@pytest.mark.thorough
 def test_a_link_leads_to_a_step_and_brings_back_its_settings(watched: Watched) -> None:
     query = (
         "?tab=inside&image=cup&step=apart&model=deit-mini&beside=vit-mini&heads=7:0,7:1&mlp=2&patches=30,31&fill=mean"
@@ -392,6 +402,7 @@ def test_each_step_opens_by_its_link_beside_a_cnn(step: str, watched: Watched) -
     assert other.complaints == []
 
 
+@pytest.mark.thorough
 def test_what_a_link_asks_for_that_is_not_there_is_named(watched: Watched) -> None:
     query = "?tab=inside&step=nope&beside=gone&heads=x&layer=1.5"
     other = Watched(watched.page.context.new_page(), watched.app).open(query)
