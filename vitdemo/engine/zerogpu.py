@@ -68,6 +68,8 @@ class ZeroGPUBackend:
         self._models = {key: self._preloaded(spec) for key, spec in self._specs.items()}
         self._cpu_models: dict[tuple[str, str], Classifier] = {}
         self._cpu_turn = threading.Lock()
+        self._looked: dict[tuple[str, str], Classifier] = {}
+        self._look_turn = threading.Lock()
         self._guard = threading.Lock()
         self._forwards = 0
 
@@ -108,8 +110,14 @@ class ZeroGPUBackend:
         return answers
 
     def look(self, spec: ModelSpec, at: Callable[[Classifier], Seen]) -> Seen:
-        # What was packed for the GPU has no numbers here: they are read once more from the file.
-        return at(self._cpu_models.get(_key(spec)) or self._load(spec, CPU, torch.float32))
+        # What was packed for the GPU has no numbers here: they are read once more from the file, and the last ones are kept.
+        key = _key(spec)
+        with self._look_turn:
+            model = self._cpu_models.get(key) or self._looked.get(key)
+            if model is None:
+                model = self._load(spec, CPU, torch.float32).requires_grad_(False)
+                self._looked = {key: model}
+        return at(model)
 
     def loaded(self) -> dict[str, int]:
         """Nothing: what is packed for the GPU takes no memory here, and cannot be unloaded."""
