@@ -110,7 +110,9 @@ def tags(address: str) -> str:
         'name="twitter:image"': picture,
         'name="twitter:image:alt"': ALT,
     }
-    return "".join(f'\n\t\t<meta {name} content="{html.escape(value)}" />' for name, value in found.items())
+    metas = "".join(f'\n\t\t<meta {name} content="{html.escape(value)}" />' for name, value in found.items())
+    # Without it browsers look at the top of the site, above the path of a proxy.
+    return f'{metas}\n\t\t<link rel="icon" href="{html.escape(address)}favicon.ico" />'
 
 
 def _address(scope: Scope) -> str:
