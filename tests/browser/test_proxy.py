@@ -107,7 +107,9 @@ def test_under_a_path_of_another_site_everything_stays_under_it(browser: Browser
     with site(tmp_path) as address, opened(browser) as context:
         page = context.new_page()
         page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda said: complaints.append(f"{said.text} {said.location}") if said.type == "error" else None)
+        page.on(
+            "console", lambda said: complaints.append(f"{said.text} {said.location}") if said.type == "error" else None
+        )
         page.goto(f"{address}?tab=explain&image=pyramid&method=rollout")
         page.wait_for_function("window.vitdemoOpened")
         expect(page.locator("#explained .vd-panel canvas").first).to_be_visible()

@@ -21,6 +21,7 @@ from vitdemo.settings import Settings
 from vitdemo.ui import downloads as downloads_module
 from vitdemo.ui.components.model_list import model_list_value
 from vitdemo.ui.downloads import Downloads
+from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.models import ModelsTab, policy_of
 from vitdemo.ui.picker import ModelPicker
 from vitdemo.ui.segment import SegmentTab
@@ -380,7 +381,9 @@ def pick(models: ModelsTab, action: str, name: str, state: PageState, chosen: li
     with gr.Blocks():
         kept = gr.State(state)
         segmented = SegmentTab(Pipeline(), "dino-mini", kept)
-        picker = ModelPicker(models, models.compared, models.explained, segmented, kept)
+        picker = ModelPicker(
+            models, models.compared, models.explained, segmented, InsideTab(Pipeline(), "vit-mini", kept), kept
+        )
     list(picker.on_action(state, gr.EventData(None, {"action": action, "name": name})))
     return picker.on_end({picker.state: state, picker.compared: chosen})
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vitdemo.attribution import patch_attention
+from vitdemo.engine import ModelRun
 from vitdemo.errors import OptionError
 from vitdemo.inspection import (
     Cost,
@@ -18,7 +19,6 @@ from vitdemo.inspection import (
     filter_pictures,
     head_steps,
     position_similarity,
-    principal_filters,
     receptive_field,
 )
 from vitdemo.models.interventions import shuffled_pixels
@@ -55,15 +55,9 @@ def filters(pipeline: Pipeline, spec: ModelSpec) -> Tensor:
     return filter_pictures(pipeline.backend.look(spec, first_filters))
 
 
-def maps_of_convolutions(pipeline: Pipeline, photo: Photo, spec: ModelSpec) -> list[tuple[str, Tensor]]:
-    """What the first layer and each stage of convolutions make of a photo: names and `[D, h, w]`."""
-    pixels = preprocess([photo], spec.processor).pixel_values
+def maps_of_convolutions(pipeline: Pipeline, spec: ModelSpec, pixels: Tensor) -> list[tuple[str, Tensor]]:
+    """What the first layer and each stage of convolutions make of `[1, 3, H, W]`: names and `[D, h, w]`."""
     return pipeline.backend.look(spec, partial(feature_maps, pixels=pixels))
-
-
-def principal(pipeline: Pipeline, spec: ModelSpec, count: int = 28) -> Tensor:
-    """`[count, h, w, 3]` RGB in 0..1: principal components of the filters that pixels meet first."""
-    return principal_filters(pipeline.backend.look(spec, first_filters), count)
 
 
 def distances(pipeline: Pipeline, photo: Photo, spec: ModelSpec, *, dtype: str = "auto") -> Tensor:
@@ -133,17 +127,32 @@ def shuffled(
         seed: of the order.
         along: whether patches take their positions along: see `vitdemo.types.Shuffle`.
     """
-    count = spec.patch_grid[0] * spec.patch_grid[1]
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    shuffle = Shuffle(tuple(order), along)
+    shuffle = _order(spec, seed, along)
     pixels = preprocess([photo], spec.processor).pixel_values
     (output,) = pipeline.backend.run(spec, pixels, Capture(shuffle=shuffle), dtype)
     return prediction_of(spec, output, top_k), shuffle
 
 
-def shuffled_input(pixels: Tensor, spec: ModelSpec, shuffle: Shuffle) -> Tensor:
-    """Pixels `[B, 3, H, W]` with their patches in that order."""
-    return shuffled_pixels(pixels, torch.tensor(shuffle.order), spec.patch_grid, spec.patch_size)
+def shuffle_test(
+    pipeline: Pipeline, photo: Photo, spec: ModelSpec, *, seed: int = 0, dtype: str = "auto"
+) -> tuple[Prediction, Prediction, Prediction, Tensor]:
+    """All scores for a photo as it is, with its patches moved, and with their positions taken along, in one call of the backend.
+
+    Returns:
+        The three predictions, and pixels `[1, 3, H, W]` with the patches moved.
+    """
+    moved, along = _order(spec, seed, False), _order(spec, seed, True)
+    pixels = preprocess([photo], spec.processor).pixel_values
+    captures = (Capture(), Capture(shuffle=moved), Capture(shuffle=along))
+    answers = pipeline.backend.run_many([ModelRun(spec, pixels, capture, dtype) for capture in captures])
+    plain, other, kept = (prediction_of(spec, output, len(spec.labels)) for (output,) in answers)
+    return plain, other, kept, shuffled_pixels(pixels, torch.tensor(moved.order), spec.patch_grid, spec.patch_size)
+
+
+def _order(spec: ModelSpec, seed: int, along: bool) -> Shuffle:
+    count = spec.patch_grid[0] * spec.patch_grid[1]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return Shuffle(tuple(order), along)
 
 
 def _queries(pipeline: Pipeline, prepared: Prepared, capture: Capture, dtype: str) -> tuple[LayerQueries, ...]:

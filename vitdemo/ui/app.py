@@ -152,7 +152,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     trained = TrainTab(pipeline) if may_train(settings) else None
                 with gr.Tab("Models", id=MODELS) as models_tab:
                     listed = ModelsTab(pipeline, compare.models, explain.model)
-        picker = ModelPicker(listed, compare.models, explain.model, segmented, state)
+        picker = ModelPicker(listed, compare.models, explain.model, segmented, within, state)
         gr.HTML(_footer(pipeline.backend.where), elem_id="footer")
         add_endpoints(pipeline)
 
@@ -194,7 +194,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
         if trained is not None:
-            trained.connect(photo, listed, compare.models, explain.model, segmented)
+            trained.connect(photo, listed, compare.models, explain.model, segmented, within)
             page.training = trained.runs
         PhotoIntake(photos, photo, taken, address, answer).connect(state, private)
         gallery.select(on_example, state, photo, show_progress="hidden", **private)

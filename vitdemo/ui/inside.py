@@ -21,6 +21,7 @@ from vitdemo.ui.inside_bench import apart_view, effects_json, perturbed_views
 from vitdemo.ui.inside_settings import InsideSettings, models_offered, read_settings
 from vitdemo.ui.inside_views import View, emergence_view, view_of
 from vitdemo.ui.links import LinkState, image_of
+from vitdemo.ui.segment import UNANSWERED
 from vitdemo.ui.state import Values
 
 TAUGHT = ("DeiT", "BEiT", "MAE", "DINO")
@@ -55,7 +56,7 @@ class InsideTab:
         quiet = {**options, "show_progress": "hidden", "trigger_mode": "multiple"}
         asked = self.view.select(on_select, {photo, self.state}, [self.view], **quiet)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        asked.failure(None, None, self.view, js="() => ({ failed: Date.now() })", **private)
+        asked.failure(None, None, self.view, js=UNANSWERED, **private)
 
     def answer(
         self, photo: Photo | RejectedImage | None, urls: Mapping[str, str], event: gr.EventData
@@ -99,9 +100,9 @@ class InsideTab:
             found.append(emergence_view(self.pipeline))
         return found
 
-    def joined(self, name: str) -> Values:
-        """A model that has just arrived: it is offered."""
-        return {self.view: {"models": models_offered(name)}}
+    def joined(self) -> Values:
+        """Models have arrived: they are offered."""
+        return {self.view: {"models": models_offered()}}
 
     def follow(self, link: LinkState) -> Values:
         """The settings that a link asks for; the component asks for what they make when it is open."""

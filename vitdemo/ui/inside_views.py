@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from vitdemo.errors import OptionError, VitDemoError
-from vitdemo.inspection import tokens_of
+from vitdemo.inspection import costs, filter_pictures, principal_filters, tokens_of
 from vitdemo.models.masking import to_image
+from vitdemo.models.parts import first_filters, sizes_of
 from vitdemo.models.preprocess import preprocess
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline, inside, learning
@@ -22,7 +23,8 @@ from vitdemo.pipeline.prepare import Prepared, prepare
 from vitdemo.settings import ASSETS
 from vitdemo.training.strip import shipped_strip
 from vitdemo.types import Label, ModelSpec, Photo
-from vitdemo.ui.components.quantise import base64_of, data_url, photo_url
+from vitdemo.ui.components.quantise import base64_of, data_url
+from vitdemo.ui.components.trainer import strip_value
 from vitdemo.ui.inside_settings import InsideSettings
 
 RESOLUTIONS = (96, 160, 224, 288, 336, 384, 448, 512, 640, 768, 1024)
@@ -81,17 +83,16 @@ def even_json(values: NDArray[np.float32]) -> dict[str, Any]:
 
 def _patches(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) -> View:
     photo, spec = prepared.photo, prepared.spec
-    pixels = preprocess([photo], prepared.processor).pixel_values[0]
-    filters = inside.filters(pipeline, spec)
-    count, high, wide, _ = filters.shape
+    pixels = preprocess([photo], prepared.processor).pixel_values
+    weight = pipeline.backend.look(spec, first_filters)
+    count, _, high, wide = weight.shape
     principal = spec.family not in ("hybrid", "CNN")
-    if principal:
-        filters = inside.principal(pipeline, spec, min(28, count, high * wide * 3))
-    maps = [_sheet_of_maps(name, one) for name, one in inside.maps_of_convolutions(pipeline, photo, spec)]
+    filters = principal_filters(weight, min(28, count, 3 * high * wide)) if principal else filter_pictures(weight)
+    maps = [_sheet_of_maps(name, one) for name, one in inside.maps_of_convolutions(pipeline, spec, pixels)]
     rows, columns = prepared.grid
     return {
-        "input": data_url(to_image(pixels, prepared.processor), "PNG"),
-        "size": list(pixels.shape[1:]),
+        "input": data_url(to_image(pixels[0], prepared.processor), "PNG"),
+        "size": list(pixels.shape[2:]),
         "numbers": 3 * spec.patch_size**2,
         "width": count if principal else 0,
         "tokens": rows * columns + spec.num_prefix_tokens if spec.readouts else 0,
@@ -122,14 +123,10 @@ def _positions(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings)
 
 def _shuffled(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) -> View:
     """What the model says of shuffled patches; nothing of one without classes."""
-    spec, photo = prepared.spec, prepared.photo
+    spec = prepared.spec
     if not spec.labels:
         return {}
-    (plain,) = pipeline.classify_each(photo, [spec], top_k=len(spec.labels))
-    moved, order = inside.shuffled(pipeline, photo, spec, seed=settings.seed, top_k=len(spec.labels))
-    along, _ = inside.shuffled(pipeline, photo, spec, seed=settings.seed, along=True, top_k=len(spec.labels))
-    pixels = preprocess([photo], spec.processor).pixel_values
-    picture = inside.shuffled_input(pixels, spec, order)
+    plain, moved, along, picture = inside.shuffle_test(pipeline, prepared.photo, spec, seed=settings.seed)
     scores = {one.index: one.score for one in plain.labels}
     return {
         "plain": labels_json(plain.labels[:3]),
@@ -202,10 +199,10 @@ def _layers(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) ->
 
 def _cost(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) -> View:
     spec = prepared.spec
-    table = {}
+    sizes, table = pipeline.backend.look(spec, sizes_of), {}
     for patch in sorted({*PATCHES, spec.patch_size}):
         for side in sorted({*RESOLUTIONS, max(spec.image_size)}):
-            parts = inside.costs_of(pipeline, spec, side, side, patch)
+            parts = costs(sizes, side, side, patch)
             tokens = tokens_of(side, side, patch, spec.num_prefix_tokens)
             table[f"{side}/{patch}"] = [tokens, [[one.part, one.parameters, one.flops] for one in parts]]
     return {"table": table, "own": [max(spec.image_size), spec.patch_size], "parameters": spec.parameters}
@@ -236,25 +233,10 @@ def _training(pipeline: Pipeline, prepared: Prepared, settings: InsideSettings) 
 
 
 def emergence_view(pipeline: Pipeline) -> View:
-    """The attention of a training of ours, at steps 1, 2, 4 and so on: mean of the last layer's heads."""
+    """The attention of a training of ours, at steps 1, 2, 4 and so on."""
     strip = shipped_strip()
     photo = pipeline.open(ASSETS / "examples" / strip.photo)
-    left, top, right, bottom = strip.crop
-    width, height = photo.size
-    frames = [
-        {"step": step, "score": None if score != score else score, "map": bytes_json(rows[-1].mean(axis=0), 0)}
-        for step, score, rows in zip(strip.steps, strip.scores, strip.rows.astype(np.float32), strict=True)
-    ]
-    return {
-        "model": "",
-        "family": "Watch it learn",
-        "grid": list(strip.rows.shape[3:]),
-        "crop": [left / width, top / height, right / width, bottom / height],
-        "layers": strip.rows.shape[1],
-        "photo": photo_url(photo.image, 480),
-        "frames": frames,
-        "about": strip.about,
-    }
+    return {**strip_value(strip, photo), "model": "", "family": "Watch it learn", "about": strip.about}
 
 
 _STEPS: dict[str, Callable[[Pipeline, Prepared, InsideSettings], View]] = {

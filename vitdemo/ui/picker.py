@@ -11,6 +11,7 @@ import gradio as gr
 from vitdemo.registry import ready_models
 from vitdemo.settings import Settings
 from vitdemo.ui.components.model_list import model_list
+from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.models import BEAT, FOLLOWING, ModelsTab, choices, name_of, policy_of, visitor_of
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.state import EXPLAIN, SEGMENT, PageState, Values
@@ -34,7 +35,7 @@ class ModelPicker:
     Args:
         models: the Models tab, which knows what may be fetched, and fetches it.
         compared, explained: the lists of models that a new one joins.
-        segmented: the tab that it may join.
+        segmented, within: the tabs that it may join.
         state: of the page, a `PageState`.
     """
 
@@ -44,10 +45,11 @@ class ModelPicker:
         compared: gr.Dropdown,
         explained: gr.Dropdown,
         segmented: SegmentTab,
+        within: InsideTab,
         state: gr.State,
     ) -> None:
         self.models, self.compared, self.explained, self.state = models, compared, explained, state
-        self.segmented = segmented
+        self.segmented, self.within = segmented, within
         # Empty until it is opened: the page is no heavier for it.
         self.list = model_list(None, elem_id="picker", dialog=True)
 
@@ -60,7 +62,7 @@ class ModelPicker:
         action.then(
             self.on_end,
             {self.state, self.compared, self.explained},
-            [self.list, self.compared, self.explained, self.segmented.view],
+            [self.list, self.compared, self.explained, self.segmented.view, self.within.view],
             **FOLLOWING,
         )
 
@@ -115,6 +117,7 @@ class ModelPicker:
         offered = choices()
         return {
             **found,
+            **self.within.joined(),
             self.compared: gr.update(choices=offered, **several),
             self.explained: gr.update(choices=offered, **one),
         }

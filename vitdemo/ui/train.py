@@ -20,6 +20,7 @@ from vitdemo.ui.components.trainer import strip_value, trainer
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.given import number_of
+from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.models import ModelsTab, choices, policy_of
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.segment_settings import models_offered
@@ -59,7 +60,13 @@ class TrainTab:
         self._read = threading.Lock()
 
     def connect(
-        self, photo: PhotoInput, models: ModelsTab, compared: gr.Dropdown, explained: gr.Dropdown, segmented: SegmentTab
+        self,
+        photo: PhotoInput,
+        models: ModelsTab,
+        compared: gr.Dropdown,
+        explained: gr.Dropdown,
+        segmented: SegmentTab,
+        within: InsideTab,
     ) -> None:
         """Watch the page's photo, and let trained models join the other tabs."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
@@ -98,11 +105,12 @@ class TrainTab:
                 explained: gr.update(choices=offered, value=run.name),
                 models.list: models.value(None),
                 segmented.view: {"models": models_offered()},
+                **within.joined(),
             }
 
         self.view.begin(on_begin, photo, self.view, trigger_mode="multiple", **private)
         self.view.pack(on_pack, None, self.view, trigger_mode="multiple", **private)
-        outputs = [compared, explained, models.list, segmented.view]
+        outputs = [compared, explained, models.list, segmented.view, within.view]
         self.view.join(on_join, {compared}, outputs, trigger_mode="multiple", **private)
 
     def begin(self, photo: object, event: gr.EventData) -> Run:

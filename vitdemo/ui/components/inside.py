@@ -10,7 +10,7 @@ from vitdemo.ui import STATIC
 
 FOLDER = STATIC / "inside"
 NAMES = ("head", "draw", "steps", "bench", "page")
-SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
+SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", STATIC / "asking.js", *(FOLDER / f"{name}.js" for name in NAMES))
 """In the order in which they are joined: what starts the page comes last."""
 
 

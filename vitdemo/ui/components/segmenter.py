@@ -27,7 +27,7 @@ SOFT = 1.0
 
 FOLDER = STATIC / "segment"
 NAMES = ("head", "contour", "draw", "views", "point", "page")
-SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
+SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", STATIC / "asking.js", *(FOLDER / f"{name}.js" for name in NAMES))
 """In the order in which they are joined: what starts the page comes last."""
 
 

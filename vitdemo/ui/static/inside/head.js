@@ -48,12 +48,5 @@ async function loaded(src) {
   return image;
 }
 
-function options(select, entries, wanted) {
-  // A list that is open stays so.
-  if (JSON.stringify(entries) !== select.dataset.entries) select.replaceChildren(...entries.map(([value, label]) => make("option", { value }, label)));
-  select.dataset.entries = JSON.stringify(entries);
-  select.value = wanted;
-}
-
 const floats = ({ data, low, high }) => Float32Array.from(bytesOf(data), (byte) => low + (byte / 255) * (high - low));
 const plural = (count, word, ending = "s") => `${count} ${word}${count === 1 ? "" : ending}`;

@@ -8,11 +8,6 @@ let stale = true; // whether the photo has changed since the last request
 let notes = []; // of a link, until something is changed
 let playing = 0;
 
-const PATIENCE = 120000; // milliseconds after which a request counts as lost
-const visible = () => root.offsetParent !== null;
-// A link that the page was opened with is followed first.
-const ready = () => window.vitdemoOpened || !location.search;
-
 /* Ask for what the controls say: one request at a time, and always the newest. */
 function ask() {
   ranking = null;
@@ -42,17 +37,6 @@ function done() {
   busy = 0;
   root.setAttribute("aria-busy", String(wanted === "step"));
   send();
-}
-
-function complain(text) {
-  const node = $(".vd-alert");
-  node.textContent = text;
-  node.hidden = !text;
-  root.classList.toggle("vd-stale", Boolean(text));
-}
-
-function say(text) {
-  $(".vd-said").textContent = text;
 }
 
 /* ---- steps and controls ---- */
@@ -175,6 +159,10 @@ async function show() {
   if (!value) return;
   if (value.table) table = tableOf(value.table);
   if (value.start) return begin(value);
+  if (value.models && !value.views) {
+    ({ models } = value);
+    return showControls();
+  }
   const late = value.number !== asked && value.number !== -turns;
   if (value.failed) complain(`${window.vitdemoRefusal("The server does not answer. Try again.")}${shown ? " Showing the previous result." : ""}`);
   if ((value.error || value.refused) && !late) complain(`${value.error || value.refused}${shown ? " Showing the previous result." : ""}`);

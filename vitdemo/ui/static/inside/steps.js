@@ -206,7 +206,7 @@ showing.cost = (view) => {
 /* Attention of a network while it was trained, at steps 1, 2, 4 and so on. */
 function emerging(view) {
   const canvases = view.frames.map((frame) => {
-    const values = floats(frame.map), canvas = patchCanvas(view, `Attention after step ${frame.step}`, (target) => paintMap(target, view, values, { low: 0, high: values.reduce((most, value) => Math.max(most, value), 0), linear: false }));
+    const values = fused({ ...frame, bytes: bytesOf(frame.data) }, (view.layers - 1) * view.heads, view.heads, view.grid[0] * view.grid[1], "mean"), canvas = patchCanvas(view, `Attention after step ${frame.step}`, (target) => paintMap(target, view, values, { low: 0, high: values.reduce((most, value) => Math.max(most, value), 0), linear: false }));
     return make("figure", {}, canvas, make("figcaption", {}, `step ${frame.step}${frame.score === null ? "" : `, ${percent(frame.score, 0)} right`}`));
   });
   const { photos, source, minutes, machine } = view.about;

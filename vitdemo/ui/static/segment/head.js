@@ -44,10 +44,3 @@ let others = []; // files that were uploaded: their names and paths
 let frame = 0;
 let cut = false; // whether only what the masks cover is shown
 let line = 0.5; // of the comparison of patches and pixels
-
-function options(select, entries, wanted) {
-  // A list that is open stays so.
-  if (JSON.stringify(entries) !== select.dataset.entries) select.replaceChildren(...entries.map(([value, label]) => make("option", { value }, label)));
-  select.dataset.entries = JSON.stringify(entries);
-  select.value = wanted;
-}

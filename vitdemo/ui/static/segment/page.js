@@ -7,11 +7,6 @@ let packing = false; // whether files are wanted
 let stale = true; // whether the photo has changed since the last request
 let notes = []; // of a link, until a control or the photo is changed
 
-const PATIENCE = 120000; // milliseconds after which a request counts as lost
-const visible = () => root.offsetParent !== null;
-// A link that the page was opened with is followed first.
-const ready = () => window.vitdemoOpened || !location.search;
-
 /* Ask for what the controls say: one request at a time, and always the newest. */
 function ask() {
   asked += 1;
@@ -36,17 +31,6 @@ function done() {
   busy = 0;
   root.setAttribute("aria-busy", String(wanted || packing));
   send();
-}
-
-function complain(text) {
-  const node = $(".vd-alert");
-  node.textContent = text;
-  node.hidden = !text;
-  root.classList.toggle("vd-stale", Boolean(text));
-}
-
-function say(text) {
-  $(".vd-said").textContent = text;
 }
 
 function remark(texts) {
