@@ -31,7 +31,7 @@ from vitdemo.settings import Settings
 from vitdemo.training.config import STATE
 from vitdemo.types import ModelSpec, Photo
 from vitdemo.ui.train_data import put_data, put_photo
-from vitdemo.ui.train_log import UNDER_WAY, Run, fault, forget_photos
+from vitdemo.ui.train_log import UNDER_WAY, Run, State, fault, forget_photos
 from vitdemo.ui.train_settings import TrainRequest
 
 KEPT = 4
@@ -189,7 +189,8 @@ class TrainingRuns:
         if self._closed:
             return
         run.log.read()
-        said, state = "", "done" if status == 0 else "stopped"
+        said = ""
+        state: State = "done" if status == 0 else "stopped"
         model: ModelSpec | None = run.model
         try:
             if status in (0, INTERRUPTED) and run.log.losses:
@@ -203,12 +204,12 @@ class TrainingRuns:
                     said = "Something went wrong on the server. It was logged; please try again."
         except VitDemoError as error:
             state, said = "failed", str(error)
-        with self._guard:
-            run.model, run.said = model, said
-            run.state = "failed" if state == "failed" else "done" if state == "done" else "stopped"
         if state == "done":
+            # Before it is told: who reads that it has ended may rely on it.
             forget_photos(run)
-        else:
+        with self._guard:
+            run.model, run.said, run.state = model, said, state
+        if state != "done":
             later = threading.Timer(FORGOTTEN, self._forget_if_left, (run, process))
             later.daemon = True
             later.start()
