@@ -280,7 +280,7 @@ def test_stages_build_on_one_another_and_end_as_models(
     common = {"steps": 2, "batch": 4, "sizes": [[0, 32]], "views": drawn, "max_parts": 8, "evaluate_every": 2}
     stages = [
         {"name": "cnn", "arch": "cnn", "held_out": 0.25, **common},
-        {"name": "vit", "arch": "vit", "guide": "cnn", "mimetic": True, **common},
+        {"name": "vit", "arch": "vit", "guide": "cnn", "mimetic": True, **common, "sizes": [[0, 16], [0.5, 32]]},
         {"name": "dino", "arch": "dino", "init": "vit", **common},
     ]
     path = tmp_path / "stages.json"

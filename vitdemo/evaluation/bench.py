@@ -24,7 +24,7 @@ from vitdemo.engine.attribute import attribute
 from vitdemo.engine.devices import DTYPES
 from vitdemo.errors import EngineError, OptionError
 from vitdemo.models.attention_tap import TAP, record_attention
-from vitdemo.models.loading import Classifier, load_model
+from vitdemo.models.loading import Classifier, load_model, size_options
 from vitdemo.models.preprocess import at_resolution, preprocess
 from vitdemo.options.methods import METHODS
 from vitdemo.pipeline import Pipeline
@@ -200,7 +200,7 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
     @torch.no_grad()
     def eager() -> None:
         with _implementation(model, "eager"):
-            model.body(pixels, **model._options(pixels), output_attentions=True)
+            model.body(pixels, **size_options(model.network, pixels), output_attentions=True)
 
     def method(name: str) -> Callable[[], None]:
         return lambda: (attribute(model, pixels, Attribution(name)), None)[1]

@@ -53,7 +53,7 @@ class Classifier(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor | None:
         """`[B, 3, H, W]` to logits `[B, K]`, or None without a classifier or probe."""
-        outputs = self.body(pixel_values, **self._options(pixel_values))
+        outputs = self.body(pixel_values, **size_options(self.network, pixel_values))
         if self.probe is not None:
             logits: Tensor = self.probe(self._pooled(outputs))
             return logits
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
         # transformers' `base_model` of a bare DINOv3 is its encoder without the embeddings.
         bare = type(self.network).__name__.endswith("Model")
         encoder = self.network if bare else self.network.base_model
-        return self._pooled(encoder(pixel_values, **self._options(pixel_values)))
+        return self._pooled(encoder(pixel_values, **size_options(self.network, pixel_values)))
 
     def _pooled(self, outputs: Any) -> Tensor:
         if self.spec.model_type == "resnet":
@@ -80,12 +80,14 @@ class Classifier(nn.Module):
             return tokens[:, self.spec.num_prefix_tokens :].mean(dim=1)
         return tokens[:, 0]
 
-    def _options(self, pixel_values: Tensor) -> dict[str, bool]:
-        if self.spec.model_type in _ANY_SIZE:
-            return {}
-        size = self.network.config.image_size
-        trained = tuple(size) if isinstance(size, list | tuple) else (size, size)
-        return {} if tuple(pixel_values.shape[2:]) == trained else {"interpolate_pos_encoding": True}
+
+def size_options(network: transformers.PreTrainedModel, pixel_values: Tensor) -> dict[str, bool]:
+    """What a forward pass is to be told so that it takes `[B, 3, H, W]` of another size than the network was built for."""
+    if network.config.model_type in _ANY_SIZE:
+        return {}
+    size = network.config.image_size
+    trained = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    return {} if tuple(pixel_values.shape[2:]) == trained else {"interpolate_pos_encoding": True}
 
 
 def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Classifier:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from vitdemo.errors import OptionError
 from vitdemo.models.layers import blocks
+from vitdemo.models.loading import size_options
 from vitdemo.training.augment import Augmentation
 from vitdemo.training.data import Batches, PhotoSet
 from vitdemo.training.features import accuracy, knn_score, predict
@@ -248,7 +249,7 @@ class Guided(Recipe):
             masked = block_mask(len(pixels), grid, self.options.mask_ratio, context)
             masks = {"bool_masked_pos": masked.to(pixels.device)}
         try:
-            output = self.student(pixels, **masks)
+            output = self.student(pixels, **masks, **size_options(self.student, pixels))
         finally:
             for hook in hooks:
                 hook.remove()
