@@ -17,7 +17,7 @@ from transformers.masking_utils import sdpa_mask
 
 from tests import tiny
 from vitdemo.models.attention_tap import TAP, AttentionRecord, attention_rows, mean_row, record_attention
-from vitdemo.models.loading import Classifier, load_model
+from vitdemo.models.loading import Classifier, load_model, size_options
 from vitdemo.registry import get_spec, ready_models
 from vitdemo.types import Capture, ModelSpec
 
@@ -68,7 +68,7 @@ def _implementation(model: Classifier, name: str) -> Iterator[None]:
 def _eager(model: Classifier, pixels: Tensor) -> tuple[Tensor, ...]:
     """`[B, H, N, N]` per layer, from transformers itself."""
     with torch.no_grad(), _implementation(model, "eager"):
-        outputs = model.body(pixels, **model._options(pixels), output_attentions=True)
+        outputs = model.body(pixels, **size_options(model.network, pixels), output_attentions=True)
     return tuple(outputs.attentions)
 
 

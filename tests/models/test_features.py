@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests import tiny
 from vitdemo.engine import LocalBackend
-from vitdemo.models.loading import load_model
+from vitdemo.models.loading import load_model, size_options
 from vitdemo.models.preprocess import preprocess
 from vitdemo.pipeline import Pipeline
 from vitdemo.settings import Settings
@@ -31,7 +31,7 @@ def _hidden(spec: ModelSpec, pixels: Tensor) -> Tensor:
     network = model.network
     encoder = network if type(network).__name__.endswith("Model") else network.base_model
     with torch.no_grad():
-        hidden: Tensor = encoder(pixels, **model._options(pixels)).last_hidden_state
+        hidden: Tensor = encoder(pixels, **size_options(model.network, pixels)).last_hidden_state
     return hidden
 
 

@@ -21,7 +21,7 @@ from transformers import initialization, modeling_utils
 from tests import tiny
 from vitdemo.errors import CheckpointError
 from vitdemo.models.attention_tap import TAP
-from vitdemo.models.loading import load_model
+from vitdemo.models.loading import load_model, size_options
 from vitdemo.registry import PROBE_FILE, ready_models, spec_from_folder
 from vitdemo.types import ModelSpec
 
@@ -336,7 +336,7 @@ def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right
         dtype = torch.float32 if index % 3 else torch.bfloat16
         model = load_model(specs[index], CPU, dtype)
         with torch.no_grad():
-            return model, model.body(pixels[index].to(dtype), **model._options(pixels[index]))[0]
+            return model, model.body(pixels[index].to(dtype), **size_options(model.network, pixels[index]))[0]
 
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(load, range(20)))

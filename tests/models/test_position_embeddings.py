@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from tests import tiny
-from vitdemo.models.loading import load_model
+from vitdemo.models.loading import load_model, size_options
 from vitdemo.models.position_embeddings import DINO_OFFSET, accept_any_grid, resize_bias, resize_positions
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import ModelSpec
@@ -269,7 +269,8 @@ def test_an_oblong_network_runs_at_its_own_size_and_at_others(
     for grid in (spec.patch_grid, spec.patch_grid[::-1], (5, 5), (3, 7)):
         with torch.no_grad():
             outputs = model.network.base_model(
-                pixels := torch.randn(1, 3, *(side * spec.patch_size for side in grid)), **model._options(pixels)
+                pixels := torch.randn(1, 3, *(side * spec.patch_size for side in grid)),
+                **size_options(model.network, pixels),
             )
         tokens = spec.num_prefix_tokens + grid[0] * grid[1]
         assert outputs.last_hidden_state.shape[1] == tokens
@@ -329,7 +330,7 @@ def test_a_copy_of_a_network_has_its_own_positions(tiny_spec: Callable[[str], Mo
 
     def answer(model: Any) -> Tensor:
         with torch.no_grad():
-            found: Tensor = model.body(pixels, **model._options(pixels))[0]
+            found: Tensor = model.body(pixels, **size_options(model.network, pixels))[0]
         return found
 
     expected = answer(original)
