@@ -33,8 +33,8 @@ LEAST = 20.0
 """Seconds that must be left for a step to start."""
 
 NO_GPU = (
-    "There is no GPU here that CUDA can use (torch sees none, nvidia-smi lists none), so nothing was run and no page was "
-    "written. On a machine with an NVIDIA GPU: make gpu"
+    "There is no NVIDIA GPU here, as far as torch and nvidia-smi can tell: nothing was run, and no page was written. "
+    "Run it again on a machine that has one."
 )
 
 
@@ -58,7 +58,20 @@ class Plan:
         phase, name = step.split("-", 1)
         if phase == "check":
             file = f"tests/gpu/test_{name}.py"
-            return [self.python, "-m", "pytest", "-n", "0", "-m", "gpu", "-q", "--durations=0", "-p", "no:cacheprovider", file]
+            return [
+                self.python,
+                "-m",
+                "pytest",
+                "-n",
+                "0",
+                "-m",
+                "gpu",
+                "-q",
+                "--durations=0",
+                "-p",
+                "no:cacheprovider",
+                file,
+            ]
         words = [self.python, "-m", "scripts.gpu.step", name, "--out", str(self.out / "bench")]
         return [*words, *(f"--identity={key}={value}" for key, value in self.identity.items())]
 
@@ -75,7 +88,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that the steps run")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="folder of the results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks-gpu.md")
-    parser.add_argument("--seconds", type=float, default=560.0, help="of one phase (default: 560)")
+    parser.add_argument("--seconds", type=float, default=540.0, help="of one phase (default: 540)")
     parser.add_argument("--only", action="append", default=[], metavar="PHASE-NAME", help="may be repeated")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     options = parser.parse_args()

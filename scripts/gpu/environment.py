@@ -127,16 +127,17 @@ def prepared(python: str, known: dict[str, Any], say: Say, folder: Path = FOLDER
             _see(own, known["paths"])
     lists = folder / "constraints.txt"
     lists.write_text(constraints(keep), encoding="utf-8")
-    command = [str(own), "-m", "pip", "install", "--quiet", "--constraint", str(lists), *wanted]
+    command = [str(own), "-m", "pip", "install", "--quiet", "--retries", "1", "--constraint", str(lists), *wanted]
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     if installed.returncode:
         say(f"pip could not install what is missing: {installed.stderr.strip()[-300:]}")
         return _with_what_is_there(python, keep, lacks, say)
     now = facts(str(own))
     if not now.get("gpu"):
+        which = f"{now.get('torch', now.get('fault', 'none'))}, CUDA {now.get('cuda') or 'none'}"
         say(
-            f"The torch in {folder.name} ({now.get('torch', now.get('fault', 'none'))}, CUDA {now.get('cuda') or 'none'}) does not "
-            f"see the GPU; the driver is {driver()}. Name a Python whose torch does: make gpu PYTHON=/path/to/python"
+            f"The torch in {folder.name} ({which}) does not see the GPU; the driver is {driver()}. "
+            "Name a Python whose torch does: make gpu PYTHON=/path/to/python"
         )
         return None
     return str(own)

@@ -32,7 +32,11 @@ PEAKS = (
     Peak(r"NVIDIA H200", 1979 / 2, _H200),
     Peak(r"NVIDIA H200 NVL", 1671 / 2, _H200),
     Peak(r"NVIDIA H100 80GB HBM3", 1979 / 2, _H100),
-    Peak(r"NVIDIA H100 PCIe", 1513 / 2, "https://www.nvidia.com/content/dam/en-zz/Solutions/gtcs22/data-center/h100/PB-11133-001_v01.pdf"),
+    Peak(
+        r"NVIDIA H100 PCIe",
+        1513 / 2,
+        "https://www.nvidia.com/content/dam/en-zz/Solutions/gtcs22/data-center/h100/PB-11133-001_v01.pdf",
+    ),
     Peak(r"(NVIDIA )?A100[- ].*(40|80)GB.*", 312, "https://www.nvidia.com/en-us/data-center/a100/"),
     Peak(r"NVIDIA L40S", 733 / 2, "https://www.nvidia.com/en-us/data-center/l40s/"),
     Peak(r"NVIDIA L4", 242 / 2, "https://www.nvidia.com/en-us/data-center/l4/"),

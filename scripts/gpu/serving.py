@@ -8,6 +8,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +20,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from scripts.gpu.rig import Rig, percentile, spread
+from vitdemo.engine import LocalBackend
 from vitdemo.engine.devices import DTYPES, sent
 from vitdemo.evaluation.bench import implementation
 from vitdemo.models.attention_tap import record_attention
 from vitdemo.models.loading import load_model
 from vitdemo.registry import get_spec
 from vitdemo.settings import ASSETS
-from vitdemo.types import Capture
+from vitdemo.types import Capture, ModelSpec
 
 Figures = Iterator[tuple[str, Any]]
 Span = tuple[float, float]
@@ -63,7 +66,9 @@ def tap(rig: Rig) -> Figures:
             "eager, all matrices": eager,
         }
         name = f"ViT-{'S' if small else 'B'}/{patch}, {side} px, batch {batch}"
-        figures: dict[str, Any] = {"plain": {"ms": 1e3 * spread(rig.seconds(plain, 10))["median"], "mb": rig.peak_mb(plain)}}
+        figures: dict[str, Any] = {
+            "plain": {"ms": 1e3 * spread(rig.seconds(plain, 10))["median"], "mb": rig.peak_mb(plain)}
+        }
         for variant, run in runs.items():
             figures[variant] = {"ratio": _paired(rig, run, plain), "mb": rig.peak_mb(run)}
         yield name, figures
@@ -82,27 +87,29 @@ def _paired(rig: Rig, first: Callable[[], None], second: Callable[[], None]) -> 
 def users(rig: Rig) -> Figures:
     """Images per second of 1, 5 and 20 users that each wait for their answer, and how many share a forward pass."""
     with tempfile.TemporaryDirectory() as folder:
-        specs = [get_spec("vit-mini"), rig.vit(Path(folder))]
-        for spec in specs:
+        for spec in (get_spec("vit-mini"), rig.vit(Path(folder))):
             backend = rig.backend()
-            each = rig.choose(40, 2)
-            for count in rig.choose((1, 5, 20), (1, 3)):
-                backend.run(spec, torch.zeros(1, 3, *spec.image_size), ROWS)
-                before, start = backend.forwards, time.perf_counter()
-                took = _users(lambda: backend.run(spec, torch.randn(1, 3, *spec.image_size), ROWS), count, each)
-                rate = count * each / (time.perf_counter() - start)
-                yield f"{spec.name}, {count}", {
-                    "images per second": rate,
-                    "images per forward pass": count * each / (backend.forwards - before),
-                    "p50 ms": percentile(took, 0.5),
-                    "p95 ms": percentile(took, 0.95),
-                }
+            backend.run(spec, torch.zeros(1, 3, *spec.image_size), ROWS)
+            for number in rig.choose((1, 5, 20), (1, 3)):
+                yield f"{spec.name}, {number}", _served(backend, spec, number, rig.choose(40, 2))
 
 
-def _users(act: Callable[[], Any], count: int, each: int) -> list[float]:
+def _served(backend: LocalBackend, spec: ModelSpec, users: int, each: int) -> dict[str, float]:
+    before, start = backend.forwards, time.perf_counter()
+    took = _users(lambda: backend.run(spec, torch.randn(1, 3, *spec.image_size), ROWS), users, each)
+    seconds = time.perf_counter() - start
+    return {
+        "images per second": len(took) / seconds,
+        "images per forward pass": len(took) / (backend.forwards - before),
+        "p50 ms": percentile(took, 0.5),
+        "p95 ms": percentile(took, 0.95),
+    }
+
+
+def _users(act: Callable[[], Any], number: int, each: int) -> list[float]:
     """Milliseconds of each act of so many threads."""
     took: list[float] = []
-    start = threading.Barrier(count)
+    start = threading.Barrier(number)
 
     def live() -> None:
         start.wait()
@@ -111,13 +118,13 @@ def _users(act: Callable[[], Any], count: int, each: int) -> list[float]:
             act()
             took.append(1e3 * (time.perf_counter() - begun))
 
-    threads = [threading.Thread(target=live) for _ in range(count)]
+    threads = [threading.Thread(target=live) for _ in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if len(took) < count * each:
-        raise RuntimeError(f"{count * each - len(took)} of {count * each} jobs have no answer.")
+    if len(took) < number * each:
+        raise RuntimeError(f"{number * each - len(took)} of {number * each} jobs have no answer.")
     return took
 
 
@@ -132,12 +139,12 @@ def transfers(rig: Rig) -> Figures:
         spec = rig.vit(Path(folder))
         backend = rig.backend()
         for name, request in (("rows", ROWS), ("queries", Capture(tokens=(0,), queries=True))):
-            images = torch.randn(8, 3, *spec.image_size)
-            backend.run(spec, images, request)
+            job = partial(backend.run, spec, torch.randn(8, 3, *spec.image_size), request)
+            job()
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if rig.cuda else [])]
             with profile(activities=activities) as seen:
                 start = time.perf_counter()
-                _users(lambda: backend.run(spec, images, request), rig.choose(8, 2), rig.choose(5, 1))
+                _users(job, rig.choose(8, 2), rig.choose(5, 1))
                 whole = 1e3 * (time.perf_counter() - start)
             yield name, {"whole ms": whole, **_spans(seen)}
 
@@ -202,34 +209,40 @@ def live(rig: Rig) -> Figures:
         with gr.Blocks():
             tab = LiveTab(rig.pipeline, spec.name)
         for cameras in (1, PLACES):
-            turn, model_ms = iter(range(10**9)), []
-
-            def frame(name: str = spec.name, turn: Any = turn, found: list[float] = model_ms) -> None:
-                number = next(turn)
-                answer = tab.on_frame(name, SimpleNamespace(image=frames[number % len(frames)], number=number))
-                if "error" in answer:
-                    raise RuntimeError(answer["error"])
-                found.append(answer["ms"])
-
-            frame()
-            start = time.perf_counter()
-            took = _users(frame, cameras, rig.choose(100, 2))
-            rate = len(took) / (time.perf_counter() - start)
-            yield f"{spec.name}, {cameras}", {
-                "frames per second": rate,
-                "p50 ms": percentile(took, 0.5),
-                "p95 ms": percentile(took, 0.95),
-                "model p50 ms": percentile(model_ms, 0.5),
-            }
+            yield f"{spec.name}, {cameras}", _watched(tab.on_frame, spec.name, frames, cameras, rig.choose(100, 2))
 
 
-def camera(count: int) -> list[str]:
+def _watched(
+    answer: Callable[..., dict[str, Any]], name: str, frames: list[str], cameras: int, each: int
+) -> dict[str, float]:
+    turn, in_model = count(), []
+
+    def frame() -> None:
+        number = next(turn)
+        found = answer(name, SimpleNamespace(image=frames[number % len(frames)], number=number))
+        if "error" in found:
+            raise RuntimeError(found["error"])
+        in_model.append(found["ms"])
+
+    frame()
+    start = time.perf_counter()
+    took = _users(frame, cameras, each)
+    seconds = time.perf_counter() - start
+    return {
+        "frames per second": len(took) / seconds,
+        "p50 ms": percentile(took, 0.5),
+        "p95 ms": percentile(took, 0.95),
+        "model p50 ms": percentile(in_model, 0.5),
+    }
+
+
+def camera(number: int) -> list[str]:
     """Frames of 640 x 480 px as JPEG data URLs, no two alike: an example that moves."""
     with Image.open(ASSETS / "examples" / "sunflower.jpg") as picture:
         still = picture.convert("RGB").resize((640, 480))
     found = []
-    for number in range(count):
+    for place in range(number):
         buffer = io.BytesIO()
-        ImageChops.offset(still, 7 * number, 0).save(buffer, "JPEG", quality=80)
+        ImageChops.offset(still, 7 * place, 0).save(buffer, "JPEG", quality=80)
         found.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return found

@@ -18,7 +18,7 @@ from vitdemo.evaluation.bench import bench, implementation
 from vitdemo.models.loading import load_model
 from vitdemo.models.preprocess import preprocess
 from vitdemo.registry import embedded_models
-from vitdemo.types import Attribution, Capture
+from vitdemo.types import Attribution, Capture, ModelSpec
 
 Figures = Iterator[tuple[str, Any]]
 
@@ -76,15 +76,23 @@ def compare(rig: Rig) -> Figures:
         ours = measure_compare.ours(rig.pipeline, specs, name)
         naive = measure_compare.naive(specs, DTYPES[name], rig.device)
         yield name, spread(list(measure_compare.ratios(ours, naive, rig.choose(15, 1))))
-        yield f"{name}, ms", {
-            kind: 1e3 * spread(_seconds(run, rig.choose(10, 2)))["median"]
-            for kind, run in (("compared", ours), ("naive", naive))
-        }
+        yield (
+            f"{name}, ms",
+            {
+                kind: 1e3 * spread(_seconds(run, rig.choose(10, 2)))["median"]
+                for kind, run in (("compared", ours), ("naive", naive))
+            },
+        )
     ours = measure_compare.ours(rig.pipeline, specs, "bf16")
     users = measure_compare.USERS
     yield (
         "users",
-        spread([measure_compare.throughput(ours, users) / measure_compare.throughput(ours, 1) for _ in range(rig.choose(3, 1))]),
+        spread(
+            [
+                measure_compare.throughput(ours, users) / measure_compare.throughput(ours, 1)
+                for _ in range(rig.choose(3, 1))
+            ]
+        ),
     )
 
 
@@ -104,19 +112,19 @@ def methods(rig: Rig) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         base = rig.vit(Path(folder))
         for spec in [*rig.models(), base]:
-            backend = rig.backend()
-            pixels = preprocess(rig.photos(1), spec.processor).pixel_values
-            found: dict[str, Any] = {}
-            for method in spec.methods:
-                request = Capture(tokens=(0,)) if method == "attention" else Attribution(method)
-                on_device: list[float] = []
+            yield spec.name, {"dtype": rig.half, "ms": {name: _method(rig, spec, name) for name in spec.methods}}
 
-                def run(request: Any = request, times: list[float] = on_device) -> None:
-                    times.append(backend.run(spec, pixels, request)[0].milliseconds)
 
-                whole = spread([1e3 * one for one in rig.seconds(run, 15)])
-                found[method] = {"device": spread(on_device[-rig.choose(15, 2) :])["median"], "whole": whole["median"]}
-            yield spec.name, {"dtype": rig.half, "ms": found}
+def _method(rig: Rig, spec: ModelSpec, name: str) -> dict[str, float]:
+    pixels = preprocess(rig.photos(1), spec.processor).pixel_values
+    request = Capture(tokens=(0,)) if name == "attention" else Attribution(name)
+    on_device: list[float] = []
+
+    def run() -> None:
+        on_device.append(rig.pipeline.backend.run(spec, pixels, request)[0].milliseconds)
+
+    whole = rig.seconds(run, 15)
+    return {"device": spread(on_device[-len(whole) :])["median"], "whole": 1e3 * spread(whole)["median"]}
 
 
 def ratios(rig: Rig) -> Figures:
