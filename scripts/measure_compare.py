@@ -23,9 +23,8 @@ from vitdemo.engine.devices import pick_device
 from vitdemo.models.loading import load_model
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
-from vitdemo.settings import Settings
+from vitdemo.settings import ASSETS, Settings
 from vitdemo.types import Capture, ModelSpec
-from vitdemo.ui.examples import examples
 
 USERS, EACH = 5, 4
 """Users at once, and the photos that each of them compares."""
@@ -35,7 +34,8 @@ _number = count()
 
 def new_photo() -> bytes:
     """A JPEG file that no cache knows: an example of 1,024 px with one other pixel."""
-    path = examples()[next(_number) % len(examples())].path
+    paths = sorted((ASSETS / "examples").glob("*.jpg"))
+    path = paths[next(_number) % len(paths)]
     with Image.open(path) as image:
         pixels = np.array(image.convert("RGB").resize((1024, 768)))
     pixels[0, 0] = np.frombuffer(next(_number).to_bytes(3, "big"), np.uint8)

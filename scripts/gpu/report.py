@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ CHECKS = {
 
 def page(results: Found) -> str:
     """Markdown of the whole page."""
-    return "\n".join([*_head(results), *_checks(results), *_benches(results)]).rstrip() + "\n"
+    text = "\n".join([*_head(results), *_checks(results), *_benches(results)])
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
 def _head(results: Found) -> Iterator[str]:
@@ -92,7 +94,9 @@ def _precision(result: Result) -> Iterator[str]:
         model, _, dtype = what.rpartition("-")
         if "correlation" in figures:
             other = "fp32 on the CPU" if dtype == "fp32" else "fp32 there"
-            rows.append([model, f"{dtype}, with {other}", *(number(figures[key], 4) for key in figures)])
+            same = figures["same_top1"]
+            cells = [number(figures[key], 4) for key in ("correlation", "difference", "score")]
+            rows.append([model, f"{dtype}, with {other}", *cells, "" if same is None else f"{same:.0%}"])
         elif figures:
             tiny.append((dtype, figures.get("difference") or 0.0, figures.get("logits") or 0.0))
     if rows:

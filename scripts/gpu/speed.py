@@ -72,7 +72,7 @@ def _product(rig: Rig, dtype: torch.dtype) -> dict[str, float]:
 def compare(rig: Rig) -> Figures:
     """Five models compared against five naive pipelines, and five users against one (`scripts/measure_compare`)."""
     specs = tuple(rig.models())
-    for name in ("bf16", "fp32"):
+    for name in rig.choose(("bf16", "fp32"), ("fp32",)):
         ours = measure_compare.ours(rig.pipeline, specs, name)
         naive = measure_compare.naive(specs, DTYPES[name], rig.device)
         yield name, spread(list(measure_compare.ratios(ours, naive, rig.choose(15, 1))))
@@ -83,7 +83,7 @@ def compare(rig: Rig) -> Figures:
                 for kind, run in (("compared", ours), ("naive", naive))
             },
         )
-    ours = measure_compare.ours(rig.pipeline, specs, "bf16")
+    ours = measure_compare.ours(rig.pipeline, specs, rig.half)
     users = measure_compare.USERS
     yield (
         "users",

@@ -12,7 +12,6 @@ from pathlib import Path
 from scripts.gpu import serving, speed
 from scripts.gpu.results import DONE, FAILED, Result
 from scripts.gpu.rig import Rig
-from vitdemo.threads import prepare_threads
 
 STEPS: dict[str, Callable[[Rig], speed.Figures]] = {
     "throughput": speed.throughput,
@@ -56,5 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    prepare_threads()
     sys.exit(main())
