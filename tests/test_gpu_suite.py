@@ -339,6 +339,7 @@ def test_the_page_says_what_failed_what_is_not_known_and_that_a_rehearsal_is_one
 # Rehearsals on the CPU
 
 
+@pytest.mark.thorough
 def test_checks_are_skipped_in_words_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
