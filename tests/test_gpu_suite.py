@@ -35,7 +35,7 @@ REHEARSED = {"VITDEMO_GPU_DEVICE": "cpu", "VITDEMO_GPU_TINY": "1"}
 @pytest.fixture(scope="module")
 def recorded() -> list[tuple[str, Result]]:
     """A run on an imagined GPU: round numbers, to be found again on the page."""
-    whole = json.loads((Path(__file__).parent / "golden" / "gpu_results.json").read_text(encoding="utf-8"))
+    whole = json.loads((Path(__file__).parent / "gpu" / "imagined_results.json").read_text(encoding="utf-8"))
     return [(phase, Result(**found)) for phase, found in whole]
 
 
