@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run space test test-all doctest install install-dev browser lint bench wheel clean
+.PHONY: run space test test-all doctest install install-dev browser lint bench gpu gpu-check gpu-bench wheel clean
 
 run: install
 	$(BIN)/python app.py
@@ -35,6 +35,16 @@ lint: install-dev
 bench: install
 	$(BIN)/python -m vitdemo bench
 
+# What only a GPU can show, into docs/benchmarks-gpu.md; it makes its own environment over PYTHON's, whose CUDA build of torch it
+# keeps (docs/benchmarks.md). Each half takes ten minutes at most, and goes on where it was interrupted.
+gpu: gpu-check gpu-bench
+
+gpu-check:
+	$(PYTHON) -m scripts.gpu check
+
+gpu-bench:
+	$(PYTHON) -m scripts.gpu bench
+
 # dist/vitdemo-VERSION-py3-none-any.whl, which holds models and examples, and the source archive.
 wheel: install-dev
 	$(BIN)/python -m hatchling build
@@ -60,4 +70,4 @@ browser: install-dev
 		&& apt-get update -q && apt-get install -y -q chromium; } || $(BIN)/python -m playwright install chromium
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-gpu dist .pytest_cache .mypy_cache .ruff_cache

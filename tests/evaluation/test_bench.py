@@ -74,7 +74,7 @@ def test_the_compared_variants_compute_the_same_features(tiny_spec: SpecOf, kind
     with torch.no_grad():
         features = []
         for name in ("sdpa", "eager"):
-            with bench._implementation(model, name):
+            with bench.implementation(model, name):
                 features.append(model.features(pixels))
         with record_attention(Capture(tokens=(0,))):
             features.append(model.features(pixels))

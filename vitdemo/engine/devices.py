@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vitdemo.errors import OptionError
 
@@ -85,11 +87,36 @@ def free_memory(root: Path = Path("/")) -> int:
     return max(free, 0)
 
 
+def sent(pixels: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The pixels on CUDA, in the dtype of a model there; on another device what was given, for the forward pass to move.
+
+    They are copied from page-locked memory on a stream of their own, so that a forward pass of another caller goes on meanwhile.
+    What this thread and others do with them afterwards waits for the copy.
+    """
+    if device.type != "cuda" or pixels.device.type != "cpu":
+        return pixels
+    copies, work = _copies(device), torch.cuda.current_stream(device)
+    locked = pixels.to(dtype).pin_memory()
+    with torch.cuda.stream(copies):
+        found = locked.to(device, non_blocking=True)
+    work.wait_stream(copies)
+    # It was allocated for the one stream and is used on the other: its memory must not be given away before that is done.
+    found.record_stream(work)
+    return found
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    """One for all copies to a device: the allocator keeps memory for each stream."""
+    return torch.cuda.Stream(device)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device was out of memory; the allocators of the CPU and of MPS have no exception of their own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    # The last is cuBLAS's and cuDNN's, which ask the driver for memory of their own.
+    words = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(part in str(error) for part in words)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitdemo.engine.backend import ModelRun, Request
-from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype
+from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, sent
 from vitdemo.engine.forward import forward
 from vitdemo.engine.knockouts import batches, resolved
 from vitdemo.engine.left import stop_if_left
@@ -191,6 +191,9 @@ class LocalBackend:
     def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
         parts = batches(pixel_values, capture, self._settings.max_batch)
         jobs = [_Job(pixels, replace(capture, knockouts=()), own) for pixels, own in parts]
+        # Before its turn, beside the forward pass of whoever has it; the later parts, of which there may be many, only then.
+        for job in jobs[:1]:
+            job.pixel_values = sent(job.pixel_values, queue.device, queue.dtype)
         with queue.guard:
             queue.waiting += jobs
         for job in jobs:
@@ -221,7 +224,8 @@ class LocalBackend:
     def _share(self, queue: _ModelQueue, jobs: list[_Job]) -> None:
         own = tuple(one for job in jobs for one in job.knockouts)
         capture = replace(jobs[0].capture, knockouts=own if any(own) else ())
-        outputs = self._forward(queue, torch.cat([job.pixel_values for job in jobs]), capture)
+        pixels = torch.cat([sent(job.pixel_values, queue.device, queue.dtype) for job in jobs])
+        outputs = self._forward(queue, pixels, capture)
         for job in jobs:
             job.outputs, outputs = outputs[: len(job.knockouts)], outputs[len(job.knockouts) :]
 

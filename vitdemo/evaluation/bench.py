@@ -189,7 +189,7 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
 
     @torch.no_grad()
     def plain() -> None:
-        with _implementation(model, "sdpa"):
+        with implementation(model, "sdpa"):
             model(pixels)
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
 
     @torch.no_grad()
     def eager() -> None:
-        with _implementation(model, "eager"):
+        with implementation(model, "eager"):
             model.body(pixels, **size_options(model.network, pixels), output_attentions=True)
 
     def method(name: str) -> Callable[[], None]:
@@ -214,7 +214,8 @@ def _variants(model: Classifier, pixels: Tensor) -> Runs:
 
 
 @contextmanager
-def _implementation(model: Classifier, name: str) -> Iterator[None]:
+def implementation(model: Classifier, name: str) -> Iterator[None]:
+    """One of transformers' own attention implementations, instead of the attention tap, in this block; not for a shared model."""
     if not model.spec.readouts:
         yield
         return
