@@ -20,7 +20,7 @@ import transformers
 from PIL import Image
 
 from vitdemo.engine.devices import pick_device
-from vitdemo.models.loading import load_model
+from vitdemo.models.loading import load_model, size_options
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import default_models
 from vitdemo.settings import ASSETS, Settings
@@ -56,7 +56,7 @@ def naive(specs: tuple[ModelSpec, ...], dtype: torch.dtype, device: torch.device
         for model, processor in zip(models, processors, strict=True):
             image = Image.open(io.BytesIO(data)).convert("RGB")
             pixels = processor(image, return_tensors="pt")["pixel_values"].to(device, dtype)
-            found = model.body(pixels, **model._options(pixels), output_attentions=True)
+            found = model.body(pixels, **size_options(model.network, pixels), output_attentions=True)
             logits = found.logits if model.probe is None else model.probe(model._pooled(found))
             assert found.attentions
             # As a list: on a GPU, nothing is done before somebody reads it.

@@ -24,7 +24,7 @@ from vitdemo.engine import LocalBackend
 from vitdemo.engine.devices import DTYPES, sent
 from vitdemo.evaluation.bench import implementation
 from vitdemo.models.attention_tap import record_attention
-from vitdemo.models.loading import load_model
+from vitdemo.models.loading import load_model, size_options
 from vitdemo.registry import get_spec
 from vitdemo.settings import ASSETS
 from vitdemo.types import Capture, ModelSpec
@@ -58,7 +58,7 @@ def tap(rig: Rig) -> Figures:
         @torch.no_grad()
         def eager(model: Any = model, pixels: Any = pixels) -> None:
             with implementation(model, "eager"):
-                model.body(pixels, **model._options(pixels), output_attentions=True)
+                model.body(pixels, **size_options(model.network, pixels), output_attentions=True)
 
         runs: dict[str, Callable[[], None]] = {
             "rows of the class token": lambda: recorded(ROWS),

@@ -29,7 +29,7 @@ from vitdemo.errors import OptionError
 from vitdemo.models import attention_tap
 from vitdemo.models.attention_tap import TAP, AttentionRecord, record_attention
 from vitdemo.models.layers import blocks, final_norm, head_of, norms, read_out, watching
-from vitdemo.models.loading import Classifier, load_model
+from vitdemo.models.loading import Classifier, load_model, size_options
 from vitdemo.options.methods import METHODS, applicable, obstacle
 from vitdemo.registry import spec_from_folder
 from vitdemo.types import FUSIONS, Attribution, Capture, Fusion, LayerQueries, ModelSpec
@@ -117,7 +117,9 @@ def _eager(model: Classifier, pixels: Tensor) -> Any:
     model = copy.deepcopy(model)
     pixels = pixels.clone().requires_grad_()
     with _implementation(model, "eager"):
-        return model.body(pixels, **model._options(pixels), output_attentions=True, output_hidden_states=True)
+        return model.body(
+            pixels, **size_options(model.network, pixels), output_attentions=True, output_hidden_states=True
+        )
 
 
 def _attentions_and_gradients(model: Classifier, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -360,7 +362,9 @@ def test_similarity_is_the_cosine_of_final_features(load: Load, kind: str, query
     else:
         encoder = model.network if kind == "dinov3" else model.network.base_model
         with torch.no_grad(), _implementation(model, "eager"):
-            features = encoder(pixels, **model._options(pixels)).last_hidden_state[:, PREFIX.get(kind, 1) :]
+            features = encoder(pixels, **size_options(model.network, pixels)).last_hidden_state[
+                :, PREFIX.get(kind, 1) :
+            ]
     expected = torch.zeros(features.shape[:2], dtype=torch.float64)
     for index, places in enumerate(features):
         for place, feature in enumerate(places):

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests import tiny
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import InvalidScoresError, OptionError
-from vitdemo.models.loading import Classifier, load_model
+from vitdemo.models.loading import Classifier, load_model, size_options
 from vitdemo.models.masking import GREY, grey_out, hidden_patches, to_image
 from vitdemo.models.preprocess import preprocess, resize_and_crop
 from vitdemo.pipeline import Pipeline
@@ -75,7 +75,7 @@ def test_without_a_mask_the_encoder_is_a_vit_of_the_same_weights(spec: ModelSpec
         pixels = torch.randn(2, 3, *size)
         with torch.no_grad():
             expected = vit(pixels, interpolate_pos_encoding=True).last_hidden_state
-            found = model.body(pixels, **model._options(pixels)).last_hidden_state
+            found = model.body(pixels, **size_options(model.network, pixels)).last_hidden_state
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
