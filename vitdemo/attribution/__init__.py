@@ -2,6 +2,7 @@
 
 from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
 from vitdemo.attribution.attention import attention_map, fuse, patch_map
+from vitdemo.attribution.boxes import best_heads, box_scores, box_words, localize
 from vitdemo.attribution.describe import describe, of_single_patches, why_flat
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
 from vitdemo.attribution.localization import (
@@ -20,7 +21,10 @@ __all__ = [
     "agreement_of",
     "attention_map",
     "attention_rows",
+    "best_heads",
     "box_coverage",
+    "box_scores",
+    "box_words",
     "describe",
     "earth_movers_distance",
     "energy_inside",
@@ -29,6 +33,7 @@ __all__ = [
     "grad_rollout",
     "iou",
     "legrad",
+    "localize",
     "mask_coverage",
     "mean_row",
     "of_single_patches",
