@@ -13,12 +13,14 @@ const MOST_BOXES = 20; // as vitdemo/options/boxes.py
 let drawing = null; // while a box is drawn: whether it joins the others, where it began, and what it is so far
 let typed = false; // whether the form is open though there is no box
 
+const rounded = (share) => Math.round(share * 1e5) / 1e5; // as in links
+
 /* ---- drawing ---- */
 
 /* By keyboard there is nothing to drag: the box is typed. */
 function pressDraw(event, add = false) {
   if (event.detail === 0) {
-    typed = true;
+    typed = $(".vd-boxes").open = true;
     redraw();
     requestAnimationFrame(() => requestAnimationFrame(() => $("[name=box-x]").focus()));
   } else setDrawing(drawing ? null : { add });
@@ -30,6 +32,9 @@ function setDrawing(next) {
   const button = $(".vd-draw");
   button.setAttribute("aria-pressed", String(Boolean(next)));
   button.textContent = next ? "Drag on a picture" : "Draw a box";
+  // On a phone the pictures may be far above the button.
+  const within = ({ nodes }) => { const { top, bottom } = nodes.canvas.getBoundingClientRect(); return bottom > 0 && top < innerHeight; };
+  if (next && !panels.some(within)) panels[0].nodes.canvas.scrollIntoView({ block: "center" });
   redraw();
 }
 
@@ -43,8 +48,8 @@ function setBoxes(boxes) {
 }
 
 function removeBoxes() {
+  if ($(".vd-boxes").contains(document.activeElement)) $(".vd-draw").focus({ preventScroll: true });
   setBoxes([]);
-  $(".vd-draw").focus({ preventScroll: true });
 }
 
 const drag = {
@@ -76,7 +81,6 @@ const drag = {
     redraw();
   },
 };
-const rounded = (share) => Math.round(share * 1e5) / 1e5; // as in links
 
 let released = false; // the click that ends a drag is no click on a patch
 for (const [type, act] of Object.entries(drag)) {
@@ -112,7 +116,8 @@ document.addEventListener(
 /* What is drawn over a picture whose canvas shows `frame` of the photo; `all` is the whole photo in the canvas's pixels. */
 function paintBoxes(context, frame, all) {
   const boxes = drawing && drawing.box ? [...(drawing.add ? state.boxes : []), drawing.box] : state.boxes;
-  const line = Math.max(2, context.canvas.width / 220);
+  // Two pixels of the screen; in files, which are on none, in proportion.
+  const line = (2 * context.canvas.width) / (context.canvas.clientWidth || 480);
   for (const [x, y, width, height] of boxes) {
     for (const [style, weight] of [["rgba(0, 0, 0, 0.7)", 2 * line], ["#22d3ee", line]]) {
       context.lineWidth = weight;
@@ -196,10 +201,7 @@ function drawBoxes() {
     if (!some) continue;
     measureBoxes(panel);
     if (!panel.measured) inside.textContent = "Measuring …";
-    else if (panel.measured.key === measuredKey(panel)) {
-      inside.textContent = boxWords(panel);
-      inside.title = panel.measured.error ? "" : `An even map has ${percent(panel.measured.even)} inside.`;
-    }
+    else if (panel.measured.key === measuredKey(panel)) inside.textContent = boxWords(panel);
   }
   if (some) drawBest();
 }
@@ -216,6 +218,9 @@ function drawBest() {
     const head = make("tr", {}, single() ? null : make("th", { scope: "col" }, "Model"), make("th", { scope: "col" }, "Map"), ...names);
     table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...panels.flatMap(bestRows)));
     buildHeat(heat);
+    const even = panels.filter(({ measured }) => measured && measured.scores && measured.seen > 0).map(({ measured }) => measured.even);
+    const [least, most] = [percent(Math.min(...even)), percent(Math.max(...even))];
+    $(".vd-even").textContent = even.length ? ` An even map has ${least === most ? least : `${least} to ${most}`} inside.` : "";
   }
   for (const button of root.querySelectorAll(".vd-boxes [data-layer]")) {
     const panel = panels[Number(button.dataset.panel)];
@@ -230,10 +235,11 @@ function bestRows(panel) {
     Array.from({ length: panel.method ? 1 : panel.heads }, (_, head) => ({ layer, head: String(head), ...scoresAt(panel, layer, String(head)) }))
   );
   const known = maps.filter((map) => map[state.measure] !== null).sort((a, b) => better * (b[state.measure] - a[state.measure]));
-  return known.slice(0, single() ? 10 : 3).map((map) => {
+  const best = known.slice(0, single() ? 10 : 3);
+  return best.map((map, rank) => {
     const numbers = Object.entries(MEASURES).map(([name, { words }]) => make("td", {}, words(map[name])));
     const name = panel.method ? panel.method.title : pickButton(panel, map.layer, map.head, `Layer ${map.layer + 1}, head ${map.head}`);
-    return make("tr", {}, single() ? null : make("th", { scope: "row", title: panel.model }, panel.model.split("/").pop()), make("td", {}, name), ...numbers);
+    return make("tr", {}, single() || rank ? null : make("th", { scope: "rowgroup", rowSpan: best.length, title: panel.model }, panel.model.split("/").pop()), make("td", {}, name), ...numbers);
   });
 }
 
