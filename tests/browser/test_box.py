@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -11,9 +12,12 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.acts import MODELS, choose, example, open_tab, result_id, wait_for_new_result
 from tests.browser.driver import Watched
 from tests.browser.static_page import StaticExplorer
+from tests.cli.command import run
 from vitdemo.attribution import attention_map, best_heads, box_words, describe, localize
+from vitdemo.export.snippets import reproduce_explain
 from vitdemo.options.boxes import edges_of
 from vitdemo.options.explain import ExplainRequest
+from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo
 from vitdemo.ui.examples import examples
 
@@ -174,6 +178,23 @@ def test_a_box_outside_of_what_a_model_sees_is_said(
     draw(explorer, (0.02, 0.2), (0.12, 0.75))
     expect(explorer.find(".vd-inside")).to_have_text(["The box lies outside of what this model sees."] * 2)
     assert explorer.find(".vd-best-heads tbody tr").count() == 0
+
+
+def test_the_calls_that_reproduce_a_result_measure_the_box(
+    explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(ASSETS / "examples" / "cup.jpg")
+    calls = {"rows": reproduce_explain(path, "vit-mini", ExplainRequest(), "@HOST@"), "patch": {}}
+    explorer.show(cup, compared[:1], calls=calls)
+    draw(explorer, (0.3, 0.2), (0.7, 0.75))
+    explorer.find(".vd-calls summary").click()
+    explorer.drawn()
+    exec(explorer.find("[data-call=python]").inner_text(), {})
+    wanted = explorer.find(".vd-inside").inner_text()
+    assert capsys.readouterr().out.splitlines()[-1] == wanted
+    command = shlex.split(explorer.find("[data-call=cli]").inner_text())
+    arguments = [one for one in command[3:] if not one.startswith(("--raw", "--out"))]
+    assert wanted in run(*arguments).out
 
 
 @pytest.mark.thorough

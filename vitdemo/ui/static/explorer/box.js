@@ -239,7 +239,7 @@ function bestRows(panel) {
   return best.map((map, rank) => {
     const numbers = Object.entries(MEASURES).map(([name, { words }]) => make("td", {}, words(map[name])));
     const name = panel.method ? panel.method.title : pickButton(panel, map.layer, map.head, `Layer ${map.layer + 1}, head ${map.head}`);
-    return make("tr", {}, single() || rank ? null : make("th", { scope: "rowgroup", rowSpan: best.length, title: panel.model }, panel.model.split("/").pop()), make("td", {}, name), ...numbers);
+    return make("tr", {}, single() || rank ? null : make("th", { scope: "row", rowSpan: best.length, title: panel.model }, panel.model.split("/").pop()), make("td", {}, name), ...numbers);
   });
 }
 
@@ -247,6 +247,7 @@ function bestRows(panel) {
 function buildHeat(table) {
   const panel = panels[0];
   table.hidden = !single() || Boolean(panel.method) || !panel.measured || !panel.measured.scores;
+  table.parentElement.hidden = table.hidden;
   if (table.hidden) return;
   const { label, better, words } = MEASURES[state.measure];
   const columns = [...Array.from({ length: panel.heads }, (_, head) => String(head)), "mean"];
