@@ -65,7 +65,7 @@ def test_a_drawn_box_is_measured_in_every_models_crop_and_stays_while_layers_and
     draw(explorer, (0.3, 0.2), (0.7, 0.75), number=1)
     boxes = boxes_of(explorer)
     assert boxes[0] == pytest.approx([0.3, 0.2, 0.4, 0.55], abs=0.01)
-    lines = explorer.find(".vd-inside")
+    lines = explorer.find(".vd-on-box")
     expect(lines).to_have_text([said(cup, one, boxes, 7, "mean") for one in compared])
     assert all(one != other for one, other in zip(before, explorer.pictures(), strict=True))
     asked = len([name for name, _ in explorer.asked if name == "on_boxes"])
@@ -105,7 +105,7 @@ def test_the_best_heads_are_pythons_and_one_click_shows_one(
     assert cells[best[0][1]] == f"{found.heads.energy.max():.0%}"
     rows.first.locator("button").click()
     explorer.drawn()
-    assert explorer.find(".vd-inside").inner_text() == said(cup, compared[0], boxes_of(explorer), *best[0])
+    assert explorer.find(".vd-on-box").inner_text() == said(cup, compared[0], boxes_of(explorer), *best[0])
     assert explorer.find("[name=head]").input_value() == str(best[0][1])
     expect(rows.first.locator("button")).to_have_attribute("aria-pressed", "true")
     explorer.set("measure", "emd")
@@ -135,7 +135,7 @@ def test_a_drag_is_no_click_on_a_patch_and_a_click_is_no_box(
     explorer.page.keyboard.press("Escape")
     assert boxes_of(explorer) == []
     assert not explorer.find(".vd-boxes").is_visible()
-    assert not explorer.find(".vd-inside").is_visible()
+    assert not explorer.find(".vd-on-box").is_visible()
 
 
 def test_by_keyboard_a_box_is_typed_and_a_bad_one_is_said(
@@ -161,11 +161,11 @@ def test_by_keyboard_a_box_is_typed_and_a_bad_one_is_said(
     explorer.page.keyboard.press("Enter")
     expect(told).to_have_text("")
     assert boxes_of(explorer) == [[0.33333, 0.25, 0.33333, 0.5]]
-    expect(explorer.find(".vd-inside")).to_have_text(said(cup, compared[0], boxes_of(explorer), 7, "mean"))
+    expect(explorer.find(".vd-on-box")).to_have_text(said(cup, compared[0], boxes_of(explorer), 7, "mean"))
     explorer.find("[data-act=another]").click()
     drag(explorer.page, explorer.find(".vd-picture canvas"), (0.5, 0.5), (0.9, 0.9))
     assert len(boxes_of(explorer)) == 2
-    expect(explorer.find(".vd-inside")).to_have_text(said(cup, compared[0], boxes_of(explorer), 7, "mean"))
+    expect(explorer.find(".vd-on-box")).to_have_text(said(cup, compared[0], boxes_of(explorer), 7, "mean"))
     explorer.find("[data-act=unbox]").click()
     assert boxes_of(explorer) == []
     expect(explorer.find(".vd-draw")).to_be_focused()
@@ -176,7 +176,7 @@ def test_a_box_outside_of_what_a_model_sees_is_said(
 ) -> None:
     explorer.show(cup, compared[:2])
     draw(explorer, (0.02, 0.2), (0.12, 0.75))
-    expect(explorer.find(".vd-inside")).to_have_text(["The box lies outside of what this model sees."] * 2)
+    expect(explorer.find(".vd-on-box")).to_have_text(["The box lies outside of what this model sees."] * 2)
     assert explorer.find(".vd-best-heads tbody tr").count() == 0
 
 
@@ -190,7 +190,7 @@ def test_the_calls_that_reproduce_a_result_measure_the_box(
     explorer.find(".vd-calls summary").click()
     explorer.drawn()
     exec(explorer.find("[data-call=python]").inner_text(), {})
-    wanted = explorer.find(".vd-inside").inner_text()
+    wanted = explorer.find(".vd-on-box").inner_text()
     assert capsys.readouterr().out.splitlines()[-1] == wanted
     command = shlex.split(explorer.find("[data-call=cli]").inner_text())
     arguments = [one for one in command[3:] if not one.startswith(("--raw", "--out"))]
@@ -209,10 +209,10 @@ def test_from_drawing_to_a_link_that_brings_the_box_back(watched: Watched) -> No
     photo = watched.app.pipeline.open(examples()[0].path)
     comparison = watched.app.pipeline.compare(photo, MODELS).explanations
     wanted = [said(photo, one, boxes, 7, "mean") for one in comparison]
-    expect(tab.locator(".vd-inside")).to_have_text(wanted)
+    expect(tab.locator(".vd-on-box")).to_have_text(wanted)
     before = result_id(page)
     tab.locator("[name=layer]").fill("2")
-    expect(tab.locator(".vd-inside")).to_have_text([said(photo, one, boxes, 2, "mean") for one in comparison])
+    expect(tab.locator(".vd-on-box")).to_have_text([said(photo, one, boxes, 2, "mean") for one in comparison])
     open_tab(page, "Explain")
     open_tab(page, "Compare")
     assert result_id(page) == before
@@ -223,15 +223,15 @@ def test_from_drawing_to_a_link_that_brings_the_box_back(watched: Watched) -> No
     edges = edges_of(
         [[boxes[0][0] * width, boxes[0][1] * height, boxes[0][2] * width, boxes[0][3] * height]], photo.size
     )
-    expect(tab.locator(".vd-inside")).to_have_text([box_words(localize(one, edges)) for one in rollout])
+    expect(tab.locator(".vd-on-box")).to_have_text([box_words(localize(one, edges)) for one in rollout])
     assert tab.locator(".vd-best-heads tbody tr").count() == len(MODELS)
     page.goto(link)
     page.wait_for_function("window.vitdemoOpened")
     watched.settle()
-    expect(page.locator("#compared .vd-inside")).to_have_text(wanted)
+    expect(page.locator("#compared .vd-on-box")).to_have_text(wanted)
     assert "box=" in page.url
     # Another photo is another place.
     example(page, 1).click()
-    expect(page.locator("#compared .vd-inside").first).to_be_hidden()
+    expect(page.locator("#compared .vd-on-box").first).to_be_hidden()
     watched.settle()
     assert not re.search(r"[?&]box=", page.url)

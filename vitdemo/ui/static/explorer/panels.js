@@ -84,7 +84,7 @@ function buildPanel(panel) {
   const low = make("span"), high = make("span"), unit = make("span", { class: "vd-unit" });
   const legend = make("div", { class: "vd-legend" }, gradient, low, unit, high);
   const text = make("p", { class: "vd-text" });
-  const inside = make("p", { class: "vd-inside", hidden: true });
+  const inside = make("p", { class: "vd-on-box", hidden: true });
   const labels = panel.labels.length
     ? make("ol", { class: "vd-labels" }, ...panel.labels.map((entry, rank) => (rank < (single() ? 5 : 3) || explains(panel, entry) ? bar(panel, entry, rank) : null)).filter(Boolean))
     : make("p", { class: "vd-none" }, "No classifier: self-supervised");
