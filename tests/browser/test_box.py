@@ -17,6 +17,7 @@ from vitdemo.attribution import attention_map, best_heads, box_words, describe, 
 from vitdemo.export.snippets import reproduce_explain
 from vitdemo.options.boxes import edges_of
 from vitdemo.options.explain import ExplainRequest
+from vitdemo.options.methods import METHODS
 from vitdemo.settings import ASSETS
 from vitdemo.types import Explanation, Photo
 from vitdemo.ui.examples import examples
@@ -217,7 +218,7 @@ def test_from_drawing_to_a_link_that_brings_the_box_back(watched: Watched) -> No
     open_tab(page, "Compare")
     assert result_id(page) == before
     # Another method is another result: the box stays.
-    wait_for_new_result(page, lambda: choose(page, "compare-method", "Rollout"))
+    wait_for_new_result(page, lambda: choose(page, "compare-method", METHODS["rollout"].title))
     rollout = watched.app.pipeline.compare(photo, MODELS, ExplainRequest("rollout")).explanations
     width, height = photo.size
     edges = edges_of(
