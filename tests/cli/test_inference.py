@@ -47,6 +47,33 @@ def test_a_process_answers_standard_input_in_json_alone_as_it_answers_the_file()
     assert entry["results"][0]["labels"] == run_json("classify", CUP)[0]["results"][0]["labels"]
 
 
+def test_a_box_is_measured_on_the_map_and_on_every_layer_and_head() -> None:
+    entry = run_json("explain", CUP, "--model", "deit-mini", "--layer", "2", "--head", "1", "--box", "200,100,200,200")
+    box = entry["box"]
+    assert list(box) == ["boxes", "seen", "patches", "even", "diagonal", "energy", "iou", "emd", "heads"]
+    (own,) = (one for one in box["heads"] if (one["layer"], one["head"]) == (2, 1))
+    assert {name: box[name] for name in ("energy", "iou")} == {name: own[name] for name in ("energy", "iou")}
+    assert box["emd"] == pytest.approx(own["emd"], abs=1e-6)
+    several = run_json("compare", CUP, "--models", "vit-mini,deit-mini", "--box=200,100,200,200", "--box=0,0,50,50")
+    assert [len(result["box"]["boxes"]) for result in several["results"]] == [2, 2]
+    printed = run("explain", CUP, "--model", "deit-mini", "--box", "200,100,200,200").out
+    assert "% inside the box, IoU " in printed
+    assert printed.count("patches away") == 6
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [("1,2,3", "four numbers"), ("1,2,0,4", "no area"), ("700,0,5,5", "outside of the photo"), ("x", "four numbers")],
+)
+def test_a_bad_box_is_refused(box: str, words: str) -> None:
+    assert words in refused("explain", CUP, f"--box={box}", status=2)
+    assert words in refused("compare", CUP, "--models", "vit-mini", f"--box={box}", status=2)
+
+
+def test_a_box_is_for_one_photo() -> None:
+    assert "one IMAGE" in refused("compare", CUP, CUP, "--box", "1,2,3,4", status=2)
+
+
 def test_explain_writes_the_overlay_and_the_numbers(tmp_path: Path) -> None:
     png, npz = tmp_path / "map.png", tmp_path / "map.npz"
     options = ["--model", "deit-mini", "--layer", "2", "--head", "1", "--target", "cup"]

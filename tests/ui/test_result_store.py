@@ -6,11 +6,14 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vitdemo.attribution import attention_map, localize
+from vitdemo.export.localization import localization_json
 from vitdemo.export.results import comparison_json, explanation_json, prediction_json
 from vitdemo.options.explain import ExplainRequest
 from vitdemo.pipeline import Pipeline
@@ -129,6 +132,61 @@ def test_a_methods_map_is_what_is_reported_whatever_the_controls_say(pipeline: P
     assert functions["report"](asked)["report"]["method"] == "rollout"
     assert functions["report"](asked)["report"]["results"] == [prediction_json(found.prediction)]
     assert "no attention of single patches" in functions["patch_rows"]({**asked, "layer": 1})["error"]
+
+
+def test_a_box_is_measured_on_every_head_and_fusion_that_the_controls_can_choose(
+    shown: Any, cup: Photo, explanations: tuple[Explanation, ...]
+) -> None:
+    functions, key = shown
+    width, height = cup.size
+    asked = {"id": key, "panel": 1, "boxes": [[0.3, 0.2, 0.4, 0.5]], "readout": "distillation", "patch": None}
+    answer = functions["on_boxes"](asked)
+    edges = [(0.3 * width, 0.2 * height, 0.7 * width, 0.7 * height)]
+    rows = explanations[1].rows["distillation"]
+    heads = rows.shape[1]
+    for head, name in [(0, 0), (heads - 1, heads - 1), (heads, "mean"), (heads + 1, "max"), (heads + 2, "min")]:
+        found = replace(explanations[1], map=attention_map(rows, 5, name, "distillation"))
+        wanted = localization_json(localize(found, edges))
+        for measure in ("energy", "iou", "emd"):
+            assert answer["scores"][measure][5][head] == pytest.approx(wanted[measure], abs=1e-6)
+    assert (answer["seen"], answer["even"]) == pytest.approx((wanted["seen"], wanted["even"]))
+    report = functions["report"]({**asked, "layer": 5, "head": "max"})["report"]
+    assert report["box"]["energy"] == pytest.approx(answer["scores"]["energy"][5][heads + 1])
+
+
+def test_boxes_of_one_patchs_attention_and_of_methods_are_measured_too(
+    shown: Any, pipeline: Pipeline, cup: Photo, explanations: tuple[Explanation, ...]
+) -> None:
+    functions, key = shown
+    asked = {"id": key, "panel": 0, "boxes": [[0.3, 0.2, 0.4, 0.5]], "readout": "patch", "patch": [0.5, 0.5]}
+    scores = functions["on_boxes"](asked)["scores"]
+    report = functions["report"]({**asked, "layer": 3, "head": "1"})["report"]
+    assert scores["energy"][3][1] == pytest.approx(report["box"]["energy"])
+    rollout = pipeline.explain(cup, get_spec("vit-mini"), ExplainRequest("rollout"))
+    results = Results()
+    functions = {function.__name__: function for function in results.functions()}
+    scores = functions["on_boxes"]({**asked, "id": results.keep(cup, [rollout])})["scores"]
+    assert np.shape(scores["energy"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([[0.2, 0.2, 0, 0.1]], "no area"),
+        ([[1.5, 0.2, 0.1, 0.1]], "outside of the photo"),
+        ([[0, 0, 1, 1]] * 21, "at most 20"),
+        ([], "not understood"),
+        ([[1, 2]], "not understood"),
+        ([["a", 0, 1, 1]], "not understood"),
+        (None, "not understood"),
+    ],
+    ids=str,
+)
+def test_boxes_that_are_none_are_answered_in_words(shown: Any, boxes: Any, words: str) -> None:
+    functions, key = shown
+    answer = functions["on_boxes"]({"id": key, "panel": 0, "boxes": boxes, "readout": None, "patch": None})
+    assert list(answer) == ["error"]
+    assert words in answer["error"]
 
 
 @pytest.mark.parametrize("name", ["patch_rows", "arrays", "report"])

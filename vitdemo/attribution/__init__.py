@@ -2,8 +2,17 @@
 
 from vitdemo.attribution.agreement import agreement_of, iou, overlap, rank_correlation
 from vitdemo.attribution.attention import attention_map, fuse, patch_map
+from vitdemo.attribution.boxes import best_heads, box_scores, box_words, localize
 from vitdemo.attribution.describe import describe, of_single_patches, why_flat
 from vitdemo.attribution.gradients import grad_cam, grad_rollout, legrad, relevance
+from vitdemo.attribution.localization import (
+    box_coverage,
+    earth_movers_distance,
+    energy_inside,
+    mask_coverage,
+    share_seen,
+    top_patches_iou,
+)
 from vitdemo.attribution.rollout import rollout, rollout_vit_explain
 from vitdemo.attribution.rows import attention_rows, mean_row, patch_attention
 from vitdemo.attribution.similarity import similarity
@@ -12,12 +21,20 @@ __all__ = [
     "agreement_of",
     "attention_map",
     "attention_rows",
+    "best_heads",
+    "box_coverage",
+    "box_scores",
+    "box_words",
     "describe",
+    "earth_movers_distance",
+    "energy_inside",
     "fuse",
     "grad_cam",
     "grad_rollout",
     "iou",
     "legrad",
+    "localize",
+    "mask_coverage",
     "mean_row",
     "of_single_patches",
     "overlap",
@@ -27,6 +44,8 @@ __all__ = [
     "relevance",
     "rollout",
     "rollout_vit_explain",
+    "share_seen",
     "similarity",
+    "top_patches_iou",
     "why_flat",
 ]

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitdemo.cli.boxes import add_box, boxes_of, measure_boxes, print_box
 from vitdemo.cli.common import (
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -30,7 +31,7 @@ from vitdemo.registry import reconstructing_model
 if TYPE_CHECKING:
     from vitdemo.options.explain import ExplainRequest
     from vitdemo.pipeline import Pipeline
-    from vitdemo.types import Explanation, Photo, Prediction
+    from vitdemo.types import Explanation, Localization, Photo, Prediction
 
 
 def add_commands(commands: Any) -> None:
@@ -44,6 +45,7 @@ def add_commands(commands: Any) -> None:
     explain.add_argument("image", metavar="IMAGE", help="path, URL, or - for standard input")
     add_display(explain)
     add_map(explain)
+    add_box(explain)
     explain.add_argument(
         "--faithfulness", action="store_true", help="deletion and insertion of patches, with a baseline"
     )
@@ -66,6 +68,7 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write one line per image and model to this file")
     add_display(compare)
     add_map(compare)
+    add_box(compare)
     add_inference(compare)
 
 
@@ -117,12 +120,14 @@ def run_explain(options: argparse.Namespace) -> int:
     specs, pipeline = specs_of(options, every=False), pipeline_of(options)
     if len(specs) > 1:
         raise OptionError("explain takes one model; use compare for several.")
+    boxes = boxes_of(options)
     photo = _open_or_report(pipeline, options)
     if photo is None:
         return EXIT_SOME_FAILED
     request = _request(options)
     explanation = pipeline.explain(photo, specs[0], request, dtype=options.dtype)
     entry = {"image": options.image, **explanation_json(explanation)}
+    on_boxes = measure_boxes(photo, boxes, [explanation], [entry])
     if options.faithfulness:
         from vitdemo.evaluation.faithfulness import faithfulness
         from vitdemo.export.results import faithfulness_json
@@ -134,7 +139,7 @@ def run_explain(options: argparse.Namespace) -> int:
         write(options.out, lambda: picture.save(options.out, format="PNG"))
     if options.raw:
         write(options.raw, lambda: save_npz(options.raw, explanation, entry))
-    _report(options, entry, [explanation])
+    _report(options, entry, [explanation], on_boxes)
     if options.faithfulness and not options.json:
         areas = entry["faithfulness"]
         print(
@@ -151,6 +156,9 @@ def run_compare(options: argparse.Namespace) -> int:
     several = len(options.images) > 1
     if several and options.out:
         raise OptionError("--out draws one picture: give one IMAGE with it. --csv takes several.")
+    if several and options.box:
+        raise OptionError("--box is a place on one photo: give one IMAGE with it.")
+    boxes = boxes_of(options)
     specs, pipeline = specs_of(options, every=True), pipeline_of(options)
     photos = ((name, source_of(pipeline, name)) for name in options.images)
     entries: list[dict[str, Any]] = []
@@ -171,8 +179,9 @@ def run_compare(options: argparse.Namespace) -> int:
             write(options.out, lambda figure=figure: figure.save(options.out, format="PNG"))  # type: ignore[misc]
         entry = {"image": name, **comparison_json(done.comparison)}
         entries.append(entry)
+        found = measure_boxes(done.photo, boxes, done.comparison.explanations, entry["results"])
         if not options.json:
-            _report(options, entry, done.comparison.explanations)
+            _report(options, entry, done.comparison.explanations, found)
             _print_agreement(entry["agreement"])
     if len(failures) == len(rows) and isinstance(failures[0], OptionError):
         raise failures[0]
@@ -243,14 +252,21 @@ def _open_or_report(pipeline: Pipeline, options: argparse.Namespace) -> Photo | 
         return None
 
 
-def _report(options: argparse.Namespace, entry: dict[str, Any], explanations: Sequence[Explanation]) -> None:
+def _report(
+    options: argparse.Namespace,
+    entry: dict[str, Any],
+    explanations: Sequence[Explanation],
+    on_boxes: Sequence[Localization] = (),
+) -> None:
     if options.json:
         print_json(entry)
         return
     print(entry["image"])
-    for explanation in explanations:
+    for number, explanation in enumerate(explanations):
         _print_prediction(explanation.prediction)
         print(f"    {explanation.description}")
+        if on_boxes:
+            print_box(on_boxes[number])
     for note in dict.fromkeys(note for explanation in explanations for note in explanation.notes):
         print(f"note: {note}", file=sys.stderr)
 

@@ -17,6 +17,7 @@ from vitdemo.types.forward import (
     Shuffle,
     View,
 )
+from vitdemo.types.localization import BoxScores, Localization
 from vitdemo.types.models import (
     FUSIONS,
     IMAGENET_MEAN,
@@ -53,6 +54,7 @@ __all__ = [
     "Attribution",
     "AttributionMap",
     "Box",
+    "BoxScores",
     "Capture",
     "Comparison",
     "Effect",
@@ -67,6 +69,7 @@ __all__ = [
     "LayerQueries",
     "LayerReadings",
     "Lens",
+    "Localization",
     "ModelOutput",
     "ModelSpec",
     "Pair",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from vitdemo.errors import OptionError
+from vitdemo.options.boxes import MOST
 from vitdemo.options.explain import readouts_of
 from vitdemo.options.methods import METHODS
 from vitdemo.options.targets import parse_target
@@ -64,7 +65,7 @@ def understood(
     for name, (fits, empty) in _CHECKS.items():
         if query.get(name, "").strip() and not fits(link, specs):
             drop(name)
-            link = replace(link, **{name: empty})
+            link = replace(link, **{"boxes" if name == "box" else name: empty})
     return link, ignored
 
 
@@ -101,6 +102,14 @@ def _readout(link: LinkState, specs: Sequence[ModelSpec]) -> bool:
     return any(link.readout in readouts_of(spec) for spec in specs)
 
 
+def _boxes(boxes: Sequence[Sequence[float]]) -> bool:
+    """Whether each is four shares with an area within the photo; what is rounded may stand out by a thousandth."""
+    return 0 < len(boxes) <= MOST and all(
+        len(box) == 4 and min(box[:2]) >= 0 and min(box[2:]) > 0 and max(box[0] + box[2], box[1] + box[3]) <= 1.001
+        for box in boxes
+    )
+
+
 def _target(link: LinkState, specs: Sequence[ModelSpec]) -> bool:
     for spec in specs:
         try:
@@ -120,6 +129,7 @@ _CHECKS: Mapping[str, tuple[Callable[[LinkState, Sequence[ModelSpec]], bool], An
     "layer": (_layer, None),
     "head": (_head, ""),
     "readout": (_readout, ""),
+    "box": (lambda link, specs: _boxes(link.boxes), ()),
     "patch": (lambda link, specs: link.patch is not None and all(0 <= share <= 1 for share in link.patch), None),
 }
 """Whether each parameter that several models may or may not have is one that they have, and what stands for its absence."""

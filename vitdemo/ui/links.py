@@ -37,6 +37,8 @@ class LinkState:
     head: str = ""
     readout: str = ""
     patch: tuple[float, float] | None = None
+    boxes: tuple[tuple[float, ...], ...] = ()
+    """Left, top, width and height of each, in shares of the photo's width and height; unchecked."""
     segment: Mapping[str, str] = field(default_factory=dict)
     """What it says of the Segment tab, unchecked, by the names of its settings."""
     inside: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +47,13 @@ class LinkState:
     @property
     def start(self) -> dict[str, Any]:
         """What the explorer starts with."""
-        return {"layer": self.layer, "head": self.head, "readout": self.readout, "patch": self.patch}
+        return {
+            "layer": self.layer,
+            "head": self.head,
+            "readout": self.readout,
+            "patch": self.patch,
+            "boxes": self.boxes,
+        }
 
 
 def parse_link(query: Mapping[str, str]) -> LinkState:
@@ -71,6 +79,7 @@ def parse_link(query: Mapping[str, str]) -> LinkState:
         head=query.get("head", "").strip(),
         readout=query.get("readout", "").strip(),
         patch=(patch[0], patch[1]) if len(patch) == 2 else None,
+        boxes=tuple(_numbers(box) for box in query.get("box", "").split(";") if box.strip()),
         segment=_of_tab(query, "segment", SEGMENT_NAMES),
         inside=_of_tab(query, "inside", INSIDE_NAMES),
     )

@@ -14,12 +14,28 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from vitdemo.attribution import agreement_of, attention_map, describe, patch_attention, patch_map
+import numpy as np
+from numpy.typing import NDArray
+
+from vitdemo.attribution import (
+    agreement_of,
+    attention_map,
+    box_coverage,
+    box_scores,
+    describe,
+    fuse,
+    localize,
+    patch_attention,
+    patch_map,
+    share_seen,
+)
 from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
+from vitdemo.export.localization import localization_json, scores_json
 from vitdemo.export.results import comparison_json, explanation_json, npz
+from vitdemo.options.boxes import Edges, edges_of
 from vitdemo.options.explain import resolve_layer
 from vitdemo.pipeline.cache import LRUCache
-from vitdemo.types import Comparison, Explanation, Photo
+from vitdemo.types import FUSIONS, Comparison, Explanation, Photo, Readout
 from vitdemo.ui.animation import animation
 from vitdemo.ui.components.quantise import quantised
 
@@ -82,7 +98,10 @@ class Results:
         def animation(query: dict[str, Any]) -> dict[str, Any]:
             return self._answer(_animation, query)
 
-        return [patch_rows, arrays, report, animation]
+        def on_boxes(query: dict[str, Any]) -> dict[str, Any]:
+            return self._answer(_on_boxes, query)
+
+        return [patch_rows, arrays, report, animation, on_boxes]
 
     def _answer(self, work: Callable[[StoredResult, dict[str, Any]], dict[str, Any]], query: Any) -> dict[str, Any]:
         try:
@@ -123,7 +142,7 @@ class Results:
     def _report(self, stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
         if query["panel"] is not None:
             seen = as_displayed(stored.panel(query["panel"]), stored.size, query)
-            return {"report": {"image": stored.name, **explanation_json(seen)}}
+            return {"report": {"image": stored.name, **explanation_json(seen), **_measured(stored, seen, query)}}
         # One layer's number is that of the deepest model; the others stand at the same share of their depth.
         deepest = max(one.prediction.spec.num_layers for one in stored.explanations)
         depth = resolve_layer(query["layer"] if query["layer"] is not None else -1, deepest) / max(1, deepest - 1)
@@ -132,7 +151,52 @@ class Results:
             for one in stored.explanations
         )
         pairs = tuple(agreement_of(*pair) for pair in combinations(compared, 2))
-        return {"report": {"image": stored.name, **comparison_json(Comparison(compared, pairs))}}
+        report = comparison_json(Comparison(compared, pairs))
+        for entry, one in zip(report["results"], compared, strict=True):
+            entry |= _measured(stored, one, query)
+        return {"report": {"image": stored.name, **report}}
+
+
+def _on_boxes(stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
+    """Every map of a panel that the controls can choose, on the boxes: by layer, each head and then each fusion."""
+    explanation = stored.panel(query["panel"])
+    boxes = _boxes(stored, query)
+    coverage = box_coverage(boxes, explanation.view.crop, explanation.patch_grid)
+    maps = _maps(explanation, stored.size, query)
+    return {
+        "seen": share_seen(boxes, explanation.view.crop),
+        "even": float(coverage.mean()),
+        "scores": None if maps is None else scores_json(box_scores(maps, coverage)),
+    }
+
+
+def _maps(explanation: Explanation, size: tuple[int, int], query: dict[str, Any]) -> NDArray[np.float32] | None:
+    """`[L, H + fusions, h, w]`, or `[1, 1, h, w]` of a method with one map; None without a map."""
+    if explanation.map is None:
+        return None
+    if explanation.map.method != "attention":
+        return explanation.map.values[None, None]
+    if query.get("readout") == "patch":
+        place, grid = _patch(explanation, size, query["patch"]), explanation.patch_grid
+        heads = np.stack([patch_attention(layer, grid, place, place + 1)[:, 0] for layer in explanation.queries])
+    else:
+        heads = explanation.rows[_readout(explanation, query)]
+    fused = [np.stack([fuse(layer, fusion) for layer in heads]) for fusion in FUSIONS]
+    return np.concatenate([heads, np.stack(fused, axis=1)], axis=1)
+
+
+def _measured(stored: StoredResult, explanation: Explanation, query: dict[str, Any]) -> dict[str, Any]:
+    """The entry `box` of a report, where boxes are drawn."""
+    if not query.get("boxes"):
+        return {}
+    return {"box": localization_json(localize(explanation, _boxes(stored, query)))}
+
+
+def _boxes(stored: StoredResult, query: dict[str, Any]) -> tuple[Edges, ...]:
+    """In pixels of the photo."""
+    width, height = stored.size
+    shares = [[float(number) for number in box] for box in query["boxes"]]
+    return edges_of([(x * width, y * height, w * width, h * height) for x, y, w, h in shares], stored.size)
 
 
 def _animation(stored: StoredResult, query: dict[str, Any]) -> dict[str, Any]:
@@ -150,16 +214,22 @@ def as_displayed(explanation: Explanation, size: tuple[int, int], query: dict[st
     """
     if explanation.map is None or explanation.map.method != "attention":
         return explanation
-    layer, head, spec = query["layer"], str(query["head"]), explanation.prediction.spec
+    layer, head = query["layer"], str(query["head"])
     layer = -1 if layer is None else layer
     if query.get("readout") == "patch":
         place = _patch(explanation, size, query["patch"])
         attribution = patch_map(explanation.queries, explanation.patch_grid, place, layer, head)
     else:
-        readout = next((name for name in spec.readouts if name == query.get("readout")), spec.readouts[0])
+        readout = _readout(explanation, query)
         attribution = attention_map(explanation.rows[readout], layer, head, readout)
     attribution = replace(attribution, target=explanation.map.target)
     return replace(explanation, map=attribution, description=describe(attribution))
+
+
+def _readout(explanation: Explanation, query: dict[str, Any]) -> Readout:
+    """The one that is asked for, or the model's default."""
+    offered = explanation.prediction.spec.readouts
+    return next((name for name in offered if name == query.get("readout")), offered[0])
 
 
 def _patch(explanation: Explanation, size: tuple[int, int], place: Point | None) -> int:

@@ -22,7 +22,7 @@ PHOTO_SIDE = 800
 """Long side, in pixels, of the photo that is sent to the browser."""
 
 FOLDER = STATIC / "explorer"
-NAMES = ("head", "maps", "draw", "query", "heads", "board", "take", "panels", "page")
+NAMES = ("head", "maps", "draw", "query", "heads", "box", "board", "take", "panels", "page")
 SCRIPTS = (STATIC / "common.js", STATIC / "maps.js", *(FOLDER / f"{name}.js" for name in NAMES))
 """In the order in which they are joined: what starts the page comes last."""
 

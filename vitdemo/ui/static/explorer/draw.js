@@ -32,6 +32,7 @@ function paint(panel, map, scale, canvas = panel.nodes.canvas, frame = frameOf(p
   if (left - frame[0] > 0.002 || top - frame[1] > 0.002 || frame[2] - right > 0.002 || frame[3] - bottom > 0.002) {
     unseen(context, box, Math.max(1, width / 400));
   }
+  paintBoxes(context, frame, all);
 }
 
 /* A frame around one patch, light on dark, so that it shows on any picture. */

@@ -22,6 +22,8 @@ const state = {
   view: "overlay",
   whole: true, // the whole photo, or the model's crop
   linear: false,
+  boxes: [], // drawn on the photo: x, y, width and height in shares
+  measure: "energy", // by which heads are the best
   open: {}, // folds of the pictures, by class
   sort: "as chosen",
   swipe: 0.5,

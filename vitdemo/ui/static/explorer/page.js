@@ -10,6 +10,7 @@ function draw() {
     caption(panel, maps[index], scales[index]);
     drawHeads(panel);
   });
+  drawBoxes();
   if (!single()) {
     drawMatrix(maps);
     drawSwipe(maps, scales);
@@ -67,6 +68,7 @@ function showControls() {
   $("[name=sort]").closest("label").hidden = single();
   for (const part of [".vd-agreement", ".vd-swipe", ".vd-board"]) $(part).hidden = single();
   state.colourMap = options($("[name=colourMap]"), Object.keys(tables).map((name) => [name, name]), state.colourMap);
+  state.measure = options($("[name=measure]"), Object.entries(MEASURES).map(([name, { label }]) => [name, label]), state.measure);
   state.sort = options($("[name=sort]"), Object.keys(ORDERS).map((name) => [name, name]), state.sort);
   const aims = method && method.aims ? " Click a label to see the map for that class." : "";
   const picks = method && method.pick ? " Click the picture, or use the arrow keys, to choose the patch." : "";
@@ -90,9 +92,11 @@ function show() {
   message.textContent = value && value.refused ? value.refused : HINT;
   if (shown && !result) message.textContent += " Showing the previous result.";
   if (!result) return;
-  if (result.start && !begun) begin(result.start);
   const another = shown && shown.photo.src !== result.photo.src;
+  if (another) state.boxes = []; // they belong to their photo
+  if (result.start && !begun) begin(result.start);
   shown = result;
+  showPlace();
   tables = Object.fromEntries(Object.entries(result.tables).map(([name, text]) => [name, tableOf(text)]));
   photo = new Image(result.photo.width, result.photo.height);
   photo.onload = redraw;
@@ -131,6 +135,7 @@ function begin(start) {
   if (start.layer !== null) state.layer = layers > 1 ? Math.min(Math.max((start.layer + layers) % layers, 0), layers - 1) / (layers - 1) : 1;
   if (start.head) state.head = start.head;
   if (start.readout) state.readout = start.readout;
+  state.boxes = (start.boxes || []).map((box) => box.map(rounded));
   if (start.patch) Object.assign(state, { patch: start.patch, pinned: true });
   const query = new URLSearchParams(location.search);
   const share = (name, usual, lowest) => {
@@ -173,10 +178,10 @@ root.addEventListener("click", () => setTimeout(keepLink));
 root.addEventListener("keyup", keepLink);
 window.addEventListener("vitdemo-opened", keepLink);
 for (const details of [$(".vd-swipe"), $(".vd-calls")]) details.addEventListener("toggle", redraw);
-const acts = { play, link: copyLink, figure: saveFigure, film: saveFilm, table: saveTable, report: () => saveReport(null), full: fullScreen, models: openModels };
+const acts = { play, link: copyLink, figure: saveFigure, film: saveFilm, table: saveTable, report: () => saveReport(null), full: fullScreen, box: pressDraw, another: (event) => pressDraw(event, true), unbox: removeBoxes, models: openModels };
 root.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
-  if (button) acts[button.dataset.act]();
+  if (button) acts[button.dataset.act](event);
   const view = event.target.closest("[data-view]");
   if (view) setView(view.dataset.view);
   const call = event.target.closest("[data-copy]");

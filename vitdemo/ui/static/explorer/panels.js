@@ -84,6 +84,7 @@ function buildPanel(panel) {
   const low = make("span"), high = make("span"), unit = make("span", { class: "vd-unit" });
   const legend = make("div", { class: "vd-legend" }, gradient, low, unit, high);
   const text = make("p", { class: "vd-text" });
+  const inside = make("p", { class: "vd-on-box", hidden: true });
   const labels = panel.labels.length
     ? make("ol", { class: "vd-labels" }, ...panel.labels.map((entry, rank) => (rank < (single() ? 5 : 3) || explains(panel, entry) ? bar(panel, entry, rank) : null)).filter(Boolean))
     : make("p", { class: "vd-none" }, "No classifier: self-supervised");
@@ -99,9 +100,9 @@ function buildPanel(panel) {
     "section",
     { class: "vd-panel", "aria-label": panel.model },
     make("h2", {}, panel.family[0].toUpperCase() + panel.family.slice(1), make("code", { title: panel.model }, single() ? panel.model : panel.model.split("/").pop())),
-    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend, flat))
+    make("div", { class: "vd-left" }, make("div", { class: "vd-picture" }, canvas), make("div", { class: "vd-reading" }, legend, inside, flat))
   );
-  panel.nodes = { canvas, text, low, high, unit, legend, gradient, section };
+  panel.nodes = { canvas, text, inside, low, high, unit, legend, gradient, section };
   const heads = !panel.method && panel.heads > 1 && Object.keys(panel.readouts).length ? headGrid(panel) : null;
   const facts_ = [text, ...[...facts, ...panel.notes].map((fact) => make("p", {}, fact)), takeAway(panel)];
   section.append(make("div", { class: "vd-right" }, make("div", { class: "vd-answer" }, labels, doubt), heads, fold("vd-facts", "Details", ...facts_)));

@@ -65,17 +65,20 @@ function setPatch(x, y, panel) {
 
 let before = ""; // the read-out that Escape goes back to
 
+/* Where on the photo a pointer is, as shares. */
+function placeOn(panel, event) {
+  const box = panel.nodes.canvas.getBoundingClientRect();
+  const [left, top, right, bottom] = frameOf(panel);
+  return [left + ((event.clientX - box.left) / box.width) * (right - left), top + ((event.clientY - box.top) / box.height) * (bottom - top)];
+}
+
 /* Pointer and keys of one picture. Methods that compare with a patch ask the server for each; others are drawn here. */
 function pointable(panel, canvas) {
   const picks = panel.method && panel.method.pick;
   if (panel.method ? !picks : !Object.keys(panel.readouts).length) return;
   canvas.tabIndex = 0;
   canvas.style.cursor = "crosshair";
-  const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const [left, top, right, bottom] = frameOf(panel);
-    return [left + ((event.clientX - box.left) / box.width) * (right - left), top + ((event.clientY - box.top) / box.height) * (bottom - top)];
-  };
+  const place = (event) => placeOn(panel, event);
   let pressed = false;
   canvas.onpointerdown = (event) => {
     pressed = event.isPrimary && event.button === 0;

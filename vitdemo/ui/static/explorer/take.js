@@ -6,6 +6,7 @@ const settingsNow = (panel) => ({
   head: state.head,
   readout: state.readout || null,
   patch: state.readout === "patch" ? state.patch : null,
+  boxes: state.boxes,
 });
 const deepest = () => panels.reduce((one, other) => (other.layers > one.layers ? other : one), panels[0]);
 
@@ -166,7 +167,7 @@ const DISPLAY = {
   sort: ["as chosen", () => (single() ? "as chosen" : state.sort)],
 };
 const SEGMENTS = ["beside", "refine", "clip", "objects", "tau", "parts", "threshold", "within", "matches", "point"]; // of Segment
-const OURS = ["tab", "model", "models", "method", "target", "resolution", "fusion", "discard", "variant", "layer", "head", "readout", "patch", "image", ...Object.keys(DISPLAY)];
+const OURS = ["tab", "model", "models", "method", "target", "resolution", "fusion", "discard", "variant", "layer", "head", "readout", "patch", "box", "image", ...Object.keys(DISPLAY)];
 
 function link() {
   const query = new URLSearchParams(location.search);
@@ -178,6 +179,7 @@ function link() {
     if (state.readout && state.readout !== Object.keys(panels[0].readouts)[0]) query.set("readout", state.readout);
     if (state.readout === "patch" && state.patch) query.set("patch", state.patch.map((share) => share.toFixed(3)).join());
   }
+  if (state.boxes.length) query.set("box", state.boxes.join(";"));
   for (const [name, [usual, now]] of Object.entries(DISPLAY)) if (now() !== usual) query.set(name, now());
   return `${location.origin}${location.pathname}?${query}`;
 }
@@ -216,10 +218,21 @@ function drawCalls() {
   };
   for (const [name, text] of Object.entries(texts)) {
     const host = `HOST='${location.origin}${location.pathname.replace(/\/$/, "")}'`;
-    const written = text.replace("HOST=@HOST@", () => host).replace(/⟦\w+⟧/g, (mark) => filled[mark] ?? mark);
+    const written = text.replace("HOST=@HOST@", () => host).replace(/⟦\w+⟧/g, (mark) => filled[mark] ?? mark) + boxCall(name);
     const node = details.querySelector(`[data-call=${name}]`);
     if (node.textContent !== written) node.textContent = written;
   }
+}
+
+/* What measures the boxes, after the call that makes the map. */
+function boxCall(name) {
+  const { width, height } = shown.photo;
+  const pixels = state.boxes.map(([x, y, w, h]) => [x * width, y * height, w * width, h * height].map((number) => Number(number.toFixed(2))));
+  if (!pixels.length || name === "curl") return "";
+  if (name === "cli") return pixels.map((box) => ` --box=${box.join()}`).join("");
+  const edges = pixels.map(([x, y, w, h]) => `(${x}, ${y}, ${Number((x + w).toFixed(2))}, ${Number((y + h).toFixed(2))})`).join(", ");
+  const printed = single() ? "print(box_words(localize(found, boxes)))" : "print([box_words(localize(item, boxes)) for item in found.explanations])";
+  return `\n\nfrom vitdemo.attribution import box_words, localize\n\nboxes = [${edges}]  # left, top, right, bottom\n${printed}`;
 }
 
 /* The chosen patch's middle in pixels of the photo. */

@@ -238,7 +238,7 @@ function restore(label) {
 
 /* ---- link ---- */
 
-const THEIRS = ["models", "target", "fusion", "discard", "variant", "readout", "patch", "top", "colours", "view", "crop", "scale", "shared", "smooth", "sort"];
+const THEIRS = ["models", "target", "fusion", "discard", "variant", "readout", "patch", "box", "top", "colours", "view", "crop", "scale", "shared", "smooth", "sort"];
 const OF_SEGMENT = ["method", "resolution", "refine", "clip", "opacity", "threshold", "objects", "tau", "parts", "within", "matches"];
 const texts = { heads: (list) => list.map((pair) => pair.join(":")).join(","), point: (point) => (point ? point.join(",") : "") };
 

@@ -214,7 +214,7 @@ async function take(value) {
 
 /* ---- link ---- */
 
-const OURS = [...Object.keys(state), "image", "tab", "models", "target", "fusion", "discard", "variant", "layer", "readout", "patch"];
+const OURS = [...Object.keys(state), "image", "tab", "models", "target", "fusion", "discard", "variant", "layer", "readout", "patch", "box"];
 const THEIRS = ["top", "colours", "view", "crop", "scale", "shared", "smooth", "sort"]; // of the explorers
 
 function link() {
