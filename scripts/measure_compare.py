@@ -56,7 +56,7 @@ def naive(specs: tuple[ModelSpec, ...], dtype: torch.dtype) -> Callable[[bytes],
             image = Image.open(io.BytesIO(data)).convert("RGB")
             pixels = processor(image, return_tensors="pt")["pixel_values"].to(dtype)
             found = model.body(pixels, **model._options(pixels), output_attentions=True)
-            logits = found.logits if model.probe is None else model.probe(model._pooled(found))
+            logits = found.logits if model.probe is None else model.probe(model.pooled(found))
             assert found.attentions
             logits.float().softmax(-1).topk(5)
 
