@@ -42,7 +42,7 @@ def report_html(choice: Choice) -> str:
     ]
     if drawn := scatter(choice.candidates):
         parts.append(
-            f"<h2>Accuracy against time</h2><figure>{drawn}<figcaption>Circles: area is the number of parameters. "
+            f"<h2>Accuracy against time</h2><figure><div class=\"wide\">{drawn}</div><figcaption>Circles: area is the number of parameters. "
             "Vertical lines: 95% intervals. Dashed: the Pareto front, of models that no other beats in both."
             "</figcaption></figure>"
         )
@@ -145,11 +145,13 @@ def _confusions(choice: Choice) -> list[str]:
         found = confusions(choice, model, CONFUSIONS)
         if found:
             parts.append(f"<h2>Confusions of {escape(model)}</h2>")
-        for one in found:
-            parts.append(
-                f"<h3>{escape(one.truth)} taken for {escape(one.answer)}: {len(one.photos)}</h3>"
-                + _pictures(choice, [(photo, "") for photo in one.photos[:PICTURES]])
-            )
+        pairs = [
+            f"<div><h3>{escape(one.truth)} taken for {escape(one.answer)}: {len(one.photos)}</h3>"
+            + _pictures(choice, [(photo, "") for photo in one.photos[:PICTURES]])
+            + "</div>"
+            for one in found
+        ]
+        parts.append(f'<div class="pairs">{"".join(pairs)}</div>')
     return parts
 
 
