@@ -228,10 +228,10 @@ def test_a_full_disk_ends_what_is_kept_and_not_the_run(data: Path, tiny_spec: Sp
 
 
 def test_the_oldest_features_leave_for_new_ones(data: Path, tiny_spec: Spec, tmp_path: Path) -> None:
-    found = chosen([tiny_spec("vit"), tiny_spec("dino")], data, tmp_path, limit=40_000)
+    found = chosen([tiny_spec("vit"), tiny_spec("dino")], data, tmp_path, limit=28_000)
     assert found.candidates[0].probe is not None
     assert any("VITDEMO_FEATURES_MB" in note for note in found.notes)
-    assert FeatureStore(tmp_path, 40_000).size <= 60_000
+    assert FeatureStore(tmp_path, 28_000).size <= 40_000
 
 
 def test_a_damaged_store_is_made_anew(data: Path, tiny_spec: Spec, tmp_path: Path) -> None:
