@@ -57,7 +57,7 @@ def naive(specs: tuple[ModelSpec, ...], dtype: torch.dtype, device: torch.device
             image = Image.open(io.BytesIO(data)).convert("RGB")
             pixels = processor(image, return_tensors="pt")["pixel_values"].to(device, dtype)
             found = model.body(pixels, **size_options(model.network, pixels), output_attentions=True)
-            logits = found.logits if model.probe is None else model.probe(model._pooled(found))
+            logits = found.logits if model.probe is None else model.probe(model.pooled(found))
             assert found.attentions
             # As a list: on a GPU, nothing is done before somebody reads it.
             logits.float().softmax(-1).topk(5).indices.tolist()

@@ -16,7 +16,8 @@
     │   ├── NoGPUError          a GPU that is lent for each call was refused, or was lost
     │   ├── TooLargeError       the model exceeds the memory budget
     │   └── InvalidScoresError  the forward pass returned NaN or infinite values
-    └── TrainingError           training cannot continue; the last checkpoint is kept
+    ├── TrainingError           training cannot continue; the last checkpoint is kept
+    └── ChoiceStoppedError      a choice among models was stopped; what is done is kept
 
 A message states the fault, the limit and a way out, never a traceback or a path on the server.
 """
@@ -90,3 +91,7 @@ class InvalidScoresError(EngineError):
 
 class TrainingError(VitDemoError):
     """Training cannot continue; the last checkpoint is kept."""
+
+
+class ChoiceStoppedError(VitDemoError):
+    """A choice among models was stopped before its end; what is done is kept, and the same call resumes."""

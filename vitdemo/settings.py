@@ -70,6 +70,9 @@ class Settings:
     """How many models one call, or one comparison on the page, may name."""
     temp_mb: float = 1000.0
     """What uploaded images and files of results may take on the disk, in 10^6 bytes; the oldest are deleted for new ones."""
+    features_mb: float = 1000.0
+    """What features of photos may take on the disk, in 10^6 bytes, from which an interrupted `choose` resumes; those not used for
+    longest are deleted for new ones."""
     data: Path | None = None
     """Folder with the labelled photos that some tests use; those tests are skipped without it."""
 

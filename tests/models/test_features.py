@@ -88,3 +88,33 @@ def test_what_is_remembered_grows_by_what_is_asked_for(tiny_spec: Spec, photo: M
 def test_a_convolutional_network_has_no_features(pipeline: Pipeline, tiny_spec: Spec, photo: Maker) -> None:
     found = pipeline.explain(photo(), tiny_spec("resnet"), capture=Capture(features=True, queries=True))
     assert (found.features, found.queries) == (None, ())
+
+
+@pytest.mark.parametrize("kind", [*tiny.KINDS, "resnet"])
+def test_the_pooled_vector_of_a_pass_is_what_a_probe_reads_and_costs_no_logits(
+    kind: str, backend: LocalBackend, tiny_spec: Spec, photo: Maker
+) -> None:
+    spec = tiny_spec(kind)
+    pixels = preprocess([photo(seed=1), photo(seed=2)], spec.processor).pixel_values
+    found = backend.run(spec, pixels, Capture(pooled=True))
+    model = load_model(spec, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        expected = model.features(pixels)
+    plain = backend.run(spec, pixels, Capture())
+    for output, bare, own in zip(found, plain, expected, strict=True):
+        assert output.pooled is not None
+        torch.testing.assert_close(output.pooled, own)
+        assert bare.pooled is None
+        assert (output.logits is None) == (bare.logits is None)
+        if output.logits is not None:
+            torch.testing.assert_close(output.logits, bare.logits)
+
+
+def test_the_pooled_vector_of_a_classifier_is_what_its_head_reads(tiny_spec: Spec, photo: Maker) -> None:
+    for kind in ("vit", "deit-plain", "beit", "beit-class", "hybrid", "msn", "ijepa", "resnet"):
+        spec = tiny_spec(kind)
+        model = load_model(spec, torch.device("cpu"), torch.float32)
+        pixels = preprocess([photo(seed=1)], spec.processor).pixel_values
+        head = model.network.classifier
+        with torch.no_grad():
+            torch.testing.assert_close(head(model.features(pixels)), model(pixels), atol=1e-5, rtol=1e-4)

@@ -71,6 +71,20 @@ def watching_features(model: Classifier, request: Capture) -> Iterator[list[Tens
     seen += after
 
 
+@contextmanager
+def watching_pooled(model: Classifier, request: Capture) -> Iterator[list[Tensor]]:
+    """`[B, D]`, what a linear probe reads of the forward pass in this block, if it is wanted."""
+    found: list[Tensor] = []
+    if not request.pooled:
+        yield found
+        return
+    handle = model.encoder.register_forward_hook(lambda module, inputs, outputs: found.append(model.pooled(outputs)))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
 def _class_specific(
     model: Classifier, pixels: Tensor, request: Attribution, patches: int
 ) -> tuple[Tensor, Tensor, list[int]]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vitdemo.engine.attribute import attribute, watching_features
+from vitdemo.engine.attribute import attribute, watching_features, watching_pooled
 from vitdemo.engine.backend import Request
 from vitdemo.engine.devices import short
 from vitdemo.engine.lens import read_off
@@ -64,10 +64,15 @@ def _captured(model: Classifier, spec: ModelSpec, pixels: Tensor, request: Captu
         intervening(model, grid, own, request.shuffle, fan_out),
         record_attention(request) as record,
         watching_features(model, request) as seen,
+        watching_pooled(model, request) as pooled,
     ):
         given = images if fan_out is None else pixels
         logits, milliseconds = _timed(lambda: model(given), pixels.device)
-    return split(record, seen, logits, spec, images, milliseconds / len(images))
+    outputs = split(record, seen, logits, spec, images, milliseconds / len(images))
+    if not pooled:
+        return outputs
+    vectors = finite(pooled[-1].float().cpu(), "features", spec, pixels.dtype)
+    return [replace(output, pooled=vector.clone()) for output, vector in zip(outputs, vectors, strict=True)]
 
 
 def _attributed(model: Classifier, spec: ModelSpec, pixels: Tensor, request: Attribution) -> list[ModelOutput]:

@@ -55,7 +55,7 @@ class Classifier(nn.Module):
         """`[B, 3, H, W]` to logits `[B, K]`, or None without a classifier or probe."""
         outputs = self.body(pixel_values, **size_options(self.network, pixel_values))
         if self.probe is not None:
-            logits: Tensor = self.probe(self._pooled(outputs))
+            logits: Tensor = self.probe(self.pooled(outputs))
             return logits
         return getattr(outputs, "logits", None)
 
@@ -66,14 +66,21 @@ class Classifier(nn.Module):
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """`[B, D]`: one vector per image, as read by a linear probe."""
+        return self.pooled(self.encoder(pixel_values, **size_options(self.network, pixel_values)))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network without its classifier or decoder."""
         # transformers' `base_model` of a bare DINOv3 is its encoder without the embeddings.
         bare = type(self.network).__name__.endswith("Model")
-        encoder = self.network if bare else self.network.base_model
-        return self._pooled(encoder(pixel_values, **size_options(self.network, pixel_values)))
+        return self.network if bare else self.network.base_model
 
-    def _pooled(self, outputs: Any) -> Tensor:
-        if self.spec.model_type == "resnet":
-            pooled: Tensor = outputs.pooler_output.flatten(1)
+    def pooled(self, outputs: Any) -> Tensor:
+        """`[B, D]`, of the encoder's outputs."""
+        # A BEiT with a pooler normalises the mean after it was taken; its classifier reads that.
+        pooler = outputs.get("pooler_output") if self.spec.model_type in ("resnet", "beit") else None
+        if pooler is not None:
+            pooled: Tensor = pooler.flatten(1)
             return pooled
         tokens: Tensor = outputs.last_hidden_state
         if self.spec.pooling == "mean":

@@ -108,6 +108,8 @@ class Capture:
     heads that are off is recorded nevertheless."""
     shuffle: Shuffle | None = None
     """The order of the patches of all images; None for their own."""
+    pooled: bool = False
+    """Record one vector per image, as a linear probe reads it."""
 
 
 @dataclass(frozen=True)
@@ -213,3 +215,5 @@ class ModelOutput:
     """`[3, H, W]` float32, normalised: the image with its hidden patches reconstructed."""
     readings: LayerReadings | None = None
     """If a `Lens` was requested; `target` is the class of the patches' probabilities."""
+    pooled: Tensor | None = None
+    """`[D]` float32, if requested: what a linear probe reads."""
