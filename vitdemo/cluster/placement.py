@@ -103,7 +103,7 @@ class Placement:
 
     def _has(self, replica: str, model: Model) -> bool:
         report = self._reports.get(replica)
-        return (report is not None and model.key in report.loaded) or bool(self._under_way.get(replica, {}).get(model))
+        return (report is not None and model.key in report.loaded) or model in self._under_way.get(replica, ())
 
     def _load(self, replica: str) -> int:
         return sum(self._under_way.get(replica, {}).values())

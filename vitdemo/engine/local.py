@@ -198,7 +198,9 @@ class LocalBackend:
         with self._guard:
             if str(device) not in self._caches:
                 budget = memory_budget(device, self._settings.memory_gb)
-                self._caches[str(device)] = ModelCache(budget, lambda key: self.counts.add(self._names[key[0]], evictions=1))
+                self._caches[str(device)] = ModelCache(
+                    budget, lambda key: self.counts.add(self._names[key[0]], evictions=1)
+                )
             return self._caches[str(device)]
 
     def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:

@@ -1,0 +1,135 @@
+"""Where the cluster of the model service is, and what every process that joins it is told. Imports Ray only to see that it is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import stat
+import tempfile
+from collections.abc import MutableMapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vitdemo.errors import ServiceError, SettingsError
+
+LOOPBACK = "127.0.0.1"
+REACHABLE = 3.0
+"""Seconds in which a cluster has to take a connection."""
+
+NO_RAY = (
+    "Ray is not installed, which VITDEMO_BACKEND=ray and `vitdemo serve` need. Install it with: pip install 'ray[serve]', "
+    "or use VITDEMO_BACKEND=local."
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that can be joined."""
+
+    address: str
+    """`host:port`."""
+    token: str = ""
+    """Ray's; empty where the environment or `~/.ray` has it."""
+    pid: int = 0
+    """Of the `vitdemo serve` that runs it."""
+
+
+def require_ray() -> None:
+    """Raises:
+    ServiceError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
+        raise ServiceError(NO_RAY)
+
+
+def prepare_ray(environment: MutableMapping[str, str], cluster: Cluster | None) -> None:
+    """Before ray is imported: no usage statistics, and of a cluster of this machine its token, and traffic over loopback.
+
+    Args:
+        cluster: the one to join; None for one that is about to be started.
+    """
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Told by an error of the job instead, in words.
+    environment.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    if cluster is None:
+        environment.setdefault("RAY_AUTH_MODE", "token")
+        environment.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif cluster.token:
+        environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN"] = "token", cluster.token
+    if cluster is None or parts_of(cluster.address)[0] == LOOPBACK:
+        # Otherwise Ray takes the address of the network for that of this machine.
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def parts_of(address: str) -> tuple[str, int]:
+    """Host and port.
+
+    Raises:
+        SettingsError: it has another form.
+
+    >>> parts_of("10.0.0.1:6379")
+    ('10.0.0.1', 6379)
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise SettingsError(f"VITDEMO_RAY_ADDRESS={address!r} cannot be used: host:port is expected, as 10.0.0.1:6379.")
+    return host, int(port)
+
+
+def is_reachable(address: str) -> bool:
+    """Whether something takes connections there."""
+    with suppress(OSError), socket.create_connection(parts_of(address), REACHABLE):
+        return True
+    return False
+
+
+def named(address: str) -> Cluster:
+    """The cluster that a user has named.
+
+    Raises:
+        SettingsError: the address has another form.
+        ServiceError: nothing answers there.
+    """
+    parts_of(address)
+    if not is_reachable(address):
+        raise ServiceError(
+            f"No Ray cluster answers at {address}. Correct VITDEMO_RAY_ADDRESS, or start the service with `vitdemo serve`."
+        )
+    return Cluster(address)
+
+
+def remembered() -> Cluster | None:
+    """The cluster that a `vitdemo serve` of this user runs on this machine."""
+    try:
+        path = _memo()
+        told = path.lstat()
+        # Others could have put a file of this name there, and whoever is named in it may run code here.
+        if not stat.S_ISREG(told.st_mode) or told.st_mode & 0o077 or told.st_uid != os.getuid():
+            return None
+        cluster = Cluster(**json.loads(path.read_text(encoding="utf-8")))
+        os.kill(cluster.pid, 0)
+        return cluster if is_reachable(cluster.address) else None
+    except (OSError, ValueError, TypeError, SettingsError):
+        return None
+
+
+def remember(cluster: Cluster) -> None:
+    """For `remembered`, until `forget`."""
+    path = _memo()
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(cluster), file)
+
+
+def forget(cluster: Cluster) -> None:
+    if remembered() == cluster:
+        _memo().unlink(missing_ok=True)
+
+
+def _memo() -> Path:
+    return Path(tempfile.gettempdir()) / f"vitdemo-serve-{os.getuid() if hasattr(os, 'getuid') else ''}.json"
