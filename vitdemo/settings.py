@@ -44,8 +44,8 @@ class Settings:
     """What runs the models: `local`, the process of the page or command, or `ray`, a service of replicas: see `docs/scale.md`.
     On ZeroGPU it is neither."""
     ray_address: str = ""
-    """`host:port` of the Ray cluster that has the service; empty means the one that `vitdemo serve` runs on this machine, or, if it
-    runs none, one that lasts as long as the page or command. The machine has to be part of the cluster."""
+    """`host:port` of the Ray cluster that has the service; empty means the one that `vitdemo serve` runs on this machine, or, if
+    there is none, one that lasts as long as the page or command. The machine has to be part of the cluster."""
     ray_replicas: int = 1
     """How many replicas a service starts with, each with models of its own; with `ray_max_replicas`, the fewest."""
     ray_max_replicas: int = 0

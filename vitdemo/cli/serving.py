@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
     serve.add_argument("--detach", action="store_true", help="leave the service on the cluster at --address, and end")
     # For a page that starts it: ends with its standard input, and speaks JSON.
     serve.add_argument("--owned", action="store_true", help=argparse.SUPPRESS)
-    serve.epilog = "Defaults are those of VITDEMO_RAY_*, VITDEMO_MEMORY_GB, VITDEMO_MAX_BATCH and VITDEMO_MAX_QUEUE: see the README."
+    serve.epilog = "Defaults are those of VITDEMO_*: see the README."
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def run_serve(options: argparse.Namespace) -> int:
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: told.set())
     if options.owned:
-        threading.Thread(target=lambda: (sys.stdin.buffer.read(), told.set()), daemon=True).start()
+        threading.Thread(target=_end_with_the_page, args=(told,), daemon=True).start()
     else:
         print("Starting...", file=sys.stderr, flush=True)
     try:
@@ -83,6 +83,11 @@ def run_serve(options: argparse.Namespace) -> int:
         print(json.dumps({"error": str(error)}), flush=True)
         return EXIT_SOME_FAILED
     return EXIT_OK
+
+
+def _end_with_the_page(told: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    told.set()
 
 
 def _wait(told: Callable[[float], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Where the cluster of the model service is, and what every process that joins it is told. Imports Ray only to see that it is there."""
+"""Where the cluster of the model service is, and what every process that joins it has to know."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The page's bridge to a Ray cluster: a process of its own, `python -m vitdemo.cluster.bridge`.
 
-Ray ends the process that has joined a cluster when the cluster is gone for a minute ("The program will terminate", ray 2.60), replaces
-its handler of SIGTERM, and waits for minutes for an address where nothing answers. None of that may happen to a page. So this process
-joins instead; when it ends, the page says so in words, and starts another one for the next job. It has no torch: what it hands on
-are bytes.
+Ray ends the process that has joined a cluster when the cluster is gone for a minute ("The program will terminate", ray 2.60),
+replaces its handler of SIGTERM, and waits for minutes for an address where nothing answers. None of that may happen to a page. So
+this process joins instead; when it ends, the page says so in words, and starts another one for the next job. It has no torch: what
+it hands on are bytes.
 
-The page connects once for each of its threads, and sends a request when the answer to the one before has come. A connection that it
-closes cancels what is under way.
+The page connects once for each of its threads, and sends a request when the answer to the one before has come. A connection that
+it closes cancels what is under way.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _end_with_the_page() -> None:
 
 
 def main() -> None:
-    """Read the cluster from the first line of standard input; write one line, `{}` or what failed; then serve until it is closed."""
+    """Read the cluster from the first line of standard input; write one line, `{}` or what failed; serve until input ends."""
     told = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_page, daemon=True).start()
     cluster = Cluster(**told["cluster"])

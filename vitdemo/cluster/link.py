@@ -83,6 +83,9 @@ class Link:
                     raise GoneError
             answer = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
+            # It is ending: so that `is_open` is true no more.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
             raise GoneError from None
         with self._guard:
             self._idle.append(connection)

@@ -39,12 +39,12 @@ class Report:
 class Placement:
     """Safe to use from many threads.
 
-    Calls of a model go to the replica that has it. A model that none has is loaded by the one that holds the least; whoever asks for
-    it meanwhile is sent there too. A replica that has `hot` runs under way is no longer the only one for its models: another one
-    that has at most half as many loads the model as well.
+    Calls of a model go to the replica that has it. A model that none has is loaded by the one that holds the least; whoever asks
+    for it meanwhile is sent there too. A replica that has `hot` runs under way is no longer the only one for its models: another
+    one that has at most half as many loads the model as well.
 
-    Where several pages use one cluster, each has a placement of its own. They agree on the replica for a new model as long as they
-    know the same: ties are broken by a digest that all compute alike.
+    Where several pages use one cluster, each has a placement of its own. They agree on the replica for a new model as long as
+    they know the same: ties are broken by a digest that all compute alike.
     """
 
     def __init__(self, hot: int) -> None:

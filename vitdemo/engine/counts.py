@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 SUMS = ("jobs", "under_way", "forwards", "milliseconds", "loads", "evictions", "batches")
-"""What is counted: jobs that were accepted, and those of them that wait or run now; forward passes, and their milliseconds; models
-that were loaded and evicted. Only `batches` is not by model: it is by the number of images that shared a forward pass."""
+"""What is counted: jobs that were accepted, and those of them that wait or run now; forward passes, and their milliseconds;
+models that were loaded and evicted. Only `batches` is not by model: it is by the number of images that shared a pass."""
 
 Shown = Mapping[str, Mapping[str, float]]
 """By what is counted, then by the model's name, or by the size of a batch."""

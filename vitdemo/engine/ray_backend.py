@@ -37,7 +37,10 @@ START = 300.0
 TELL = 10.0
 """Seconds in which replicas have to tell what they hold."""
 
-GONE = "The cluster that runs the models is gone, or does not answer. Try again in a moment; whoever runs it can start it with `vitdemo serve`."
+GONE = (
+    "The cluster that runs the models is gone, or does not answer. Try again in a moment; whoever runs it can start it with "
+    "`vitdemo serve`."
+)
 
 
 class RayBackend:

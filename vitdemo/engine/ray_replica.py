@@ -1,7 +1,7 @@
 """A replica of the model service: a local backend in a process of its own, behind Ray Serve.
 
-Bytes come in and go out, see `vitdemo.engine.wire`: the page's bridge to the cluster hands them on without torch. Errors are answers,
-since Ray would wrap them. Whoever may call a replica may run code in it, as anyone in a Ray cluster may.
+Bytes come in and go out, see `vitdemo.engine.wire`: the page's bridge to the cluster hands them on without torch. Errors are
+answers, since Ray would wrap them. Whoever may call a replica may run code in it, as anyone in a Ray cluster may.
 """
 
 from __future__ import annotations

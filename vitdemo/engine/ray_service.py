@@ -57,7 +57,9 @@ def application(settings: Settings) -> Any:
             )
         }
     whole = max(1, int(cores))
+    # Both are annotated for other ways to be called.
     deploying: Any = serve.deployment
+    routing: Any = RequestRouterConfig
     deployment = deploying(
         Replica,
         name=DEPLOYMENT,
@@ -71,14 +73,14 @@ def application(settings: Settings) -> Any:
         health_check_period_s=5,
         health_check_timeout_s=20,
         graceful_shutdown_timeout_s=10,
-        request_router_config=RequestRouterConfig(request_router_class=f"{ByModel.__module__}.{ByModel.__name__}"),
+        request_router_config=routing(request_router_class=f"{ByModel.__module__}.{ByModel.__name__}"),
         **many,
     )
     return deployment.bind(settings, places(settings), whole)
 
 
 def app(arguments: dict[str, Any]) -> Any:
-    """For a Serve config file, `import_path: vitdemo.engine.ray_service:app`; its `args` are settings by their names, beside `VITDEMO_*`.
+    """For a Serve config file, as `import_path: vitdemo.engine.ray_service:app`; its `args` are settings by their names.
 
     Raises:
         OptionError: there is no such setting.
@@ -166,7 +168,8 @@ def deploy(settings: Settings) -> None:
 
     # No proxy: pages call replicas through Ray, and nothing is served over HTTP.
     serve.start(proxy_location="Disabled")
-    serve.run(application(settings), name=APP, route_prefix=None, blocking=False, _blocking=False)
+    target = serve.RunTarget(application(settings), name=APP, route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=False)
     until = time.monotonic() + DEPLOY
     while time.monotonic() < until:
         with contextlib.suppress(RayServeException, KeyError):
