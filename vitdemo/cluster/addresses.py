@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import secrets
 import socket
 import stat
 import tempfile
@@ -33,7 +32,7 @@ class Cluster:
     address: str
     """`host:port`."""
     token: str = ""
-    """Ray's; empty where the environment or `~/.ray` has it."""
+    """The file that holds Ray's; empty where the environment says, or it is `~/.ray/auth_token`."""
     pid: int = 0
     """Of the `vitdemo serve` that runs it."""
 
@@ -42,25 +41,20 @@ def require_ray() -> None:
     """Raises:
     ServiceError: Ray is not installed.
     """
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("ray.serve") is None:
+    # Not of `ray.serve`: to find that is to import ray, which reads its variables once.
+    if importlib.util.find_spec("ray") is None:
         raise ServiceError(NO_RAY)
 
 
-def prepare_ray(environment: MutableMapping[str, str], cluster: Cluster | None) -> None:
-    """Before ray is imported: no usage statistics, and of a cluster of this machine its token, and traffic over loopback.
-
-    Args:
-        cluster: the one to join; None for one that is about to be started.
-    """
+def prepare_ray(environment: MutableMapping[str, str], cluster: Cluster) -> None:
+    """Before ray is imported: no usage statistics, the token, and within this machine traffic over loopback."""
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     # Told by an error of the job instead, in words.
     environment.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    if cluster is None:
-        environment.setdefault("RAY_AUTH_MODE", "token")
-        environment.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    elif cluster.token:
-        environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN"] = "token", cluster.token
-    if cluster is None or parts_of(cluster.address)[0] == LOOPBACK:
+    if cluster.token:
+        environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN_PATH"] = "token", cluster.token
+        environment.pop("RAY_AUTH_TOKEN", None)
+    if parts_of(cluster.address)[0] == LOOPBACK:
         # Otherwise Ray takes the address of the network for that of this machine.
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 

@@ -2,8 +2,8 @@
 
 Ray ends the process that has joined a cluster when the cluster is gone for a minute ("The program will terminate", ray 2.60),
 replaces its handler of SIGTERM, and waits for minutes for an address where nothing answers. None of that may happen to a page. So
-this process joins instead; when it ends, the page says so in words, and starts another one for the next job. It has no torch: what
-it hands on are bytes.
+this process joins instead; when it ends, the page says so in words, and starts another one for the next job. It has no torch:
+what it hands on are bytes.
 
 The page connects once for each of its threads, and sends a request when the answer to the one before has come. A connection that
 it closes cancels what is under way.

@@ -1,8 +1,8 @@
 """How Ray Serve routes: to the replica that `Placement` named, and to any other only where that one is full or gone.
 
 A router of Serve's own kind, rather than handles to one deployment per replica: Serve still counts what waits, so that it can
-shed load and scale, asks replicas whether they take one more, and leaves out those that have died. Not `@serve.multiplexed`, which
-evicts by number instead of bytes, also what is in use, and loads one model at a time (ray 2.60, `serve/multiplex.py`).
+shed load and scale, asks replicas whether they take one more, and leaves out those that have died. Not `@serve.multiplexed`,
+which evicts by number instead of bytes, also what is in use, and loads one model at a time (ray 2.60, `serve/multiplex.py`).
 
 `RequestRouter` is Serve's documented extension, of alpha stability; `choose_replicas` is all that is overridden.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -99,14 +100,16 @@ def own_cluster(settings: Settings) -> Iterator[Cluster]:
         ServiceError: Ray is not installed, or the cluster does not start.
     """
     require_ray()
-    prepare_ray(os.environ, None)
-    import ray
-
     cores = max(
         os.cpu_count() or 1, math.ceil(settings.ray_cpus * max(settings.ray_replicas, settings.ray_max_replicas))
     )
     # Sockets lie in it, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="vitdemo-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32), encoding="ascii")
+    prepare_ray(os.environ, Cluster(f"{LOOPBACK}:1", str(token)))
+    import ray
+
     try:
         ray.init(
             "local",
@@ -125,7 +128,7 @@ def own_cluster(settings: Settings) -> Iterator[Cluster]:
             f"A Ray cluster could not be started on this machine: {str(error).partition(NEW_LINE)[0]}"
         ) from error
     try:
-        yield Cluster(ray.get_runtime_context().gcs_address, os.environ.get("RAY_AUTH_TOKEN", ""), os.getpid())
+        yield Cluster(ray.get_runtime_context().gcs_address, str(token), os.getpid())
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
