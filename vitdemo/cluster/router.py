@@ -22,7 +22,10 @@ _HERE: list[ByModel] = []
 
 class ByModel(RequestRouter):
     def initialize_state(self, **_: Any) -> None:
-        _HERE[:] = [self]
+        # Serve sends this class by value: its globals are copies.
+        from vitdemo.cluster import router
+
+        router._HERE[:] = [self]
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
