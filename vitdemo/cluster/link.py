@@ -22,6 +22,7 @@ from vitdemo.errors import ServiceError
 
 JOIN = 60.0
 """Seconds in which a cluster has to be joined."""
+BRIDGE = ("-m", "vitdemo.cluster.bridge")
 SLICE = 0.1
 """Seconds between two looks whether an answer is still wanted."""
 
@@ -44,9 +45,8 @@ class Link:
         self._path = str(self._folder / "socket")
         self._idle: list[Connection] = []
         self._guard = threading.Lock()
-        command = [sys.executable, "-m", "vitdemo.cluster.bridge"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, *BRIDGE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self._process.stdin is not None
         try:

@@ -189,6 +189,20 @@ def deploy(settings: Settings) -> None:
     )
 
 
+def _require_room(settings: Settings) -> None:
+    """Raises:
+    ServiceError: the replicas ask for more GPUs than this machine has, and no other will come.
+    """
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0)
+    if settings.ray_gpus * settings.ray_replicas > there:
+        raise ServiceError(
+            f"{settings.ray_replicas} replicas with {settings.ray_gpus:g} GPUs each need more than the {there:g} of this machine. "
+            "Ask for fewer, or for less of them."
+        )
+
+
 def withdraw() -> None:
     """Take the service off the cluster."""
     from ray import serve
@@ -209,6 +223,8 @@ def served(settings: Settings, address: str = "", keep: bool = False) -> Iterato
         SettingsError, ServiceError: as above.
     """
     with joined_cluster(address) if address else own_cluster(settings) as cluster:
+        if not address:
+            _require_room(settings)
         deploy(settings)
         if not address:
             remember(cluster)
