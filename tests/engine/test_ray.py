@@ -36,6 +36,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.thorough, pytest.mark.timeout(300)]
 SETTINGS = {"VITDEMO_RAY_REPLICAS": "2", "VITDEMO_RAY_CPUS": "1", "VITDEMO_MAX_BATCH": "2", "VITDEMO_MAX_QUEUE": "4"}
 LOCAL = Settings(device="cpu", max_batch=2)
 USERS = 6
+OTHER_RAY = """
+from vitdemo.cluster import bridge
+prepare = bridge.prepare_ray
+def prepared(*arguments):
+    prepare(*arguments)
+    import ray
+    ray.__version__ = "2.0.0"
+bridge.prepare_ray = prepared
+bridge.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +217,7 @@ def load(backend: RayBackend, spec: ModelSpec, seconds: float, users: int = USER
 def test_a_queue_that_is_full_refuses_in_the_words_of_the_page(backend: RayBackend) -> None:
     spec = get_spec("vit-mini")
     home(backend, spec)
-    with stopped([*pids(backend).values()]), ThreadPoolExecutor(40) as users:
+    with ThreadPoolExecutor(40) as users, stopped([*pids(backend).values()]):
         asked = [users.submit(backend.run, spec, pixels(spec), Capture()) for _ in range(40)]
         until(lambda: sum(one.done() for one in asked) >= 10)
         refused = [one.exception() for one in asked if one.done()]
@@ -295,8 +305,7 @@ def test_another_version_is_refused_at_the_start_and_at_each_job(
 
 
 def test_another_version_of_ray_is_refused_in_a_sentence(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = "import ray; ray.__version__ = '2.0.0'; from vitdemo.cluster import bridge; bridge.main()"
-    monkeypatch.setattr(link, "BRIDGE", ("-c", other))
+    monkeypatch.setattr(link, "BRIDGE", ("-c", OTHER_RAY))
     with pytest.raises(ServiceError, match="another version of Ray or Python"):
         RayBackend(joining(running))
 

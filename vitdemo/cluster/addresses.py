@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import socket
 import stat
@@ -49,14 +50,18 @@ def require_ray() -> None:
 def prepare_ray(environment: MutableMapping[str, str], cluster: Cluster) -> None:
     """Before ray is imported: no usage statistics, the token, and within this machine traffic over loopback."""
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Told by an error of the job instead, in words.
-    environment.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     if cluster.token:
         environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN_PATH"] = "token", cluster.token
         environment.pop("RAY_AUTH_TOKEN", None)
     if parts_of(cluster.address)[0] == LOOPBACK:
         # Otherwise Ray takes the address of the network for that of this machine.
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def quiet() -> None:
+    """Once ray is loaded: what it would say of its own work is told by the errors of jobs, in words."""
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def parts_of(address: str) -> tuple[str, int]:

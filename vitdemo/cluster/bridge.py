@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
-from vitdemo.cluster.addresses import Cluster, is_reachable, prepare_ray
+from vitdemo.cluster.addresses import Cluster, is_reachable, prepare_ray, quiet
 from vitdemo.cluster.placement import Model, Placement, Report
 
 LOOK = 2.0
@@ -158,7 +158,7 @@ def _result(response: Any, until: float, has_left: Callable[[], bool]) -> tuple[
             if time.monotonic() > until:
                 raise _FailedError("late") from None
         except BackPressureError as error:
-            raise _FailedError("busy", str(getattr(error, "num_queued_requests", ""))) from None
+            raise _FailedError("busy", str(error.args[0])) from None
         except DeploymentUnavailableError:
             raise _FailedError("absent") from None
         except (
@@ -217,8 +217,8 @@ def _joined(cluster: Cluster) -> Any:
 
     from vitdemo.cluster.router import APP, DEPLOYMENT
 
+    quiet()
     try:
-        # The client of Serve lives in a namespace of its own.
         ray.init(cluster.address, namespace="vitdemo", log_to_driver=False, configure_logging=False)
     except Exception as error:
         words = str(error)

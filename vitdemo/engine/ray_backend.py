@@ -199,7 +199,7 @@ class RayBackend:
 
     def _worded(self, failure: Failure) -> VitDemoError:
         if failure.kind == "busy":
-            jobs = {"": "too many jobs wait", "1": "1 job waits"}.get(failure.detail, f"{failure.detail} jobs wait")
+            jobs = "1 job waits" if failure.detail == "1" else f"{failure.detail} jobs wait"
             return BusyError(f"The server is busy: {jobs}. Try again in a moment.")
         if failure.kind == "late":
             return ServiceError(

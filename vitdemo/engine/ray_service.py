@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from vitdemo.cluster.addresses import LOOPBACK, Cluster, forget, named, prepare_ray, remember, require_ray
+from vitdemo.cluster.addresses import LOOPBACK, Cluster, forget, named, prepare_ray, quiet, remember, require_ray
 from vitdemo.errors import OptionError, ServiceError
 from vitdemo.settings import Settings, get_settings
 
@@ -110,6 +110,7 @@ def own_cluster(settings: Settings) -> Iterator[Cluster]:
     prepare_ray(os.environ, Cluster(f"{LOOPBACK}:1", str(token)))
     import ray
 
+    quiet()
     try:
         ray.init(
             "local",
@@ -146,6 +147,7 @@ def joined_cluster(address: str) -> Iterator[Cluster]:
     prepare_ray(os.environ, cluster)
     import ray
 
+    quiet()
     try:
         ray.init(address, namespace="vitdemo", log_to_driver=False, configure_logging=False)
     except Exception as error:
@@ -198,8 +200,8 @@ def _require_room(settings: Settings) -> None:
     there = ray.cluster_resources().get("GPU", 0)
     if settings.ray_gpus * settings.ray_replicas > there:
         raise ServiceError(
-            f"{settings.ray_replicas} replicas with {settings.ray_gpus:g} GPUs each need more than the {there:g} of this machine. "
-            "Ask for fewer, or for less of them."
+            f"{settings.ray_replicas} replicas with {settings.ray_gpus:g} GPUs each need more than the {there:g} that this "
+            "machine has. Ask for fewer, or for less of them."
         )
 
 
