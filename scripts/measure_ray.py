@@ -1,8 +1,8 @@
 """The model service beside the local backend: `python -m scripts.measure_ray [throughput] [scaling] [killing] [--seconds S]`.
 
 `throughput`: users who compare a new photo with five models, one after the other, on the local backend and on one replica with as
-many cores, in turns. `scaling`: the same on one and on two replicas with one core each. `killing`: on two replicas, of which one is
-killed every ten seconds; counts what was answered, refused and lost.
+many cores, in turns. `scaling`: the same on one and on two replicas with one core each. `killing`: on two replicas, of which one
+is killed every ten seconds; counts what was answered, refused and lost.
 """
 
 from __future__ import annotations
