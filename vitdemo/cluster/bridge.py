@@ -99,13 +99,26 @@ class Bridge:
         """
         until = time.monotonic() + job.seconds
         answers: dict[int, bytes] = {}
-        try:
-            lost = self._ask(job, range(len(job.works)), until, has_left, answers)
-            if lost and self._ask(job, lost, until, has_left, answers):
-                raise _FailedError("lost")
-        except _FailedError as error:
-            raise error from None
+        lost = self._ask(job, range(len(job.works)), until, has_left, answers)
+        if lost and self._again(job, lost, until, has_left, answers):
+            raise _FailedError("lost")
         return [answers.get(index, b"") for index in range(len(job.works))]
+
+    def _again(
+        self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
+    ) -> list[int]:
+        """As `_ask`, for what was accepted once: it is not refused because there are fewer replicas now."""
+        while True:
+            try:
+                return self._ask(job, which, until, has_left, answers)
+            except _FailedError as error:
+                if error.failure.kind != "busy":
+                    raise
+                if time.monotonic() > until:
+                    raise _FailedError("late") from None
+            time.sleep(SLICE)
+            if has_left():
+                raise _LeftError
 
     def _ask(
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
