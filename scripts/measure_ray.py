@@ -8,6 +8,7 @@ is killed every ten seconds; counts what was answered, refused and lost.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -44,11 +45,18 @@ class Load:
     refused: int = 0
     lost: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
+    """Seconds of all cores, in this process and all that it started."""
     words: str = ""
 
     @property
     def rate(self) -> float:
         return self.answered / self.seconds
+
+    @property
+    def cost(self) -> float:
+        """Milliseconds of a core for each: where cores are the limit, and others use them too, steadier than the rate."""
+        return 1e3 * self.cpu / self.answered
 
 
 def load(pipeline: Pipeline, seconds: float, users: int = USERS) -> Load:
@@ -56,7 +64,7 @@ def load(pipeline: Pipeline, seconds: float, users: int = USERS) -> Load:
     specs, found, guard = default_models(pipeline.settings), Load(), threading.Lock()
     with Image.open(ASSETS / "examples" / "cup.jpg") as opened:
         small = opened.convert("RGB").resize((320, 320))
-    start = time.monotonic()
+    start, spent = time.monotonic(), cpu_seconds()
 
     def use(number: int) -> None:
         numbers = random.Random(number)
@@ -76,8 +84,17 @@ def load(pipeline: Pipeline, seconds: float, users: int = USERS) -> Load:
 
     with ThreadPoolExecutor(users) as threads:
         list(threads.map(use, range(users)))
-    found.seconds = time.monotonic() - start
+    found.seconds, found.cpu = time.monotonic() - start, cpu_seconds() - spent
     return found
+
+
+def cpu_seconds() -> float:
+    """What this process and those that it started have used, Ray's among them."""
+    total = 0.0
+    for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(one.cpu_times()[:2])
+    return total
 
 
 def service(replicas: int, cores: float) -> RayBackend:
@@ -93,15 +110,24 @@ def throughput(seconds: float) -> None:
     load(local, 2)
     backend = service(1, os.cpu_count() or 1)
     ray = Pipeline(Settings(device="cpu"), backend)
-    rates: dict[str, list[float]] = {"local": [], "one replica": []}
+    loads: dict[str, list[Load]] = {"local": [], "one replica": []}
     for _ in range(ROUNDS):
-        rates["local"].append(load(local, seconds).rate)
-        rates["one replica"].append(load(ray, seconds).rate)
+        loads["local"].append(load(local, seconds))
+        loads["one replica"].append(load(ray, seconds))
     backend.close()
-    ratios = [ray / own for own, ray in zip(rates["local"], rates["one replica"], strict=True)]
-    for name, found in rates.items():
-        print(f"{name}: {median(found):.2f} comparisons per second ({', '.join(f'{one:.2f}' for one in found)})")
-    print(f"one replica / local: {median(ratios):.2f} ({', '.join(f'{one:.2f}' for one in ratios)})", flush=True)
+    for name, found in loads.items():
+        print(f"{name}: {shown(found)}")
+    pairs = list(zip(loads["local"], loads["one replica"], strict=True))
+    print(f"one replica / local, comparisons per second: {median(other.rate / own.rate for own, other in pairs):.2f}")
+    print(
+        f"local / one replica, cores' time for each: {median(own.cost / other.cost for own, other in pairs):.2f}",
+        flush=True,
+    )
+
+
+def shown(found: list[Load]) -> str:
+    rates, costs = ", ".join(f"{one.rate:.2f}" for one in found), ", ".join(f"{one.cost:.0f}" for one in found)
+    return f"{median(one.rate for one in found):.2f} comparisons per second ({rates}), {costs} ms of a core for each"
 
 
 def scaling(seconds: float) -> None:
@@ -109,12 +135,10 @@ def scaling(seconds: float) -> None:
     rates = {}
     for replicas in (1, 2):
         backend = service(replicas, 1)
-        found = [load(Pipeline(Settings(device="cpu"), backend), seconds).rate for _ in range(ROUNDS)]
+        found = [load(Pipeline(Settings(device="cpu"), backend), seconds) for _ in range(ROUNDS)]
         backend.close()
-        rates[replicas] = median(found)
-        print(
-            f"{replicas} x 1 core: {rates[replicas]:.2f} comparisons per second ({', '.join(f'{one:.2f}' for one in found)})"
-        )
+        rates[replicas] = median(one.rate for one in found)
+        print(f"{replicas} x 1 core: {shown(found)}", flush=True)
     print(f"two replicas / one: {rates[2] / rates[1]:.2f}", flush=True)
 
 
