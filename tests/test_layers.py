@@ -25,6 +25,7 @@ LAYERS = {
     "models": 3,
     "segmentation": 3,
     "export": 3,
+    "cluster": 3,
     "engine": 4,
     "training": 4,
     "pipeline": 5,

@@ -37,7 +37,7 @@ steps = {
 loaded = {}
 for name, step in steps.items():
     step()
-    loaded[name] = [package for package in ("torch", "gradio", "transformers") if package in sys.modules]
+    loaded[name] = [package for package in ("torch", "gradio", "transformers", "ray") if package in sys.modules]
 print(json.dumps(loaded))
 """
 WORDS = ["--help", "explain --help", "segment --help", "app --help", "models --json"]

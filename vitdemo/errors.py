@@ -14,6 +14,8 @@
     │   ├── CheckpointError     model files are missing, damaged or incomplete
     │   ├── DownloadError       model files could not be fetched, verified or stored
     │   ├── NoGPUError          a GPU that is lent for each call was refused, or was lost
+    │   ├── ServiceError        the service that runs the models is not there, does not answer, or is another version
+    │   ├── BusyError           more jobs wait than may
     │   ├── TooLargeError       the model exceeds the memory budget
     │   └── InvalidScoresError  the forward pass returned NaN or infinite values
     ├── TrainingError           training cannot continue; the last checkpoint is kept
@@ -79,6 +81,14 @@ class DownloadError(EngineError):
 
 class NoGPUError(EngineError):
     """A GPU that is lent for each call was refused, or was lost."""
+
+
+class ServiceError(EngineError):
+    """The service that runs the models is not there, does not answer, or is another version."""
+
+
+class BusyError(EngineError):
+    """More jobs wait than may."""
 
 
 class TooLargeError(EngineError):

@@ -40,6 +40,25 @@ class Settings:
     every subdomain, `*` any name. Addresses, localhost, this machine's own name and those of a Space need no entry."""
     models: tuple[str, ...] = ()
     """Models that Compare opens with, as `a,b,c`; empty means every embedded one that has labels and attention."""
+    backend: str = "local"
+    """What runs the models: `local`, the process of the page or command, or `ray`, a service of replicas: see `docs/scale.md`.
+    On ZeroGPU it is neither."""
+    ray_address: str = ""
+    """`host:port` of the Ray cluster that has the service; empty means the one that `vitdemo serve` runs on this machine, or, if
+    there is none, one that lasts as long as the page or command. The machine has to be part of the cluster."""
+    ray_replicas: int = 1
+    """How many replicas a service starts with, each with models of its own; with `ray_max_replicas`, the fewest."""
+    ray_max_replicas: int = 0
+    """The most replicas that load may bring about; 0 means that their number is fixed."""
+    ray_cpus: float = 0.0
+    """Cores for each replica; 0 means an even share of those of the machine."""
+    ray_gpus: float = 0.0
+    """GPUs for each replica; several may share one, as with 0.5."""
+    ray_timeout: float = 120.0
+    """Seconds that a job may take on the service, waiting included, before it is given up."""
+    metrics: bool = False
+    """Whether `/metrics` tells, in Prometheus' text format, how much is asked for and run. Only this machine and its private
+    network may read it, and not through a proxy."""
     device: str = "auto"
     """Where models run: `auto`, `cpu`, `cuda` or `mps`; `auto` means CUDA if there is one, else MPS, else the CPU."""
     dtype: str = "auto"

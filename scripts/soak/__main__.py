@@ -1,4 +1,4 @@
-"""`python -m scripts.soak [--users N] [--minutes M]`: exit status 1 if a bar is not met."""
+"""`python -m scripts.soak [--users N] [--minutes M] [--backend local|ray]`: exit status 1 if a bar is not met."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts.soak", description="Many users at once against a server of its own.")
     parser.add_argument("--users", type=int, default=10)
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--backend", choices=("local", "ray"), default="local", help="what runs the server's models")
     options = parser.parse_args()
     print("Computing the answers alone...", file=sys.stderr, flush=True)
     photos = Photos.computed()
     print(f"{len(photos.known)} photos. Starting the server...", file=sys.stderr, flush=True)
-    with serving() as server:
+    with serving(options.backend) as server:
         seen = asyncio.run(soak(server, photos, options.users, options.minutes * 60))
         if len(seen.log.splitlines()) > 3:
             print(f"The server wrote:\n{seen.log[-4000:]}", file=sys.stderr)
-    print(table(seen))
+    print(f"Backend: {options.backend}. {table(seen)}")
     for line in odd(seen.done):
         print(f"- {line}", file=sys.stderr)
     for failure in seen.failures():

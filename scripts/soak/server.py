@@ -22,9 +22,13 @@ EVERY = 0.5
 
 
 class Server:
-    """`python app.py` on a free port of loopback, with temporary files of its own."""
+    """`python app.py` on a free port of loopback, with temporary files of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        backend: what runs the models; with `ray`, a service that ends with it, and whose memory is not counted.
+    """
+
+    def __init__(self, folder: Path, backend: str = "local") -> None:
         self.folder, self.memory = folder, list[tuple[float, float]]()
         """Memory: when, and MB that were resident."""
         with socket.socket() as free:
@@ -32,7 +36,7 @@ class Server:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "files"), "GRADIO_SERVER_PORT": str(port)}
-        environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+        environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1", "VITDEMO_BACKEND": backend}
         self.log = (folder / "log").open("w+")
         command = [sys.executable, "-u", "app.py"]
         self.process = subprocess.Popen(
@@ -82,10 +86,10 @@ def _resident(pid: int) -> float | None:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(backend: str = "local") -> Iterator[Server]:
     """A server that runs, until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="vitdemo-soak-"))
-    server = Server(folder)
+    server = Server(folder, backend)
     try:
         server.wait_until_it_runs()
         yield server

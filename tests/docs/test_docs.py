@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from scripts.make_docs import field_docstrings, pages, rewritten
 from tests.docs.examples import HOST, PAGES, Example, examples, furnish, run_python, run_shell
@@ -18,7 +19,8 @@ from vitdemo.settings import ROOT
 if TYPE_CHECKING:
     from tests.served import App
 
-RUN = {"python": run_python, "pycon": run_python, "bash": run_shell}
+# What a manifest names is looked at in test_manifest.py.
+RUN = {"python": run_python, "pycon": run_python, "bash": run_shell, "yaml": yaml.safe_load}
 DOCS = ROOT / "docs"
 SLOW = [pytest.mark.thorough, pytest.mark.timeout(600)]
 

@@ -49,7 +49,7 @@ def test_the_wheel_asks_for_what_a_space_is_given() -> None:
     assert {_normal(line) for line in _project()["dependencies"]} == _listed("requirements.txt")
 
 
-@pytest.mark.parametrize("extra", ["train", "dev"])
+@pytest.mark.parametrize("extra", ["train", "scale", "dev"])
 def test_an_extra_asks_for_what_its_list_has(extra: str) -> None:
     extras = _project()["optional-dependencies"]
     own = {_normal(line) for line in extras[extra] if not line.startswith("vitdemo[")}
@@ -58,7 +58,7 @@ def test_an_extra_asks_for_what_its_list_has(extra: str) -> None:
 
 def test_each_package_that_is_asked_for_has_an_exact_version() -> None:
     pinned = {_name(line) for line in _listed("constraints.txt") if "==" in line}
-    for name in ("requirements.txt", "requirements-train.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-train.txt", "requirements-scale.txt", "requirements-dev.txt"):
         assert {_name(line) for line in _listed(name)} <= pinned
 
 

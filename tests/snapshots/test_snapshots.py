@@ -79,7 +79,19 @@ def shape(value: Any) -> Any:
 # Help
 
 COMMANDS = (
-    *("models", "download", "remove", "classify", "explain", "reconstruct", "compare", "ablate", "lens", "segment"),
+    *(
+        "serve",
+        "models",
+        "download",
+        "remove",
+        "classify",
+        "explain",
+        "reconstruct",
+        "compare",
+        "ablate",
+        "lens",
+        "segment",
+    ),
     *("evaluate", "sanity", "bench", "train", "probe", "rebuild"),
 )
 

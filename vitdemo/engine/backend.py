@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from vitdemo.engine.counts import Shown
 from vitdemo.models.loading import Classifier
 from vitdemo.types import Attribution, Capture, Lens, ModelOutput, ModelSpec, Reconstruct
 
@@ -29,6 +30,12 @@ class ModelRun:
     dtype: str = "auto"
 
 
+class Counted(Protocol):
+    """See `vitdemo.engine.counts`."""
+
+    def shown(self) -> Shown: ...
+
+
 class Backend(Protocol):
     """Runs models. Safe to call from many threads."""
 
@@ -46,6 +53,11 @@ class Backend(Protocol):
     @property
     def forwards(self) -> int:
         """How many forward passes were made for callers since the start."""
+        ...
+
+    @property
+    def counts(self) -> Counted:
+        """What was run, in numbers."""
         ...
 
     def run(self, spec: ModelSpec, pixel_values: Tensor, request: Request, dtype: str = "auto") -> list[ModelOutput]:

@@ -12,18 +12,23 @@ _HAS_LEFT: ContextVar[Callable[[], bool]] = ContextVar("vitdemo_has_left", defau
 
 
 @contextmanager
-def working_for(has_left: Callable[[], bool]) -> Iterator[None]:
-    """In this context, and in threads that copy it, no forward pass begins once `has_left` is true."""
-    token = _HAS_LEFT.set(has_left)
+def working_for(left: Callable[[], bool]) -> Iterator[None]:
+    """In this context, and in threads that copy it, no forward pass begins once `left` is true."""
+    token = _HAS_LEFT.set(left)
     try:
         yield
     finally:
         _HAS_LEFT.reset(token)
 
 
+def has_left() -> bool:
+    """Whether nobody waits for the result any more."""
+    return _HAS_LEFT.get()()
+
+
 def stop_if_left() -> None:
     """Raises:
     ClientLeftError: nobody waits for the result any more.
     """
-    if _HAS_LEFT.get()():
+    if has_left():
         raise ClientLeftError("Nobody waits for this result any more. Ask again.")

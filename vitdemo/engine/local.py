@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitdemo.engine.backend import ModelRun, Request
+from vitdemo.engine.counts import Counts
 from vitdemo.engine.devices import is_out_of_memory, memory_budget, pick_device, pick_dtype, sent
 from vitdemo.engine.forward import forward
 from vitdemo.engine.knockouts import batches, resolved
@@ -86,7 +87,10 @@ class LocalBackend:
         self._load = load
         self._caches: dict[str, ModelCache[_Key, _ModelQueue]] = {}
         self._guard = threading.Lock()
+        self._names: dict[str, str] = {}
+        """Of models, by checkpoint."""
         self._forwards = 0
+        self.counts = Counts()
 
     @property
     def where(self) -> str:
@@ -111,7 +115,8 @@ class LocalBackend:
 
         stop_if_left()
         request = resolved(request, spec, pixel_values)
-        return self._with_room(spec, dtype, work)
+        with self.counts.job(spec.name):
+            return self._with_room(spec, dtype, work)
 
     def run_many(self, runs: Sequence[ModelRun]) -> list[list[ModelOutput]]:
         # One after the other: each takes what cores there are.
@@ -127,6 +132,11 @@ class LocalBackend:
             for (checkpoint, _, _), size in cache.held():
                 found[checkpoint] = found.get(checkpoint, 0) + size
         return found
+
+    def holds(self) -> int:
+        """How many parameters all models together may have on the device, in the precision of small ones."""
+        chosen = pick_dtype(self._settings.dtype, self.device, 0)
+        return self._cache_of(self.device).budget // chosen.itemsize
 
     def unload(self, spec: ModelSpec) -> None:
         for cache in list(self._caches.values()):
@@ -176,6 +186,8 @@ class LocalBackend:
             # The first forward pass of a process is slow for reasons that are not the model's.
             with torch.no_grad():
                 model(torch.zeros(1, 3, *spec.image_size, device=device, dtype=chosen))
+            self._names[spec.checkpoint] = spec.name
+            self.counts.add(spec.name, loads=1)
             return _ModelQueue(model, spec, device, chosen)
 
         size = spec.parameters * chosen.itemsize
@@ -185,7 +197,10 @@ class LocalBackend:
     def _cache_of(self, device: torch.device) -> ModelCache[_Key, _ModelQueue]:
         with self._guard:
             if str(device) not in self._caches:
-                self._caches[str(device)] = ModelCache(memory_budget(device, self._settings.memory_gb))
+                budget = memory_budget(device, self._settings.memory_gb)
+                self._caches[str(device)] = ModelCache(
+                    budget, lambda key: self.counts.add(self._names[key[0]], evictions=1)
+                )
             return self._caches[str(device)]
 
     def _batched(self, queue: _ModelQueue, pixel_values: Tensor, capture: Capture) -> list[ModelOutput]:
@@ -232,7 +247,9 @@ class LocalBackend:
     def _forward(self, queue: _ModelQueue, pixel_values: Tensor, request: Request) -> list[ModelOutput]:
         with self._guard:
             self._forwards += 1
-        return forward(queue.model, queue.spec, pixel_values, request, queue.device, queue.dtype)
+        found = forward(queue.model, queue.spec, pixel_values, request, queue.device, queue.dtype)
+        self.counts.forward(queue.spec.name, len(found), sum(one.milliseconds for one in found))
+        return found
 
     def _empty_cache(self) -> None:
         gc.collect()

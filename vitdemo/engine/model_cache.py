@@ -39,8 +39,10 @@ class ModelCache(Generic[Key, Value]):
     users of small models cannot keep out the user of a large one for ever.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, evicted: Callable[[Key], None] = lambda key: None) -> None:
         self.budget = budget
+        self._evicted = evicted
+        """Called with each key that leaves, which must not come back here."""
         self._held: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._changed = threading.Condition()
         self._waiting: deque[_Ticket[Key]] = deque()
@@ -93,7 +95,7 @@ class ModelCache(Generic[Key, Value]):
                     continue
                 if not entry.users:
                     freed += entry.size
-                    del self._held[key]
+                    self._drop(key)
                 elif unwanted is not None:
                     entry.unwanted = True
             self._changed.notify_all()
@@ -139,7 +141,7 @@ class ModelCache(Generic[Key, Value]):
         with self._changed:
             entry.users -= 1
             if entry.unwanted and not entry.users and self._held.get(key) is entry:
-                del self._held[key]
+                self._drop(key)
             self._changed.notify_all()
 
     def _make_room(self, size: int) -> bool:
@@ -147,8 +149,12 @@ class ModelCache(Generic[Key, Value]):
         while self._used() + size > self.budget:
             if not idle:
                 return False
-            del self._held[idle.pop(0)]
+            self._drop(idle.pop(0))
         return True
+
+    def _drop(self, key: Key) -> None:
+        del self._held[key]
+        self._evicted(key)
 
     def _used(self) -> int:
         return sum(entry.size for entry in self._held.values())

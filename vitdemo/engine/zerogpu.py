@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vitdemo.engine.backend import ModelRun, Request
+from vitdemo.engine.counts import Counts
 from vitdemo.engine.devices import DTYPES, is_out_of_memory, pick_dtype, short
 from vitdemo.engine.fork import in_fork
 from vitdemo.engine.forward import forward
@@ -72,6 +73,7 @@ class ZeroGPUBackend:
         self._look_turn = threading.Lock()
         self._guard = threading.Lock()
         self._forwards = 0
+        self.counts = Counts()
 
         def run_on_gpu(work: bytes, seconds: int) -> bytes:
             return self._work(work)
@@ -104,9 +106,11 @@ class ZeroGPUBackend:
         answers = self._on_cpu(runs) if self.on_cpu() else self._on_gpu(runs)
         with self._guard:
             self._forwards += len(runs)
-        for answer in answers:
+        for run, answer in zip(runs, answers, strict=True):
+            self.counts.add(run.spec.name, jobs=1)
             if isinstance(answer, VitDemoError):
                 raise answer
+            self.counts.forward(run.spec.name, len(answer), sum(one.milliseconds for one in answer))
         return answers
 
     def look(self, spec: ModelSpec, at: Callable[[Classifier], Seen]) -> Seen:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from numpy.typing import NDArray
 
 from vitdemo.attribution import agreement_of
-from vitdemo.engine import Backend, LocalBackend, ModelRun
+from vitdemo.engine import Backend, ModelRun, backend_of
 from vitdemo.errors import OptionError
 from vitdemo.images import open as images
 from vitdemo.images.plain import is_plain
@@ -51,7 +51,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings | None = None, backend: Backend | None = None) -> None:
         self.settings = settings or get_settings()
-        self.backend = backend or LocalBackend(self.settings)
+        self.backend = backend or backend_of(self.settings)
         self._cache = LRUCache(int(self.settings.cache_mb * 1e6))
 
     def open(self, source: str | Path | bytes | PIL.Image.Image | NDArray[Any] | Photo) -> Photo:

@@ -33,6 +33,7 @@ from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.intake import PhotoIntake
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.mcp_server import McpServer, wanted
+from vitdemo.ui.metrics import Metrics
 from vitdemo.ui.middleware import Lifespan, body_limit, joined, middleware
 from vitdemo.ui.models import ModelsTab
 from vitdemo.ui.photos import DecodedPhotos
@@ -218,6 +219,8 @@ def launch_options(pipeline: Pipeline) -> dict[str, Any]:
     limit = max_bytes(pipeline.settings)
     layers = middleware(limit, pipeline.settings.max_photos)
     lifespans: list[Lifespan] = [partial(guarded, pipeline.settings), lean_sessions]
+    if pipeline.settings.metrics:
+        layers.insert(0, Middleware(Metrics, backend=pipeline.backend))
     if wanted(pipeline.settings):
         server = McpServer(pipeline, body_limit(limit))
         lifespans.append(server.lifespan)
