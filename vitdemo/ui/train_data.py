@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from vitdemo.errors import InputError, OptionError
-from vitdemo.settings import Settings
 from vitdemo.types import Photo
 from vitdemo.ui.examples import examples
 from vitdemo.ui.given import uploaded
@@ -32,11 +31,22 @@ PIECE = "photos.part"
 """What the page calls a piece of an archive."""
 
 
-def put_data(given: Mapping[str, Any], folder: Path, settings: Settings, folders: bool) -> str:
+_CHOOSE = "Choose an archive with one folder per class"
+
+
+def put_data(
+    given: Mapping[str, Any],
+    folder: Path,
+    megabytes: float,
+    folders: bool,
+    instead: str = "Train on it with the command line.",
+) -> str:
     """Put the chosen photos into the folder of a run; returns what the command calls them.
 
     Args:
+        megabytes: limit of an archive, in 10^6 bytes.
         folders: whether a folder of the server may be named.
+        instead: what to do with a larger archive.
 
     Raises:
         ImageError: a piece is no upload of this server.
@@ -52,12 +62,12 @@ def put_data(given: Mapping[str, Any], folder: Path, settings: Settings, folders
         if kind == "folder" and folders:
             return _local(str(given.get("folder", "")))
         if kind == "upload":
-            return f"data/{_joined(given, folder, settings).name}"
+            return f"data/{joined(given, folder, megabytes, instead).name}"
     except OSError as error:
         raise InputError(
             f"The photos cannot be stored on the server: {error.strerror or 'a failure of its disk'}."
         ) from None
-    raise OptionError("Choose an archive with one folder per class, or the examples.")
+    raise OptionError(f"{_CHOOSE}, or the examples.")
 
 
 def tiny_set(folder: Path) -> None:
@@ -102,23 +112,32 @@ def _local(text: str) -> str:
     return str(path.absolute())
 
 
-def _joined(given: Mapping[str, Any], folder: Path, settings: Settings) -> Path:
+def joined(
+    given: Mapping[str, Any], folder: Path, megabytes: float, instead: str, missing: str = f"{_CHOOSE}."
+) -> Path:
+    """The pieces of an upload as one file in a folder.
+
+    Args:
+        missing: what is said if there are none.
+
+    Raises:
+        ImageError: a piece is no upload of this server.
+        InputError: the file is incomplete or too large.
+        OptionError: there are no pieces.
+    """
     pieces = given.get("pieces")
     if not isinstance(pieces, list) or not 0 < len(pieces) <= MOST_PIECES:
-        raise OptionError("Choose an archive with one folder per class.")
-    limit, size = int(settings.train_mb * 1e6), 0
+        raise OptionError(missing)
+    limit, size = int(megabytes * 1e6), 0
     target = folder / safe_name(str(given.get("name", "")))
     with target.open("wb") as whole:
         for piece in pieces:
             path = Path(uploaded(str(piece)))
             if not path.is_file():
-                raise InputError("A piece of the upload is no longer on the server. Choose the archive again.")
+                raise InputError("A piece of the upload is no longer on the server. Choose the file again.")
             size += path.stat().st_size
             if size > limit:
-                raise InputError(
-                    f"The archive is larger than {settings.train_mb:g} MB, the limit of this page. Train on it with the "
-                    "command line."
-                )
+                raise InputError(f"The file is larger than {megabytes:g} MB, the limit of this page. {instead}")
             with path.open("rb") as file:
                 shutil.copyfileobj(file, whole)
             if path.name == PIECE:  # nothing else that lies there, such as a photo of another page
