@@ -90,14 +90,18 @@ def see_all(
                     clock.passed(spec.name, len(chunk.items))
                     continue
                 try:
-                    made[spec.name] += _features(pipeline, spec, keys[spec.name], chunk, dtype, store, seen, clock, stopped)
+                    made[spec.name] += _features(
+                        pipeline, spec, keys[spec.name], chunk, dtype, store, seen, clock, stopped
+                    )
                 except (ChoiceStoppedError, ClientLeftError):
                     raise
                 except VitDemoError as error:
                     seen.errors[spec.name] = str(error)
                 except Exception:
                     logger.exception("A model failed on some photos")
-                    seen.errors[spec.name] = f"{spec.name} failed on these photos. The reason was logged; the others are not affected."
+                    seen.errors[spec.name] = (
+                        f"{spec.name} failed on these photos. The reason was logged; the others are not affected."
+                    )
             if stopped():
                 raise _stopped(len(seen.photos), len(files))
         if stopped():
@@ -154,9 +158,7 @@ def _features(
             outputs, seconds = _passed(pipeline, spec, [_pixels(pipeline, spec, item) for item in some], dtype)
             seen.forward_seconds += seconds
             seen.ran_on[spec.name] = outputs[0].device, outputs[0].dtype
-            fresh += [
-                (item.entry.digest, _feature(spec, output)) for item, output in zip(some, outputs, strict=True)
-            ]
+            fresh += [(item.entry.digest, _feature(spec, output)) for item, output in zip(some, outputs, strict=True)]
             clock.computed(spec.name, len(some), seconds)
     finally:
         store.put(key, fresh)

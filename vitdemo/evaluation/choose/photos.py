@@ -16,7 +16,7 @@ from vitdemo.evaluation.choose.store import FeatureStore, KnownPhoto
 from vitdemo.evaluation.choose.types import ChooseRequest, PhotoEntry
 from vitdemo.evaluation.labelled_inputs import Geometry, geometry_of, input_of
 from vitdemo.evaluation.perturb import Pixels
-from vitdemo.images.class_folders import BACKGROUND, file_names, label_of, read_files
+from vitdemo.images.class_folders import BACKGROUND, file_names, label_of, read_file, read_files
 from vitdemo.images.open import open_image
 from vitdemo.settings import Settings
 from vitdemo.types import Photo, Processor
@@ -89,7 +89,9 @@ def listed(request: ChooseRequest) -> tuple[list[Listed], list[str]]:
             notes.append(f"{len(found) - len(kept)} photos of no class ({BACKGROUND}) are left out.")
         found = kept
     if not found:
-        raise InputError(f"{', '.join(path.name for path in request.data)} holds no file. Give a folder, zip or tar of photos.")
+        raise InputError(
+            f"{', '.join(path.name for path in request.data)} holds no file. Give a folder, zip or tar of photos."
+        )
     if request.most is not None and len(found) > request.most:
         notes.append(f"{request.most:,} of {len(found):,} files were drawn.")
         drawn = sorted(found, key=lambda one: hashlib.sha256(f"{request.seed}:{one.name}".encode()).digest())
@@ -210,3 +212,11 @@ def thumbnail(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def thumbnail_of(entry: PhotoEntry) -> bytes:
+    """The same of a photo that is read once more; empty where it is gone."""
+    try:
+        return thumbnail(open_image(read_file(entry.source, entry.name)).image)
+    except InputError:
+        return b""

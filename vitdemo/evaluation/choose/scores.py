@@ -98,7 +98,7 @@ def knn_answers(features: Floats, labels: Ints, classes: int, folds: Ints, k: in
 
 def unit_length(features: Floats) -> Floats:
     """Each row divided by its length."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def accuracy_of(right: NDArray[np.bool_]) -> Accuracy | None:

@@ -122,11 +122,12 @@ class FeatureStore:
             self._base.close()
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """What the entries take."""
         with self._guard:
             (pages,), (free,), (size,) = (
-                self._base.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+                self._base.execute(f"PRAGMA {name}").fetchone()
+                for name in ("page_count", "freelist_count", "page_size")
             )
         return int((pages - free) * size)
 
@@ -187,7 +188,7 @@ class FeatureStore:
             try:
                 with self._base:
                     self._base.executemany(statement, rows)
-                if self.bytes > self.limit:
+                if self.size > self.limit:
                     self._evict()
             except sqlite3.Error as error:
                 self.refusal = f"Features are no longer kept on the disk: {error}."
@@ -195,7 +196,7 @@ class FeatureStore:
 
     def _evict(self) -> None:
         """Down to nine tenths of the limit, so that not every write has to."""
-        while self.bytes > 0.9 * self.limit:
+        while self.size > 0.9 * self.limit:
             with self._base:
                 gone = 0
                 for table in ("features", "photos"):
@@ -216,7 +217,9 @@ def model_key(spec: ModelSpec, dtype: str) -> str:
     """
     parts = [spec.checkpoint, spec.revision, dtype, spec.pooling]
     if spec.source != "hub":
-        parts += [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in _weights(Path(spec.checkpoint))]
+        parts += [
+            f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in _weights(Path(spec.checkpoint))
+        ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -224,4 +227,3 @@ def _weights(folder: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         yield from sorted(folder.glob("*.safetensors"))
         yield folder / "config.json"
-

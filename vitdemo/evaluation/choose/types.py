@@ -108,6 +108,8 @@ class Localization:
     """`[L, H]`."""
     area: float
     """Mean share of the view that is inside: what a flat map's energy would be."""
+    method: str = "attention"
+    """Of the map: a network without attention has Grad-CAM, of the class it predicts."""
 
     def best(self, number: int = 3) -> list[tuple[int, int, float, float]]:
         """Layer, head, energy and IoU of the heads whose top patches lie best, the best first."""
@@ -264,6 +266,8 @@ class Choice:
     forward_seconds: float = 0.0
     thumbnails: Callable[[int], bytes] = field(default=lambda _: b"", repr=False)
     """A photo's small picture as JPEG, longest side 96 pixels."""
+    own: Mapping[str, Ints] = field(default_factory=dict, repr=False)
+    """By model: `[N]`, what its own classifier says, as a number of its own classes; -1 without one."""
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
     """What was computed from it, for the next time."""
 
