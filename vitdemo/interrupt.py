@@ -18,7 +18,7 @@ def end_at_once_next_time() -> None:
 
 
 class FirstInterruption:
-    """Lets the first Ctrl-C end a training after the step under way, with what it has learned; the next one ends it at once."""
+    """Lets the first Ctrl-C end long work after the step under way, with what is done kept; the next one ends it at once."""
 
     def __init__(self) -> None:
         self.came = False

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vitdemo.cli import evaluate, inference, inspection, models, page, robustness, segmentation, training
+from vitdemo.cli import choose, evaluate, inference, inspection, models, page, robustness, segmentation, training
 from vitdemo.cli.common import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from vitdemo.errors import OptionError, UnknownModelError, VitDemoError
 from vitdemo.interrupt import INTERRUPTED, end_at_once_next_time
@@ -41,6 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="vitdemo", description="Show what Vision Transformers see.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (page, models, inference, inspection, segmentation, evaluate, robustness, training):
+    for module in (page, models, inference, inspection, segmentation, evaluate, choose, robustness, training):
         module.add_commands(commands)
     return parser

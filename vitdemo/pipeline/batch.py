@@ -226,14 +226,15 @@ def rows_csv(rows: Iterable[Row]) -> str:
             first, second = [*((label.label, label.score) for label in answer.labels), ("", None), ("", None)][:2]
             facts = (answer.milliseconds, answer.device, answer.dtype, answer.rank_correlation)
             line = (*shared, answer.model, answer.family, *first, *second, str(answer.uncovered).lower(), *facts, "")
-            writer.writerow([_cell(value) for value in line])
+            writer.writerow([cell(value) for value in line])
         if not row.answers:
             empty = [""] * (len(COLUMNS) - len(shared) - 1)
-            writer.writerow([_cell(value) for value in (*shared, *empty, row.error)])
+            writer.writerow([cell(value) for value in (*shared, *empty, row.error)])
     return buffer.getvalue()
 
 
-def _cell(value: str | float | None) -> str | float:
+def cell(value: str | float | None) -> str | float:
+    """A value for a CSV, which no spreadsheet computes."""
     if not isinstance(value, str):
         return "" if value is None else float(f"{value:.6g}")
     return f"'{value}" if value.lstrip().startswith(_FORMULA) or value[:1] in tuple("\t\r\n") else value

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from vitdemo.errors import OptionError, TrainingError
 from vitdemo.models.loading import load_model
 from vitdemo.registry import PROBE_FILE, read_json, write_json
-from vitdemo.training.data import PhotoSet, load_photos
+from vitdemo.training.data import load_photos
 from vitdemo.training.features import accuracy, linear_probe, nearest_neighbours, predict
 from vitdemo.types import ModelSpec
 
@@ -48,7 +48,7 @@ def probe(
     head = linear_probe(fit_features, torch.from_numpy(fit.labels), len(fit.classes))
     votes = nearest_neighbours(fit_features, torch.from_numpy(fit.labels), test_features, len(fit.classes))
     if save:
-        save_probe(spec, head, fit)
+        save_probe(spec, head, fit.classes)
     return {
         "model": spec.name,
         "linear_probe": accuracy(head(test_features), held_out),
@@ -58,7 +58,7 @@ def probe(
     }
 
 
-def save_probe(spec: ModelSpec, head: torch.nn.Linear, photos: PhotoSet) -> ModelSpec:
+def save_probe(spec: ModelSpec, head: torch.nn.Linear, classes: Sequence[str]) -> ModelSpec:
     """Write the probe and the names of its classes into the model's folder.
 
     Raises:
@@ -66,12 +66,12 @@ def save_probe(spec: ModelSpec, head: torch.nn.Linear, photos: PhotoSet) -> Mode
     """
     folder = Path(spec.checkpoint)
     config = read_json(folder / "config.json")
-    config["id2label"] = {str(index): name for index, name in enumerate(photos.classes)}
-    config["label2id"] = {name: index for index, name in enumerate(photos.classes)}
+    config["id2label"] = {str(index): name for index, name in enumerate(classes)}
+    config["label2id"] = {name: index for index, name in enumerate(classes)}
     try:
         save_file({"weight": head.weight.detach().half(), "bias": head.bias.detach().half()}, folder / PROBE_FILE)
         write_json(folder / "config.json", config)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"The probe cannot be written to {folder.name}: {reason}.") from error
-    return replace(spec, labels=photos.classes)
+    return replace(spec, labels=tuple(classes))

@@ -12,9 +12,9 @@ from vitdemo.evaluation.choose.files import (
     labels_json,
     photos_csv,
     read_labels,
-    report_html,
-    write_probe,
 )
+from vitdemo.evaluation.choose.probe_folder import write_probe
+from vitdemo.evaluation.choose.report import report_html
 from vitdemo.evaluation.choose.run import choose, relabelled
 from vitdemo.evaluation.choose.see import (
     cluster_agreement,

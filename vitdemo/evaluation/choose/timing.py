@@ -49,14 +49,15 @@ def memory(pipeline: Pipeline, spec: ModelSpec) -> int | None:
 def _held(model: Classifier) -> int:
     weight = next(model.parameters())
     pixels = torch.zeros(1, 3, *model.spec.image_size, device=weight.device, dtype=weight.dtype)
-    weights: int = sum(part.numel() * part.element_size() for part in (*model.parameters(), *model.buffers()))
+    weights = sum(part.numel() * part.element_size() for part in (*model.parameters(), *model.buffers()))
     if weight.is_cuda:
         torch.cuda.reset_peak_memory_stats(weight.device)
         before = int(torch.cuda.memory_allocated(weight.device))
         with torch.no_grad():
             model(pixels)
         return weights + int(torch.cuda.max_memory_allocated(weight.device)) - before
-    with torch.no_grad(), _Watch() as watch:
+    watch = _Watch()
+    with torch.no_grad(), watch:
         model(pixels)
     return weights + watch.most
 
