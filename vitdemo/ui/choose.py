@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio import processing_utils
 
-from vitdemo.errors import ResultExpiredError, VitDemoError
+from vitdemo.errors import OptionError, ResultExpiredError, VitDemoError
 from vitdemo.evaluation.choose import (
     Choice,
     Progress,
@@ -127,7 +127,7 @@ class ChooseTab:
             VitDemoError: it cannot be.
         """
         if self.offered["missing"]:
-            raise VitDemoError(self.offered["missing"])
+            raise OptionError(self.offered["missing"])
         given, data = getattr(event, "settings", None), getattr(event, "data", None)
         form = read_form(given if isinstance(given, dict) else {}, self.settings)
         return self.runs.start(_token(event), form, data if isinstance(data, dict) else {}, self.folders)
@@ -234,8 +234,8 @@ def _phase(visitor: Visitor, progress: Progress | None) -> str:
         return visitor.state.capitalize()
     if visitor.state == "done":
         return ""
-    if progress is None:
-        return "Storing the photos" if visitor.state == "preparing" else "Starting"
+    if progress is None or (progress.stage == "reading" and not progress.total):
+        return "Storing the photos" if visitor.state == "preparing" else "Listing the photos"
     done, total = f"{progress.done:,}", f"{progress.total:,}"
     return {
         "reading": f"Reading the photos: {done} of {total}",

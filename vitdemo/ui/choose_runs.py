@@ -53,6 +53,9 @@ STILL = 1.0
 QUESTIONS = 32
 """What one page may have computed at the same time."""
 
+CROPS = (0.15, 0.4)
+"""Of the examples, as shares of their shorter side: small ones, which not every model can tell."""
+
 INSTEAD = "Use the command line: vitdemo choose."
 
 State = Literal["preparing", "running", "stopping", "stopped", "done", "failed"]
@@ -285,7 +288,7 @@ class ChooseRuns:
         new = visitor.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
         try:
-            name = put_data(data, new / "data", self.limits.megabytes, folders, INSTEAD)
+            name = put_data(data, new / "data", self.limits.megabytes, folders, INSTEAD, CROPS)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise

@@ -185,8 +185,7 @@ def _differences(choice: Choice, query: Mapping[str, Any]) -> View:
 
 
 def _clusters(choice: Choice, query: Mapping[str, Any]) -> View:
-    number = query.get("number")
-    model, asked = _model(choice, query), None if number in (None, "") else int(number)
+    model, asked = _model(choice, query), _clusters_asked(query)
     found = clusters(choice, model, asked)
     names, agreement = cluster_agreement(choice, asked)
     return {
@@ -244,12 +243,17 @@ def named(choice: Choice, query: Mapping[str, Any]) -> dict[str, str]:
         OptionError: no cluster has a name.
     """
     names = [" ".join(str(name).split())[:100] for name in query["names"]]
-    number = query.get("clusters")
-    found = clusters(choice, _model(choice, query), None if number in (None, "") else int(number))
+    found = clusters(choice, _model(choice, query), _clusters_asked(query))
     labels = labels_of(choice, found, names)
     if not labels:
         raise OptionError("Name at least one cluster.")
     return labels
+
+
+def _clusters_asked(query: Mapping[str, Any]) -> int | None:
+    """How many clusters; None leaves it to the features."""
+    number = query.get("clusters")
+    return None if number in (None, "") else int(number)  # type: ignore[arg-type]
 
 
 def _card(choice: Choice, number: int) -> View:

@@ -40,6 +40,7 @@ def put_data(
     megabytes: float,
     folders: bool,
     instead: str = "Train on it with the command line.",
+    crops: tuple[float, float] = (0.6, 1.0),
 ) -> str:
     """Put the chosen photos into the folder of a run; returns what the command calls them.
 
@@ -47,6 +48,7 @@ def put_data(
         megabytes: limit of an archive, in 10^6 bytes.
         folders: whether a folder of the server may be named.
         instead: what to do with a larger archive.
+        crops: of the examples, see `tiny_set`.
 
     Raises:
         ImageError: a piece is no upload of this server.
@@ -57,7 +59,7 @@ def put_data(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if kind == "examples":
-            tiny_set(folder / "examples")
+            tiny_set(folder / "examples", crops)
             return "data/examples"
         if kind == "folder" and folders:
             return _local(str(given.get("folder", "")))
@@ -70,8 +72,12 @@ def put_data(
     raise OptionError(f"{_CHOOSE}, or the examples.")
 
 
-def tiny_set(folder: Path) -> None:
-    """Overlapping crops of each example, a folder per class. Whoever learns them knows these photos, and no others."""
+def tiny_set(folder: Path, crops: tuple[float, float] = (0.6, 1.0)) -> None:
+    """Overlapping crops of each example, a folder per class. Whoever learns them knows these photos, and no others.
+
+    Args:
+        crops: the smallest and the largest, as shares of the photo's shorter side.
+    """
     random = np.random.default_rng(0)
     for example in examples():
         place = folder / (example.label or example.title)
@@ -79,7 +85,7 @@ def tiny_set(folder: Path) -> None:
         with Image.open(example.path) as opened:
             photo = opened.convert("RGB")
         for number in range(CROPS):
-            side = int(min(photo.size) * random.uniform(0.6, 1.0))
+            side = int(min(photo.size) * random.uniform(*crops))
             left, top = (int(random.integers(0, length - side + 1)) for length in photo.size)
             crop = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             crop.save(place / f"{number:02}.jpg", quality=90)

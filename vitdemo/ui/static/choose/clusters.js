@@ -2,7 +2,7 @@
 
 const clusterNames = new Map(); // by model, number of clusters and cluster: what was typed
 
-const clusterQuery = () => ({ action: "clusters", model: picked.a, number: $("[name=clusters]").value || null });
+const clusterQuery = () => ({ action: "clusters", model: picked.a, clusters: $("[name=clusters]").value || null });
 const clusterKey = (index) => `${result.number} ${picked.a} ${$("[name=clusters]").value} ${index}`;
 
 async function loadClusters() {

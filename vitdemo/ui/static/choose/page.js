@@ -1,10 +1,10 @@
 /* Controls, what is asked for, and what is answered. */
 
 const form = $(".vd-form");
-const terms = `One comparison runs at a time on this server: at most ${offered.photos.toLocaleString("en")} photos and ${offered.minutes} minutes. Photos, features and result are kept for two hours after the last comparison, so that it can be resumed and looked into; only this browser sees them. A probe that is made a model joins the lists of all tabs, for everybody who uses this server.`;
+const terms = `Up to ${offered.photos.toLocaleString("en")} photos and ${offered.minutes} minutes; one comparison runs at a time on this server. Photos, features and result are kept for two hours, and only this browser sees them. A probe that is made a model is offered to everybody who uses this server.`;
 const HINTS = {
   same: "With their labels and boxes. Models that have seen them are not run again.",
-  examples: "The nine example photos, each cut into 16 overlapping crops. It shows how the tab works: crops of the same photo are easily told, so these accuracies say little about models.",
+  examples: "16 small crops of each of the nine example photos. They show how the tab works; crops of one photo overlap, so their accuracies say little about models.",
   upload: `Up to ${offered.megabytes} MB. One folder per class gives accuracies; photos without folders can be grouped, and labelled by naming the groups.`,
   folder: "Where the app runs, not on your own machine if that is another one.",
 };
@@ -49,7 +49,6 @@ function showState() {
   $(".vd-models-done").replaceChildren(...done.map(([name, [some, all]]) => make("li", {}, make("code", {}, name), make("span", {}, `${some.toLocaleString("en")} of ${all.toLocaleString("en")}`))));
   text(".vd-fault", wrong || (progress.mine && !going && progress.said) || "");
   root.dataset.state = progress.mine ? progress.state : progress.under_way ? "taken" : "idle";
-  root.classList.toggle("vd-has-result", Boolean(result));
 }
 
 function rest(left) {
@@ -82,7 +81,11 @@ async function takeProgress(answer) {
   // What was just compared is what more models are compared on.
   if ((ended || first) && !same.hidden && (ended || kind() === "examples")) form.elements.kind.value = "same";
   showForm();
-  if (answer.result && (!result || result.number !== answer.result)) await takeResult(await question({ action: "result" }));
+  if (answer.result && (!result || result.number !== answer.result)) {
+    await takeResult(await question({ action: "result" }));
+    // Where it is above what was pressed.
+    if (ended && root.getBoundingClientRect().top < 0) root.scrollIntoView({ block: "start" });
+  }
 }
 
 async function takeResult(found) {

@@ -2,7 +2,7 @@
 
 const plot = $(".vd-plot");
 const SVG = "http://www.w3.org/2000/svg";
-const AREA = { left: 48, right: 20, top: 14, bottom: 40 };
+const AREA = { left: 48, right: 24, top: 24, bottom: 40 };
 const tip = make("div", { class: "vd-tip", role: "status", hidden: true });
 
 function svg(tag, attributes) {
@@ -21,8 +21,8 @@ function timesBetween(low, high) {
 function facts(one) {
   const said = [`${one.model}: probe ${percent(one.probe.value)} (${interval(one.probe)})`];
   if (one.knn) said.push(`k-NN ${percent(one.knn.value)}`);
-  said.push(`${ms(one.alone)} alone`);
-  if (one.batched !== null) said.push(`${ms(one.batched)} in batches of ${result.batch}`);
+  said.push(`${ms(one.batched)} in a batch`);
+  if (one.alone !== null) said.push(`${ms(one.alone)} alone`);
   said.push(`${millions(one.parameters)} parameters`);
   if (one.pareto) said.push("on the Pareto front");
   return said.join(", ");
@@ -30,11 +30,11 @@ function facts(one) {
 
 function drawScatter() {
   if (!result) return;
-  const shown = result.candidates.filter((one) => one.probe && one.alone);
+  const shown = result.candidates.filter((one) => one.probe && one.batched);
   $(".vd-scatter").hidden = shown.length < 2;
   const wide = plot.clientWidth, tall = plot.clientHeight;
   if (shown.length < 2 || !wide) return;
-  const least = Math.min(...shown.map((one) => one.alone)) / 1.35, most = Math.max(...shown.map((one) => one.alone)) * 1.35;
+  const least = Math.min(...shown.map((one) => one.batched)) / 1.35, most = Math.max(...shown.map((one) => one.batched)) * 1.35;
   const low = Math.max(0, Math.floor(Math.min(...shown.map((one) => one.probe.low)) * 20 - 0.2) / 20);
   const high = Math.min(1, Math.max(low + 0.1, Math.ceil(Math.max(...shown.map((one) => one.probe.high)) * 20 + 0.2) / 20));
   const x = (time) => AREA.left + (Math.log(time / least) / Math.log(most / least)) * (wide - AREA.left - AREA.right);
@@ -54,11 +54,11 @@ function drawScatter() {
     drawing.append(svg("line", { class: "vd-grid", x1: x(time), x2: x(time), y1: AREA.top, y2: tall - AREA.bottom }));
     words(x(time), tall - AREA.bottom + 16, "middle", `${time}`);
   }
-  words((AREA.left + wide - AREA.right) / 2, tall - 4, "middle", "milliseconds per photo, alone");
-  const front = shown.filter((one) => one.pareto).sort((one, other) => one.alone - other.alone);
-  drawing.append(svg("polyline", { class: "vd-front", points: front.map((one) => `${x(one.alone)},${y(one.probe.value)}`).join(" ") }));
+  words((AREA.left + wide - AREA.right) / 2, tall - 4, "middle", `milliseconds per photo in a batch of ${result.batch}`);
+  const front = shown.filter((one) => one.pareto).sort((one, other) => one.batched - other.batched);
+  drawing.append(svg("polyline", { class: "vd-front", points: front.map((one) => `${x(one.batched)},${y(one.probe.value)}`).join(" ") }));
   const largest = Math.max(...shown.map((one) => one.parameters));
-  const points = shown.map((one) => ({ one, left: x(one.alone), top: y(one.probe.value), side: Math.max(12, 34 * Math.sqrt(one.parameters / largest)) }));
+  const points = shown.map((one) => ({ one, left: x(one.batched), top: y(one.probe.value), side: Math.max(12, 34 * Math.sqrt(one.parameters / largest)) }));
   for (const { one, left } of points) drawing.append(svg("line", { class: "vd-interval", x1: left, x2: left, y1: y(one.probe.low), y2: y(one.probe.high) }));
   const taken = points.map(({ left, top, side }) => [left - side / 2, top - side / 2, left + side / 2, top + side / 2]);
   const buttons = points.map((point) => pointButton(point, taken, wide, tall));

@@ -7,7 +7,7 @@ const COLUMNS = [
   { name: "Own classifier", of: (one) => one.own && one.own.value, write: (one) => shareCell(one.own, one.own && one.own.photos < labelled() ? `${one.own_classes} of the classes` : ""), up: true, labelled: true, title: "Accuracy of the model's own classifier, on photos whose class it knows" },
   { name: "Calibration error", of: (one) => one.ece, write: (one) => one.ece.toFixed(3), labelled: true, title: "Expected calibration error of the probe: how far its scores are from its accuracy" },
   { name: "ms alone", of: (one) => one.alone, write: (one) => ms(one.alone).replace(" ms", ""), title: "Milliseconds of the forward pass of one photo, median" },
-  { name: "ms in batches", of: (one) => one.batched, write: (one) => ms(one.batched).replace(" ms", ""), title: "The same per photo in a batch" },
+  { name: "ms in a batch", of: (one) => one.batched, write: (one) => ms(one.batched).replace(" ms", ""), title: "The same per photo, in a batch" },
   { name: "Memory", of: (one) => one.memory, write: (one) => megabytes(one.memory), title: "Weights, and the most that one forward pass holds beside them" },
   { name: "Parameters", of: (one) => one.parameters, write: (one) => millions(one.parameters), title: "" },
   { name: "File", of: (one) => one.bytes, write: (one) => megabytes(one.bytes), title: "" },
