@@ -96,6 +96,21 @@ def done(tab: ChooseTab, tmp_path: Path) -> ChooseTab:
     return tab
 
 
+@pytest.fixture(scope="module")
+def shown(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChooseTab]:
+    """The same, for tests that only look at it."""
+    place = tmp_path_factory.mktemp("shown")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(place / "gradio" / "files"))
+        with gr.Blocks():
+            tab = ChooseTab(pipeline)
+        content = {**files(COUNTS), "red/notes.png": b"no picture"}
+        visitor = ended(tab.runs.start(MINE, FORM, upload(place / "a.tar", content), folders=False))
+        assert (visitor.state, visitor.said) == ("done", "")
+        yield tab
+        tab.runs.close()
+
+
 # Where there is one, and its limits
 
 
@@ -305,8 +320,8 @@ def test_the_end_of_the_server_deletes_photos_and_features(done: ChooseTab) -> N
 # What the page is told
 
 
-def test_the_result_has_the_verdict_the_table_and_what_was_left_out(done: ChooseTab) -> None:
-    result = asked(done, "result")
+def test_the_result_has_the_verdict_the_table_and_what_was_left_out(shown: ChooseTab) -> None:
+    result = asked(shown, "result")
     assert result["verdict"]["sentence"]
     assert [one["model"] for one in result["candidates"]] == MODELS
     assert result["candidates"][0]["probe"]["photos"] == 15
@@ -317,10 +332,10 @@ def test_the_result_has_the_verdict_the_table_and_what_was_left_out(done: Choose
     assert "notes.png" in result["skipped"][0]
     # No path of the server, nor anything that JSON has no word for.
     text = json.dumps(result, allow_nan=False)
-    assert str(done.runs.mine(MINE).folder) not in text  # type: ignore[union-attr]
+    assert str(shown.runs.mine(MINE).folder) not in text  # type: ignore[union-attr]
 
 
-def test_every_view_is_json_of_numbers_within_the_result(done: ChooseTab) -> None:
+def test_every_view_is_json_of_numbers_within_the_result(shown: ChooseTab) -> None:
     queries: dict[str, dict[str, Any]] = {
         "map": {"model": MODELS[0]},
         "agreement": {"models": MODELS},
@@ -332,7 +347,7 @@ def test_every_view_is_json_of_numbers_within_the_result(done: ChooseTab) -> Non
         "unusual": {"model": MODELS[1]},
     }
     assert set(queries) == set(VIEWS)
-    found = {action: asked(done, action, **query) for action, query in queries.items()}
+    found = {action: asked(shown, action, **query) for action, query in queries.items()}
     for action, answer in found.items():
         assert "error" not in answer, action
         json.dumps(answer, allow_nan=False)
@@ -340,7 +355,7 @@ def test_every_view_is_json_of_numbers_within_the_result(done: ChooseTab) -> Non
     assert len(numbers(found["agreement"]["scores"], "u1")) == 15
     card = found["photos"]["photos"]["14"]
     Image.open(io.BytesIO(base64.b64decode(card["src"].partition(",")[2]))).verify()
-    assert card["label"] in result_classes(done)
+    assert card["label"] in result_classes(shown)
     near = found["neighbours"]["models"]["dino-mini"]
     assert 3 not in [photo for photo, _ in near]
     assert [cosine for _, cosine in near] == sorted((cosine for _, cosine in near), reverse=True)
@@ -370,8 +385,8 @@ def result_classes(tab: ChooseTab) -> list[str]:
         {"action": "delete"},
     ],
 )
-def test_a_question_that_makes_no_sense_is_answered_in_words(query: dict[str, Any], done: ChooseTab) -> None:
-    found = asked(done, **query)
+def test_a_question_that_makes_no_sense_is_answered_in_words(query: dict[str, Any], shown: ChooseTab) -> None:
+    found = asked(shown, **query)
     assert set(found) == {"error"}
     assert "went wrong" not in found["error"]
 
@@ -381,8 +396,8 @@ def test_questions_of_no_form_are_answered_in_words(tab: ChooseTab) -> None:
         assert tab.answer(query) == {"error": "The question was not understood."}
 
 
-def test_a_question_on_an_earlier_result_is_not_answered_with_a_later_one(done: ChooseTab) -> None:
-    found = done.answer({"token": MINE, "action": "map", "model": "dino-mini", "number": 0})
+def test_a_question_on_an_earlier_result_is_not_answered_with_a_later_one(shown: ChooseTab) -> None:
+    found = shown.answer({"token": MINE, "action": "map", "model": "dino-mini", "number": 0})
     assert "replaced by a later one" in found["error"]
 
 
@@ -431,14 +446,14 @@ def test_named_clusters_are_labels_of_a_second_round_and_files(done: ChooseTab, 
     assert second["candidates"][0]["probe"]["value"] > 0.5
 
 
-def test_files_of_a_result(done: ChooseTab) -> None:
-    found = {kind: asked(done, "file", kind=kind) for kind in ("json", "csv", "photos", "report")}
+def test_files_of_a_result(shown: ChooseTab) -> None:
+    found = {kind: asked(shown, "file", kind=kind) for kind in ("json", "csv", "photos", "report")}
     assert json.loads(found["json"]["text"])
     assert len(list(csv.reader(io.StringIO(found["csv"]["text"])))) == 1 + len(MODELS)
     assert len(list(csv.reader(io.StringIO(found["photos"]["text"])))) == 1 + 15
     assert "<html" in found["report"]["text"]
     for one in found.values():
-        assert str(done.runs.mine(MINE).folder) not in one["text"]  # type: ignore[union-attr]
+        assert str(shown.runs.mine(MINE).folder) not in one["text"]  # type: ignore[union-attr]
 
 
 def test_a_photo_is_handed_to_compare_as_the_file_that_it_was(done: ChooseTab, tmp_path: Path) -> None:

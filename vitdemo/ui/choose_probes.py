@@ -96,4 +96,5 @@ class Probes:
 
 def _free_name(name: str) -> str:
     taken = {spec.name for spec in available_models()}
-    return next(one for one in (name, *(f"{name}-{number}" for number in itertools.count(2))) if one not in taken)
+    later = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], later) if one not in taken)

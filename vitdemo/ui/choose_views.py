@@ -253,7 +253,11 @@ def named(choice: Choice, query: Mapping[str, Any]) -> dict[str, str]:
 def _clusters_asked(query: Mapping[str, Any]) -> int | None:
     """How many clusters; None leaves it to the features."""
     number = query.get("clusters")
-    return None if number in (None, "") else int(number)  # type: ignore[arg-type]
+    if number is None or number == "":
+        return None
+    if not 2 <= int(number) <= 100:
+        raise OptionError("The number of clusters must be from 2 to 100, or left open.")
+    return int(number)
 
 
 def _card(choice: Choice, number: int) -> View:
