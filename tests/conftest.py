@@ -154,10 +154,11 @@ def caltech() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the Hub that holds nothing, whatever models this machine has."""
+    """A cache of the Hub that holds nothing, whatever models this machine has, and none of features of photos."""
     folder = tmp_path_factory.mktemp("huggingface")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
             patch.delenv(name, raising=False)
         yield folder

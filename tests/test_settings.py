@@ -46,6 +46,7 @@ def test_every_setting_can_be_set() -> None:
         "VITDEMO_TRAIN_MB": "20",
         "VITDEMO_MAX_MODELS": "3",
         "VITDEMO_TEMP_MB": "64",
+        "VITDEMO_FEATURES_MB": "9",
         "VITDEMO_DATA": "/data",
     }
     assert {f"VITDEMO_{field.name.upper()}" for field in fields(Settings)} == set(environment)
@@ -72,6 +73,7 @@ def test_every_setting_can_be_set() -> None:
         train_mb=20.0,
         max_models=3,
         temp_mb=64.0,
+        features_mb=9.0,
         data=Path("/data"),
     )
 

@@ -17,7 +17,7 @@ Importing the package is cheap: torch is loaded by the first call that needs it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from vitdemo.registry import (
@@ -31,6 +31,9 @@ from vitdemo.registry import (
 from vitdemo.settings import VERSION, get_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vitdemo.evaluation.choose import Choice, Progress
     from vitdemo.models.loading import Classifier
     from vitdemo.options.knockout import RankBy
     from vitdemo.options.segment import SegmentOptions
@@ -51,6 +54,7 @@ __version__ = VERSION
 __all__ = [
     "ablate",
     "available_models",
+    "choose",
     "classify",
     "compare",
     "explain",
@@ -282,6 +286,60 @@ def robustness(
     plan, pipeline = plan_of([kind], strengths), _shared()
     specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
     return photo_curves(pipeline, pipeline.open(image), specs, plan, target=target, seed=seed, dtype=dtype)
+
+
+def choose(
+    data: str | Path | Sequence[str | Path],
+    models: Sequence[str] | None = None,
+    *,
+    folds: int = 5,
+    k: int = 20,
+    strength: float = 1.0,
+    clusters: int | None = None,
+    labels: Mapping[str, str] | None = None,
+    ignore_labels: bool = False,
+    boxes: str | Path | None = None,
+    photos: int | None = None,
+    seed: int = 0,
+    dtype: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Choice:
+    """Which model for these photos: cross-validated accuracy on frozen features, time and memory of each, and a verdict.
+
+    `vitdemo.evaluation.choose` has what reads the result: maps, neighbours, confusions, clusters, files, a probe as a model.
+
+    Args:
+        data: a folder, zip or tar, or several: one folder per class, or photos without labels.
+        models: every embedded one that has labels and attention, if none are named.
+        folds, k, strength, clusters, labels, ignore_labels, seed, dtype: see `vitdemo.evaluation.choose.ChooseRequest`.
+        boxes: a COCO JSON file with boxes or masks of objects on these photos.
+        photos: how many at most; all if None.
+        progress: told how far it is.
+        stopped: asked between batches; when it is true, the run ends with what is done kept, and the same call resumes.
+    """
+    from pathlib import Path
+
+    from vitdemo.evaluation.choose import ChooseRequest
+    from vitdemo.evaluation.choose import choose as chosen
+
+    paths = [data] if isinstance(data, str | Path) else data
+    request = ChooseRequest(
+        data=tuple(Path(one) for one in paths),
+        folds=folds,
+        k=k,
+        strength=strength,
+        clusters=clusters,
+        labels=labels,
+        ignore_labels=ignore_labels,
+        boxes=None if boxes is None else Path(boxes),
+        most=photos,
+        seed=seed,
+        dtype=dtype,
+    )
+    pipeline = _shared()
+    specs = [_spec(name) for name in models] if models else default_models(pipeline.settings)
+    return chosen(pipeline, specs, request, report=progress, stopped=stopped)
 
 
 def load(model: str | None = None, device: str = "auto", dtype: str = "auto") -> Classifier:

@@ -40,7 +40,7 @@ def k_means(features: Floats, number: int, seed: int) -> tuple[Ints, Floats]:
             for empty in np.setdiff1d(np.arange(number), moved):
                 worst = int(similarity[np.arange(len(unit)), moved].argmin())
                 moved[worst] = empty
-                similarity[worst] = 1
+                similarity[worst] = np.inf
             if np.array_equal(moved, assigned):
                 break
             assigned = moved

@@ -42,8 +42,8 @@ def report_html(choice: Choice) -> str:
     ]
     if drawn := scatter(choice.candidates):
         parts.append(
-            f"<h2>Accuracy against time</h2><figure><div class=\"wide\">{drawn}</div><figcaption>Circles: area is the number of parameters. "
-            "Vertical lines: 95% intervals. Dashed: the Pareto front, of models that no other beats in both."
+            f'<h2>Accuracy against time</h2><figure><div class="wide">{drawn}</div><figcaption>Circles: area is the number of '
+            "parameters. Vertical lines: 95% intervals. Dashed: the Pareto front, of models that no other beats in both."
             "</figcaption></figure>"
         )
     parts += [
