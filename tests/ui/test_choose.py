@@ -30,7 +30,7 @@ from vitdemo.registry import forget_folder, get_spec
 from vitdemo.settings import Settings
 from vitdemo.ui.app import build
 from vitdemo.ui.choose import ChooseTab
-from vitdemo.ui.choose_runs import KEPT, ChooseRuns, Visitor
+from vitdemo.ui.choose_runs import KEPT, Visitor
 from vitdemo.ui.choose_settings import ChooseForm, limits, models_chosen, read_form
 from vitdemo.ui.choose_views import VIEWS
 from vitdemo.ui.errors import Page

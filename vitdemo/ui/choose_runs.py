@@ -143,7 +143,7 @@ class ChooseRuns:
         try:
             path, own = self._photos(visitor, data, folders)
             extra = {name: self._file(visitor, data.get(name), name) for name in ("boxes", "labels")}
-            labels = read_labels(extra["labels"]) if extra["labels"] else None
+            labels: Mapping[str, str] | None = read_labels(extra["labels"]) if extra["labels"] else None
             if data.get("kind") == "same" and before is not None:
                 labels, extra["boxes"] = labels or before.labels, extra["boxes"] or before.boxes
         except BaseException as error:

@@ -120,7 +120,7 @@ def view_of(choice: Choice, query: Mapping[str, Any]) -> View:
 def _map(choice: Choice, query: Mapping[str, Any]) -> View:
     model, projection = _model(choice, query), str(query.get("projection") or "pca")
     if projection not in projections():
-        raise OptionError("t-SNE needs scikit-learn on the server: pip install scikit-learn.")
+        raise OptionError("t-SNE needs scikit-learn on the server: pip install 'vitdemo[choose]'.")
     places = coordinates(choice, model, "t-sne" if projection == "t-sne" else "pca")
     found: View = {"places": _packed(np.clip(places, -1, 1) * 32767, "<i2")}
     if model in choice.answers:

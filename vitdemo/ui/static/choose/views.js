@@ -55,10 +55,10 @@ function matrix(title, names, values) {
     if (other === index) cell.className = "vd-self-cell";
     return cell;
   })));
-  const table = make("table", { class: "vd-matrix" }, make("caption", {}, title), make("thead", {}, head), make("tbody", {}, ...rows));
+  const table = make("table", { class: "vd-matrix" }, make("thead", {}, head), make("tbody", {}, ...rows));
   const place = make("div", { class: "vd-scroll", role: "region", tabIndex: 0 }, table);
   place.setAttribute("aria-label", title);
-  return place;
+  return make("div", {}, make("p", { class: "vd-small" }, title), place);
 }
 
 async function loadUnusual() {
