@@ -189,6 +189,19 @@ def test_a_stopped_run_says_so_and_goes_on_where_it_was(data: Path, tiny_spec: S
     assert own.backend.forwards - before == 2 + 4 + timing
 
 
+def test_a_run_can_be_stopped_while_models_are_timed_or_probed(data: Path, tiny_spec: Spec, tmp_path: Path) -> None:
+    for stage in ("timing", "probes"):
+        seen = list[Progress]()
+        with pytest.raises(ChoiceStoppedError, match="after all photos were seen"):
+            chosen(
+                [tiny_spec("vit"), tiny_spec("dino")],
+                data,
+                tmp_path,
+                report=seen.append,
+                stopped=lambda seen=seen, stage=stage: any(one.stage == stage for one in seen),
+            )
+
+
 def test_progress_rises_to_the_end_by_model_and_photo(data: Path, tiny_spec: Spec, tmp_path: Path) -> None:
     seen = list[Progress]()
     chosen([tiny_spec("vit"), tiny_spec("dino")], data, tmp_path, report=seen.append)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from vitdemo.engine.devices import free_memory
-from vitdemo.errors import ClientLeftError, InputError, OptionError, VitDemoError
+from vitdemo.errors import ChoiceStoppedError, ClientLeftError, InputError, OptionError, VitDemoError
 from vitdemo.evaluation.choose import boxes as coco
 from vitdemo.evaluation.choose import timing
 from vitdemo.evaluation.choose.features import BATCH, FEATURES_SHARE, Seen, see_all
@@ -91,7 +91,10 @@ def choose(
             f"The features of these photos take more than the {store.limit / 1e6:,.0f} MB that are kept: the next run computes "
             "some of them again. Set VITDEMO_FEATURES_MB higher to keep them all."
         )
-    rows = [_timed(pipeline, spec, seen, request, tell, number, len(specs)) for number, spec in enumerate(specs)]
+    rows = []
+    for number, spec in enumerate(specs):
+        _go_on(stopped)
+        rows.append(_timed(pipeline, spec, seen, request, tell, number, len(specs)))
     if objects:
         rows = _localized(pipeline, specs, rows, seen, objects, request, tell, stopped)
     choice = _judged(
@@ -115,6 +118,7 @@ def choose(
         ),
         seen.labels,
         tell,
+        stopped,
     )
     return replace(choice, seconds=time.perf_counter() - start)
 
@@ -125,6 +129,14 @@ def relabelled(choice: Choice, labels: Mapping[str, str], report: Report | None 
     found = [labels.get(photo.name) or None for photo in choice.photos]
     kept = {key: value for key, value in choice.kept.items() if key[0] not in ("differing", "clusters")}
     return _judged(replace(choice, request=request, kept=kept), found, report or (lambda progress: None))
+
+
+def _go_on(stopped: Callable[[], bool]) -> None:
+    """Raises ChoiceStoppedError: it was stopped."""
+    if stopped():
+        raise ChoiceStoppedError(
+            "Stopped after all photos were seen. Their features are kept: the same call goes on from there."
+        )
 
 
 def _check(specs: Sequence[ModelSpec], request: ChooseRequest) -> None:
@@ -223,7 +235,9 @@ def _localized(
     ]
 
 
-def _judged(choice: Choice, names: Sequence[str | None], tell: Report) -> Choice:
+def _judged(
+    choice: Choice, names: Sequence[str | None], tell: Report, stopped: Callable[[], bool] = lambda: False
+) -> Choice:
     """With labels: the cross-validated accuracies of every model that has features, and the verdict."""
     classes, notes = usable(names)
     index = {name: number for number, name in enumerate(classes)}
@@ -237,6 +251,7 @@ def _judged(choice: Choice, names: Sequence[str | None], tell: Report) -> Choice
     rows: list[Candidate] = []
     right = {}
     for number, row in enumerate(choice.candidates):
+        _go_on(stopped)
         row = replace(row, knn=None, probe=None, fold_accuracies=(), own=None, own_classes=0, ece=None)
         if classes and row.model in choice.features:
             share = FEATURES_SHARE + 0.07 + 0.03 * number / len(choice.candidates)
