@@ -287,6 +287,7 @@ function takeValue() {
   if (value.error) return complain(value.error);
   say("");
   if (value.begun) ask("look");
+  if (value.shown) scrollTo(0, 0);
   if (value.file) make("a", { href: value.file.url, download: value.file.orig_name }).click();
   if (value.probe) {
     probe = { number: result.number, source: picked.model, name: value.probe };

@@ -11,11 +11,15 @@ function svg(tag, attributes) {
   return node;
 }
 
-/* 1, 2 and 5 times the powers of ten between two times, at least two of them. */
+/* Round times between two, more of them where the two are close. */
 function timesBetween(low, high) {
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power += 1) for (const part of [1, 2, 5]) found.push(part * 10 ** power);
-  return found.filter((one) => one >= low && one <= high);
+  for (const parts of [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], Array.from({ length: 45 }, (_, index) => 1 + index / 5)]) {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power += 1) for (const part of parts) found.push(Number((part * 10 ** power).toPrecision(3)));
+    const inside = found.filter((one) => one >= low && one <= high);
+    if (inside.length > 2) return inside;
+  }
+  return [];
 }
 
 function facts(one) {
