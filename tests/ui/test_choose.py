@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import shutil
 import threading
 import time
 import zipfile
@@ -25,6 +24,7 @@ from tests.photos import FOLDERS, files, in_tar
 from tests.ui.test_train import uploaded_pieces
 from vitdemo.engine.local import LocalBackend
 from vitdemo.errors import InputError, NotDownloadedError, OptionError, ResultExpiredError, UnknownModelError
+from vitdemo.evaluation.choose import Answers, Candidate, Choice, ChooseRequest, PhotoEntry, Verdict
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import forget_folder, get_spec
 from vitdemo.settings import Settings
@@ -32,7 +32,7 @@ from vitdemo.ui.app import build
 from vitdemo.ui.choose import ChooseTab
 from vitdemo.ui.choose_runs import KEPT, Visitor
 from vitdemo.ui.choose_settings import ChooseForm, limits, models_chosen, read_form
-from vitdemo.ui.choose_views import VIEWS
+from vitdemo.ui.choose_views import VIEWS, result_view, view_of
 from vitdemo.ui.errors import Page
 from vitdemo.ui.link_check import understood
 from vitdemo.ui.links import parse_link
@@ -200,6 +200,7 @@ def test_photos_that_cannot_be_compared_are_explained(
     assert str(tmp_path) not in told["said"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("counts", [{"cat": 4}, {"cat": 1, "dog": 1, "emu": 1}])
 def test_one_class_or_one_photo_a_class_gives_maps_and_clusters_and_says_why_no_accuracy(
     counts: dict[str, int], tab: ChooseTab, tmp_path: Path
@@ -219,6 +220,7 @@ def test_an_archive_over_the_limit_is_refused_and_leaves_the_place_free(tab: Cho
     assert not list((tab.runs.mine(MINE).folder).glob("*/*"))  # type: ignore[union-attr]
 
 
+@pytest.mark.thorough
 def test_more_photos_than_the_limit_are_drawn_and_it_is_said(tab: ChooseTab, tmp_path: Path) -> None:
     tab.runs.limits = replace(tab.runs.limits, photos=9)
     ended(tab.runs.start(MINE, FORM, upload(tmp_path / "a.tar", files(COUNTS)), folders=False))
@@ -284,6 +286,7 @@ def test_a_page_without_a_secret_of_its_own_cannot_start_one(tab: ChooseTab) -> 
         tab.runs.start("", FORM, {"kind": "examples"}, folders=False)
 
 
+@pytest.mark.thorough
 def test_results_of_more_visitors_than_are_kept_go_with_their_photos(tab: ChooseTab, tmp_path: Path) -> None:
     visitors = []
     for number in range(KEPT + 1):
@@ -307,12 +310,15 @@ def test_what_nobody_has_used_for_two_hours_is_deleted(done: ChooseTab, monkeypa
     assert not visitor.folder.exists()
 
 
-def test_the_end_of_the_server_deletes_photos_and_features(done: ChooseTab) -> None:
+def test_the_end_of_the_server_deletes_photos_and_features(done: ChooseTab, tmp_path: Path) -> None:
     visitor = done.runs.mine(MINE)
     assert visitor is not None
     assert list(visitor.folder.rglob("*"))
+    assert visitor.choice is not None
     done.runs.close()
     assert not visitor.folder.exists()
+    with pytest.raises(InputError):
+        done.file_of(visitor.choice, 7, str(tmp_path))
     with pytest.raises(OptionError):
         done.runs.start(MINE, FORM, {"kind": "examples"}, folders=False)
 
@@ -401,6 +407,7 @@ def test_a_question_on_an_earlier_result_is_not_answered_with_a_later_one(shown:
     assert "replaced by a later one" in found["error"]
 
 
+@pytest.mark.thorough
 def test_the_same_photos_with_one_model_more_run_only_that_one(done: ChooseTab, pipeline: Pipeline) -> None:
     visitor = done.runs.mine(MINE)
     assert visitor is not None
@@ -423,6 +430,7 @@ def test_the_same_photos_with_one_model_more_run_only_that_one(done: ChooseTab, 
     assert sum(size for name, size, pooled in seen if pooled and name == "dino-mini") == 0
 
 
+@pytest.mark.thorough
 def test_named_clusters_are_labels_of_a_second_round_and_files(done: ChooseTab, tmp_path: Path) -> None:
     given = upload(tmp_path / "b.tar", {name.replace("/", "-"): data for name, data in files(COUNTS).items()})
     visitor = ended(done.runs.start(MINE, FORM, given, folders=False))
@@ -456,38 +464,36 @@ def test_files_of_a_result(shown: ChooseTab) -> None:
         assert str(shown.runs.mine(MINE).folder) not in one["text"]  # type: ignore[union-attr]
 
 
-def test_a_photo_is_handed_to_compare_as_the_file_that_it_was(done: ChooseTab, tmp_path: Path) -> None:
-    visitor, choice = done.runs.result(MINE)
-    path = Path(done.file_of(choice, 7, str(tmp_path / "cache")))
+def test_a_photo_is_handed_to_compare_as_the_file_that_it_was(shown: ChooseTab, tmp_path: Path) -> None:
+    _, choice = shown.runs.result(MINE)
+    path = Path(shown.file_of(choice, 7, str(tmp_path / "cache")))
     entry = choice.photos[7]
     assert path.read_bytes() == files(COUNTS)[entry.name]
     assert path.name == Path(entry.name).name
     for number in (15, -1, "7", None):
         with pytest.raises(ResultExpiredError):
-            done.file_of(choice, number, str(tmp_path / "cache"))
-    shutil.rmtree(visitor.folder)
-    with pytest.raises(InputError):
-        done.file_of(choice, 7, str(tmp_path / "cache"))
+            shown.file_of(choice, number, str(tmp_path / "cache"))
 
 
-def test_a_probe_is_a_model_of_all_tabs_once_and_a_download(done: ChooseTab, tmp_path: Path) -> None:
-    name = done.probe(event(model="dino-mini"))
+def test_a_probe_is_a_model_of_all_tabs_once_and_a_download(shown: ChooseTab, tmp_path: Path) -> None:
+    name = shown.probe(event(model="dino-mini"))
     try:
         assert name == "dino-mini-probe"
         assert get_spec(name).labels == tuple(folder.replace("_", " ") for folder in FOLDERS)
-        assert done.probe(event(model="dino-mini")) == name
+        assert shown.probe(event(model="dino-mini")) == name
         (tmp_path / "cache").mkdir()
-        visitor, _ = done.runs.result(MINE)
-        path = done.probes.archive(MINE, visitor.choice_number, "dino-mini", tmp_path / "cache")
+        visitor, _ = shown.runs.result(MINE)
+        path = shown.probes.archive(MINE, visitor.choice_number, "dino-mini", tmp_path / "cache")
         with zipfile.ZipFile(path) as packed:
             assert f"{name}/model.safetensors" in packed.namelist()
         for owner, source in ((THEIRS, "dino-mini"), (MINE, "cnn-mini")):
             with pytest.raises(OptionError, match="Make it first"):
-                done.probes.archive(owner, visitor.choice_number, source, tmp_path / "cache")
+                shown.probes.archive(owner, visitor.choice_number, source, tmp_path / "cache")
     finally:
         forget_folder(name)
 
 
+@pytest.mark.thorough
 def test_boxes_and_labels_are_uploads_of_their_own(tab: ChooseTab, tmp_path: Path) -> None:
     content = files(COUNTS)
     boxes = {
@@ -513,6 +519,31 @@ def test_boxes_and_labels_are_uploads_of_their_own(tab: ChooseTab, tmp_path: Pat
     assert inside["photos"] == 15
     assert 0 < inside["iou"] <= 1
     assert inside["best"]
+
+
+def test_ten_thousand_photos_are_numbers_of_some_kilobytes_in_the_browser() -> None:
+    number, random = 10_000, np.random.default_rng(0)
+    labels = random.integers(0, 5, number)
+    features = (np.eye(5, 16)[labels] + random.normal(0, 0.1, (number, 16))).astype(np.float32)
+    photos = tuple(PhotoEntry(f"{label}/{i}.jpg", f"{i:064x}", (9, 9), Path("x")) for i, label in enumerate(labels))
+    probabilities = np.eye(5, dtype=np.float32)[labels]
+    choice = Choice(
+        request=ChooseRequest((Path("x"),)),
+        photos=photos,
+        classes=tuple("abcde"),
+        labels=labels,
+        skipped=(),
+        specs=(get_spec("vit-mini"),),
+        candidates=(Candidate("vit-mini", "ViT", 1, 1, "free"),),
+        features={"vit-mini": features},
+        answers={"vit-mini": Answers(labels, probabilities, labels)},
+        verdict=Verdict("One.", "Itself."),
+    )
+    found = view_of(choice, {"action": "map", "model": "vit-mini"})
+    places = numbers(found["places"]).reshape(number, 2)
+    assert np.abs(np.bincount(labels, places[:, 0] / 32767, 5) / np.bincount(labels)).max() > 0.2
+    assert (numbers(found["answers"]) == labels).all()
+    assert len(json.dumps(found)) + len(json.dumps(result_view(choice, 1))) < 120_000
 
 
 def test_the_page_has_one_component_for_it_that_ships_no_photos(pipeline: Pipeline) -> None:

@@ -47,10 +47,33 @@ function drawMap(canvas, map) {
   const scale = devicePixelRatio || 1, wide = canvas.clientWidth, tall = canvas.clientHeight;
   if (!wide) return;
   if (canvas.width !== Math.round(wide * scale) || canvas.height !== Math.round(tall * scale)) Object.assign(canvas, { width: Math.round(wide * scale), height: Math.round(tall * scale) });
-  const context = canvas.getContext("2d");
-  context.setTransform(scale, 0, 0, scale, 0, 0);
-  context.clearRect(0, 0, wide, tall);
   const colours = $("[name=colours]").value, only = $("[name=class]").value, radius = result.count > 3000 ? 1.7 : result.count > 600 ? 2.6 : 4;
+  // Points stay while the pointer moves: only the rings are drawn anew.
+  const look = [wide, tall, scale, colours, only, dark()].join(" ");
+  if (map.look !== look) Object.assign(map, { look, points: pointsOf(canvas, map, { colours, only, radius, scale }) });
+  const context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(map.points, 0, 0);
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  for (const [photo, line] of [[picked.photo, 3], [hovered, 2]]) {
+    if (photo === null) continue;
+    const [x, y] = across(canvas, map, photo);
+    for (const [style, more] of [[dark() ? "#000" : "#fff", 2], [dark() ? "#fff" : "#000", 0]]) {
+      Object.assign(context, { strokeStyle: style, lineWidth: line + more });
+      context.beginPath();
+      context.arc(x, y, radius + 5, 0, 2 * Math.PI);
+      context.stroke();
+    }
+  }
+  canvas.closest("figure").querySelector("figcaption").replaceChildren(make("code", {}, map.model));
+  canvas.setAttribute("aria-label", `${count(result.count, "photo")} by the features of ${map.model}; arrow keys move from photo to photo, Enter chooses`);
+}
+
+/* All photos, wrong ones on top. */
+function pointsOf(canvas, map, { colours, only, radius, scale }) {
+  const layer = make("canvas", { width: canvas.width, height: canvas.height }), context = layer.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
   const palette = new Map(), hueOf = (index) => palette.get(index) || palette.set(index, hue(index)).get(index);
   const late = [];
   for (let photo = 0; photo < result.count; photo += 1) {
@@ -81,19 +104,7 @@ function drawMap(canvas, map) {
       context.fill();
     }
   }
-  context.globalAlpha = 1;
-  for (const [photo, line] of [[picked.photo, 3], [hovered, 2]]) {
-    if (photo === null) continue;
-    const [x, y] = across(canvas, map, photo);
-    for (const [style, more] of [[dark() ? "#000" : "#fff", 2], [dark() ? "#fff" : "#000", 0]]) {
-      Object.assign(context, { strokeStyle: style, lineWidth: line + more });
-      context.beginPath();
-      context.arc(x, y, radius + 5, 0, 2 * Math.PI);
-      context.stroke();
-    }
-  }
-  canvas.closest("figure").querySelector("figcaption").replaceChildren(make("code", {}, map.model));
-  canvas.setAttribute("aria-label", `${count(result.count, "photo")} by the features of ${map.model}; arrow keys move from photo to photo, Enter chooses`);
+  return layer;
 }
 
 function legend() {
