@@ -85,6 +85,16 @@ class Settings:
     """Longest training that may be started on the page, in minutes."""
     train_mb: float = 300.0
     """Largest archive of photos that may be uploaded for a training, in 10^6 bytes."""
+    choose: bool | None = None
+    """Whether the page has the tab Choose; empty means yes. On ZeroGPU it says why it cannot run there."""
+    choose_photos: int | None = None
+    """How many photos Choose compares models on, on the page; empty means 20,000, and on a Hugging Face Space 1,000. Of more, so
+    many are drawn."""
+    choose_minutes: float | None = None
+    """Longest comparison of Choose that runs on the page, in minutes; empty means 120, and on a Hugging Face Space 10."""
+    choose_mb: float | None = None
+    """Largest archive of photos that may be uploaded for Choose, in 10^6 bytes; empty means 800, and on a Hugging Face Space
+    100."""
     max_models: int = 16
     """How many models one call, or one comparison on the page, may name."""
     temp_mb: float = 1000.0
@@ -149,6 +159,8 @@ def _boolean(text: str) -> bool:
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": _positive(int),
     "float": _positive(float),
+    "int | None": _positive(int),
+    "float | None": _positive(float),
     "bool": _boolean,
     "bool | None": _boolean,
     "str": str,

@@ -31,6 +31,7 @@ OURS = ", ".join(
         ".vd-rebuilt",
         ".vd-segment",
         ".vd-inside",
+        ".vd-choose",
         "#heading",
         "#footer",
         "#vd-connection",
@@ -189,6 +190,35 @@ def running(watched: Watched) -> None:
     watched.page.locator("#live [data-model]").first.wait_for()
 
 
+def choosing(watched: Watched) -> None:
+    open_tab(watched.page, "Choose")
+    expect(watched.page.locator("#chooser .vd-begin")).to_be_visible()
+    unfolded(watched, "chooser")
+
+
+def chosen(watched: Watched) -> None:
+    """A result, with all of its views."""
+    page = watched.page
+    for name in ("beit-mini", "deit-mini", "hybrid-mini", "mae-mini", "vit-mini"):
+        page.locator(f"#chooser [name=model][value={name}]").uncheck()
+    page.locator("#chooser .vd-begin").click()
+    expect(page.locator("#chooser .vd-verdict")).not_to_be_empty(timeout=90_000)
+    page.locator("#chooser .vd-map").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator("#chooser .vd-photo .vd-thumb").first).to_be_visible()
+
+
+def looked_at(view: str) -> Callable[[Watched], object]:
+    def at(watched: Watched) -> None:
+        page = watched.page
+        page.locator(f"#chooser [data-view={view}]").click()
+        expect(page.locator("#chooser .vd-why")).to_have_attribute("aria-busy", "false")
+
+    at.__name__ = f"choose, {view}"
+    return at
+
+
 def models(watched: Watched) -> None:
     open_tab(watched.page, "Models")
     expect(watched.page.locator("#model-list h2").first).to_be_visible()
@@ -204,6 +234,9 @@ WALK: list[Callable[[Watched], object]] = [
     refused_there,
     live,
     running,
+    choosing,
+    chosen,
+    *map(looked_at, ("differences", "confusions", "clusters", "unusual")),
     models,
 ]
 """Each goes on where the one before it left the page."""

@@ -254,6 +254,7 @@ TABS = {
     # The steps of the walk are one row on a phone, which is moved sideways.
     "Inside": ".vd-inside > :not(.vd-steps), .vd-figures *",
     "Live": ".vd-live *",
+    "Choose": ".vd-choose *",
     "Train": ".vd-train *",
     "Models": "#model-list *, #add-model *",
 }

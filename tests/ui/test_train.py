@@ -40,6 +40,7 @@ from vitdemo.ui.training_runs import TrainingRuns
 MINE, THEIRS = "m" * 32, "t" * 32
 REQUEST = TrainRequest("supervised", "scratch", "mini", 64, 0.05)
 GIVEN = {"recipe": "supervised", "arch": "vit", "size": "mini", "resolution": "96", "minutes": "3"}
+LIMIT = Settings().train_mb
 EXAMPLES = {"kind": "examples"}
 
 
@@ -169,7 +170,7 @@ def test_an_archive_in_pieces_is_joined_and_its_pieces_are_deleted(
     pieces = uploaded_pieces(whole, 4000)
     assert len(pieces) > 3
     given = {"kind": "upload", "name": "../my photos.tar", "pieces": pieces}
-    assert put_data(given, tmp_path / "data", Settings(), folders=False) == "data/my_photos.tar"
+    assert put_data(given, tmp_path / "data", LIMIT, folders=False) == "data/my_photos.tar"
     assert (tmp_path / "data" / "my_photos.tar").read_bytes() == whole
     assert not any(Path(piece).exists() for piece in pieces)
 
@@ -179,9 +180,7 @@ def test_an_upload_that_is_no_piece_stays_where_it_is(tmp_path: Path, monkeypatc
     example = Path(get_upload_folder()) / "x" / "sunflower.jpg"
     example.parent.mkdir(parents=True)
     shutil.copy(examples()[0].path, example)
-    put_data(
-        {"kind": "upload", "name": "x.zip", "pieces": [str(example)]}, tmp_path / "data", Settings(), folders=False
-    )
+    put_data({"kind": "upload", "name": "x.zip", "pieces": [str(example)]}, tmp_path / "data", LIMIT, folders=False)
     assert example.exists()
 
 
@@ -191,7 +190,7 @@ def test_no_other_file_of_the_server_is_taken_for_an_upload(tmp_path: Path, monk
     secret.write_text("secret")
     for path in (str(secret), f"{get_upload_folder()}/../secret", ""):
         with pytest.raises(ImageError, match="was not uploaded"):
-            put_data({"kind": "upload", "name": "x", "pieces": [path]}, tmp_path / "data", Settings(), folders=True)
+            put_data({"kind": "upload", "name": "x", "pieces": [path]}, tmp_path / "data", LIMIT, folders=True)
     assert secret.exists()
 
 
@@ -210,7 +209,7 @@ def test_photos_that_are_not_given_or_not_allowed_are_refused(
     given: dict[str, Any], folders: bool, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(OptionError, match=words):
-        put_data(given, tmp_path / "data", Settings(), folders)
+        put_data(given, tmp_path / "data", LIMIT, folders)
 
 
 def test_an_archive_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +217,7 @@ def test_an_archive_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytes
     pieces = uploaded_pieces(bytes(3_000_000), 1_000_000)
     given = {"kind": "upload", "name": "big.tar", "pieces": pieces}
     with pytest.raises(InputError, match=r"larger than 2\.5 MB, the limit of this page"):
-        put_data(given, tmp_path / "data", Settings(train_mb=2.5), folders=False)
+        put_data(given, tmp_path / "data", 2.5, folders=False)
 
 
 @pytest.mark.parametrize("name", ["--out=x", "../..", ".hidden", "a b\n.zip", "ü.tar", "", "x" * 300])

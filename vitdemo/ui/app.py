@@ -19,6 +19,8 @@ from vitdemo.types import Photo
 from vitdemo.ui import STATIC
 from vitdemo.ui.api import INFERENCE, add_endpoints
 from vitdemo.ui.batch import SeveralPhotos
+from vitdemo.ui.choose import ChooseTab
+from vitdemo.ui.choose_settings import may_choose
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.components.examples import example_buttons
 from vitdemo.ui.components.explorer import grey_if_unanswered
@@ -31,6 +33,7 @@ from vitdemo.ui.head import head
 from vitdemo.ui.hosts import guarded
 from vitdemo.ui.inside import InsideTab
 from vitdemo.ui.intake import PhotoIntake
+from vitdemo.ui.joining import JoinedTabs
 from vitdemo.ui.live import LiveTab
 from vitdemo.ui.mcp_server import McpServer, wanted
 from vitdemo.ui.metrics import Metrics
@@ -44,7 +47,20 @@ from vitdemo.ui.result_store import Results
 from vitdemo.ui.run_on import RunOn
 from vitdemo.ui.segment import SegmentTab
 from vitdemo.ui.sessions import CAPACITY, lean_sessions
-from vitdemo.ui.state import COMPARE, EXPLAIN, INSIDE, LIVE, MODELS, NOTHING, SEGMENT, TABS, TRAIN, PageState, Values
+from vitdemo.ui.state import (
+    CHOOSE,
+    COMPARE,
+    EXPLAIN,
+    INSIDE,
+    LIVE,
+    MODELS,
+    NOTHING,
+    SEGMENT,
+    TABS,
+    TRAIN,
+    PageState,
+    Values,
+)
 from vitdemo.ui.train import TrainTab
 from vitdemo.ui.train_settings import may_train
 
@@ -149,6 +165,8 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
                     within = InsideTab(pipeline, default[0], state)
                 with gr.Tab("Live", id=LIVE) as live_tab:
                     live = LiveTab(pipeline, default[0])
+                with gr.Tab("Choose", id=CHOOSE, visible=may_choose(settings)) as choose_tab:
+                    chosen = ChooseTab(pipeline) if may_choose(settings) else None
                 with gr.Tab("Train", id=TRAIN, visible=may_train(settings)) as train_tab:
                     trained = TrainTab(pipeline) if may_train(settings) else None
                 with gr.Tab("Models", id=MODELS) as models_tab:
@@ -164,7 +182,7 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
             tab: panel.select(_opens(tab), state, None, **quick)
             for tab, panel in zip(
                 TABS,
-                (compare_tab, explain_tab, segment_tab, inside_tab, live_tab, train_tab, models_tab),
+                (compare_tab, explain_tab, segment_tab, inside_tab, live_tab, choose_tab, train_tab, models_tab),
                 strict=True,
             )
         }
@@ -194,12 +212,16 @@ def build(pipeline: Pipeline | None = None) -> gr.Blocks:
         picker.connect([compare.more, explain.more])
         several.connect(compare.models, photo)
         live.connect(live_tab, photo, explain.model, tabs, state)
+        joined_tabs = JoinedTabs(compare.models, explain.model, listed, segmented, within, settings.max_models)
+        if chosen is not None:
+            chosen.connect(photo, tabs, joined_tabs, state)
+            page.choosing = chosen.runs
         if trained is not None:
-            trained.connect(photo, listed, compare.models, explain.model, segmented, within)
+            trained.connect(photo, joined_tabs)
             page.training = trained.runs
         PhotoIntake(photos, photo, taken, address, answer).connect(state, private)
         gallery.select(on_example, state, photo, show_progress="hidden", **private)
-        link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented, within))
+        link = RestoreLink(pipeline, photos, (tabs, photo, state), (compare, explain, segmented, within), chosen)
         restored = page.load(link.on_load, state, link.outputs, **running)
         restored.then(None, None, None, js=OPENED, **private)
         page.queue(max_size=settings.max_queue, api_open=False)

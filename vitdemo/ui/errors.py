@@ -22,6 +22,7 @@ from vitdemo.ui.given import NOT_UPLOADED, files_in
 from vitdemo.ui.photos import DecodedPhotos, current, using
 
 if TYPE_CHECKING:
+    from vitdemo.ui.choose_runs import ChooseRuns
     from vitdemo.ui.training_runs import TrainingRuns
 
 logger = logging.getLogger("vitdemo")
@@ -52,7 +53,8 @@ class Page(gr.Blocks):
 
     photos: DecodedPhotos | None = None
     training: TrainingRuns | None = None
-    """Where there is a tab for it."""
+    choosing: ChooseRuns | None = None
+    """Both where there is a tab for it."""
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
         if block_fn.api_visibility == "public":
@@ -83,8 +85,9 @@ class Page(gr.Blocks):
             return await super().process_api(*arguments, **options)
 
     def close(self, *arguments: Any, **options: Any) -> None:
-        if self.training is not None:
-            self.training.close()
+        for runs in (self.training, self.choosing):
+            if runs is not None:
+                runs.close()
         super().close(*arguments, **options)
 
     def queue(self, *arguments: Any, **options: Any) -> Page:

@@ -9,6 +9,7 @@ import gradio as gr
 from vitdemo.errors import VitDemoError
 from vitdemo.pipeline import Pipeline
 from vitdemo.types import Photo
+from vitdemo.ui.choose import ChooseTab
 from vitdemo.ui.compare import CompareTab
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
@@ -18,7 +19,7 @@ from vitdemo.ui.link_check import is_url, shortened, understood, warning
 from vitdemo.ui.links import LinkState, example_called, parse_link
 from vitdemo.ui.photos import DecodedPhotos
 from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.state import COMPARE, EXPLAIN, INSIDE, NOTHING, SEGMENT, TRAIN, PageState, Values
+from vitdemo.ui.state import CHOOSE, COMPARE, EXPLAIN, INSIDE, NOTHING, SEGMENT, TRAIN, PageState, Values
 from vitdemo.ui.train_settings import may_train
 
 
@@ -31,11 +32,13 @@ class RestoreLink:
         photos: DecodedPhotos,
         page: tuple[gr.Tabs, gr.Image, gr.State],
         tabs: tuple[CompareTab, ExplainTab, SegmentTab, InsideTab],
+        choose: ChooseTab | None,
     ) -> None:
         self.pipeline, self.photos = pipeline, photos
         self.tabs, self.photo, self.state = page
         compare, explain, segment, inside = tabs
         self.compare, self.explain, self.segment, self.inside = tabs
+        self.choose = choose
         self.outputs = [
             *(self.tabs, self.photo),
             *(compare.models, compare.method, compare.target, compare.compared),
@@ -43,13 +46,14 @@ class RestoreLink:
             *(explain.fusion, explain.discard, explain.variant),
             segment.view,
             inside.view,
+            *([choose.view] if choose else []),
         ]
 
     def on_load(self, state: PageState, request: gr.Request) -> Values:
         query: dict[str, Any] = dict(request.query_params) if request else {}
         query = {name: str(value) for name, value in query.items()}
         link = parse_link(query)
-        absent = () if may_train(self.pipeline.settings) else (TRAIN,)
+        absent = [*([] if may_train(self.pipeline.settings) else [TRAIN]), *([] if self.choose else [CHOOSE])]
         link, ignored = understood(link, query, self.compare.default, self.explain.default, absent)
         if link == LinkState():
             if ignored:
@@ -66,6 +70,8 @@ class RestoreLink:
                     found = self.segment.follow(link)
                 elif tab == INSIDE:
                     found = self.inside.follow(link)
+                elif tab == CHOOSE and self.choose:
+                    found = self.choose.follow(link)
                 elif tab == COMPARE:
                     found = self.compare.follow(link, photo, state)
         except gr.Error as error:

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-TABS = ("compare", "explain", "segment", "inside", "live", "train", "models")
-COMPARE, EXPLAIN, SEGMENT, INSIDE, LIVE, TRAIN, MODELS = TABS
+TABS = ("compare", "explain", "segment", "inside", "live", "choose", "train", "models")
+COMPARE, EXPLAIN, SEGMENT, INSIDE, LIVE, CHOOSE, TRAIN, MODELS = TABS
 
 Values = dict[Any, Any]
 """What Gradio gives a handler whose inputs are a set: values by component. Handlers return the same, or nothing new."""

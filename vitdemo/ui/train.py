@@ -20,10 +20,8 @@ from vitdemo.ui.components.trainer import strip_value, trainer
 from vitdemo.ui.errors import user_errors
 from vitdemo.ui.examples import examples, opened
 from vitdemo.ui.given import number_of
-from vitdemo.ui.inside import InsideTab
-from vitdemo.ui.models import ModelsTab, choices, policy_of
-from vitdemo.ui.segment import SegmentTab
-from vitdemo.ui.segment_settings import models_offered
+from vitdemo.ui.joining import JoinedTabs
+from vitdemo.ui.models import policy_of
 from vitdemo.ui.state import Values
 from vitdemo.ui.train_log import UNDER_WAY, Run, skipped
 from vitdemo.ui.train_settings import MISSING, can_train, offers, read_request
@@ -59,15 +57,7 @@ class TrainTab:
         self.view = trainer(offers(pipeline.settings, self.folders), training, elem_id="trainer")
         self._read = threading.Lock()
 
-    def connect(
-        self,
-        photo: PhotoInput,
-        models: ModelsTab,
-        compared: gr.Dropdown,
-        explained: gr.Dropdown,
-        segmented: SegmentTab,
-        within: InsideTab,
-    ) -> None:
+    def connect(self, photo: PhotoInput, tabs: JoinedTabs) -> None:
         """Watch the page's photo, and let trained models join the other tabs."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
 
@@ -95,23 +85,12 @@ class TrainTab:
             """What was trained is offered in every tab, and is what Explain and Compare show next."""
             run = self.runs.mine(_token(event))
             if run is None or run.model is None:
-                return {compared: gr.skip()}
-            chosen = list(values[compared])
-            if run.name not in chosen and len(chosen) < self.settings.max_models:
-                chosen.append(run.name)
-            offered = choices()
-            return {
-                compared: gr.update(choices=offered, value=chosen),
-                explained: gr.update(choices=offered, value=run.name),
-                models.list: models.value(None),
-                segmented.view: {"models": models_offered()},
-                **within.joined(),
-            }
+                return {tabs.compared: gr.skip()}
+            return tabs.join(run.name, values)
 
         self.view.begin(on_begin, photo, self.view, trigger_mode="multiple", **private)
         self.view.pack(on_pack, None, self.view, trigger_mode="multiple", **private)
-        outputs = [compared, explained, models.list, segmented.view, within.view]
-        self.view.join(on_join, {compared}, outputs, trigger_mode="multiple", **private)
+        self.view.join(on_join, tabs.inputs, tabs.outputs, trigger_mode="multiple", **private)
 
     def begin(self, photo: object, event: gr.EventData) -> Run:
         """Start what a page asks for.

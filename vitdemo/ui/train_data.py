@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from vitdemo.errors import InputError, OptionError
-from vitdemo.settings import Settings
 from vitdemo.types import Photo
 from vitdemo.ui.examples import examples
 from vitdemo.ui.given import uploaded
@@ -32,11 +31,24 @@ PIECE = "photos.part"
 """What the page calls a piece of an archive."""
 
 
-def put_data(given: Mapping[str, Any], folder: Path, settings: Settings, folders: bool) -> str:
+_CHOOSE = "Choose an archive with one folder per class"
+
+
+def put_data(
+    given: Mapping[str, Any],
+    folder: Path,
+    megabytes: float,
+    folders: bool,
+    instead: str = "Train on it with the command line.",
+    crops: tuple[float, float] = (0.6, 1.0),
+) -> str:
     """Put the chosen photos into the folder of a run; returns what the command calls them.
 
     Args:
+        megabytes: limit of an archive, in 10^6 bytes.
         folders: whether a folder of the server may be named.
+        instead: what to do with a larger archive.
+        crops: of the examples, see `tiny_set`.
 
     Raises:
         ImageError: a piece is no upload of this server.
@@ -47,21 +59,25 @@ def put_data(given: Mapping[str, Any], folder: Path, settings: Settings, folders
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if kind == "examples":
-            tiny_set(folder / "examples")
+            tiny_set(folder / "examples", crops)
             return "data/examples"
         if kind == "folder" and folders:
             return _local(str(given.get("folder", "")))
         if kind == "upload":
-            return f"data/{_joined(given, folder, settings).name}"
+            return f"data/{joined(given, folder, megabytes, instead).name}"
     except OSError as error:
         raise InputError(
             f"The photos cannot be stored on the server: {error.strerror or 'a failure of its disk'}."
         ) from None
-    raise OptionError("Choose an archive with one folder per class, or the examples.")
+    raise OptionError(f"{_CHOOSE}, or the examples.")
 
 
-def tiny_set(folder: Path) -> None:
-    """Overlapping crops of each example, a folder per class. Whoever learns them knows these photos, and no others."""
+def tiny_set(folder: Path, crops: tuple[float, float] = (0.6, 1.0)) -> None:
+    """Overlapping crops of each example, a folder per class. Whoever learns them knows these photos, and no others.
+
+    Args:
+        crops: the smallest and the largest, as shares of the photo's shorter side.
+    """
     random = np.random.default_rng(0)
     for example in examples():
         place = folder / (example.label or example.title)
@@ -69,7 +85,7 @@ def tiny_set(folder: Path) -> None:
         with Image.open(example.path) as opened:
             photo = opened.convert("RGB")
         for number in range(CROPS):
-            side = int(min(photo.size) * random.uniform(0.6, 1.0))
+            side = int(min(photo.size) * random.uniform(*crops))
             left, top = (int(random.integers(0, length - side + 1)) for length in photo.size)
             crop = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             crop.save(place / f"{number:02}.jpg", quality=90)
@@ -102,23 +118,32 @@ def _local(text: str) -> str:
     return str(path.absolute())
 
 
-def _joined(given: Mapping[str, Any], folder: Path, settings: Settings) -> Path:
+def joined(
+    given: Mapping[str, Any], folder: Path, megabytes: float, instead: str, missing: str = f"{_CHOOSE}."
+) -> Path:
+    """The pieces of an upload as one file in a folder.
+
+    Args:
+        missing: what is said if there are none.
+
+    Raises:
+        ImageError: a piece is no upload of this server.
+        InputError: the file is incomplete or too large.
+        OptionError: there are no pieces.
+    """
     pieces = given.get("pieces")
     if not isinstance(pieces, list) or not 0 < len(pieces) <= MOST_PIECES:
-        raise OptionError("Choose an archive with one folder per class.")
-    limit, size = int(settings.train_mb * 1e6), 0
+        raise OptionError(missing)
+    limit, size = int(megabytes * 1e6), 0
     target = folder / safe_name(str(given.get("name", "")))
     with target.open("wb") as whole:
         for piece in pieces:
             path = Path(uploaded(str(piece)))
             if not path.is_file():
-                raise InputError("A piece of the upload is no longer on the server. Choose the archive again.")
+                raise InputError("A piece of the upload is no longer on the server. Choose the file again.")
             size += path.stat().st_size
             if size > limit:
-                raise InputError(
-                    f"The archive is larger than {settings.train_mb:g} MB, the limit of this page. Train on it with the "
-                    "command line."
-                )
+                raise InputError(f"The file is larger than {megabytes:g} MB, the limit of this page. {instead}")
             with path.open("rb") as file:
                 shutil.copyfileobj(file, whole)
             if path.name == PIECE:  # nothing else that lies there, such as a photo of another page

@@ -88,7 +88,7 @@ class TrainingRuns:
             run = Run(number, self._free_name(), owner, request, self._place() / str(number))
             self.current = run
         try:
-            run.data = put_data(data, run.folder / "data", self.settings, folders)
+            run.data = put_data(data, run.folder / "data", self.settings.train_mb, folders)
             run.photo = put_photo(photo, run.folder / "photo")
         except BaseException:
             with self._guard:

@@ -22,6 +22,7 @@ FOLDER = STATIC / "train"
 SCRIPTS = (
     STATIC / "common.js",
     STATIC / "maps.js",
+    STATIC / "pieces.js",
     *(FOLDER / f"{name}.js" for name in ("head", "strip", "curves", "page")),
 )
 """In the order in which they are joined: what starts the page comes last."""

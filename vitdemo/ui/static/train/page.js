@@ -6,6 +6,7 @@ const HINTS = {
   upload: `Up to ${offered.megabytes} MB. A tenth of the photos is held out for evaluation; two classes at least, two photos each.`,
   folder: "Where the app runs, not on your own machine if that is another one.",
 };
+const PIECES = { ...offered, missing: "Choose a zip or tar archive with one folder per class.", instead: "Train on it with the command line." };
 let busy = ""; // what the page itself is doing: words, while it uploads
 let wrong = "";
 let followed = false; // whether a training of one's own was under way while this page was open
@@ -61,6 +62,11 @@ function rest() {
   return own.left >= 90 ? `about ${Math.round(own.left / 60)} min left` : `about ${Math.max(1, Math.round(own.left))} s left`;
 }
 
+function tellBusy(words) {
+  busy = words;
+  showState();
+}
+
 /* ---- asking ---- */
 
 async function ask(action) {
@@ -98,25 +104,6 @@ async function takeProgress(answer) {
   }
 }
 
-/* In pieces: larger than an image may be, a file is refused. */
-async function uploaded(file) {
-  if (!file) throw new Error("Choose a zip or tar archive with one folder per class.");
-  if (file.size > offered.megabytes * 1e6) throw new Error(`This archive has ${Math.ceil(file.size / 1e6)} MB; the limit here is ${offered.megabytes} MB. Train on it with the command line.`);
-  if (!file.size) throw new Error("This file is empty.");
-  const pieces = [];
-  for (let start = 0; start < file.size; start += offered.piece) {
-    busy = `Uploading: ${Math.round((start / file.size) * 100)}%`;
-    showState();
-    const piece = new File([file.slice(start, start + offered.piece)], "photos.part");
-    try {
-      pieces.push((await upload(piece)).path);
-    } catch {
-      throw new Error("The archive could not be uploaded. Try again.");
-    }
-  }
-  return { kind: "upload", name: file.name, pieces };
-}
-
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (busy || own.under_way) return;
@@ -127,13 +114,12 @@ form.addEventListener("submit", async (event) => {
     return showState();
   }
   try {
-    busy = "Starting";
-    showState();
+    tellBusy("Starting");
     const kind = chosen("kind");
-    const data = kind === "upload" ? await uploaded(form.elements.archive.files[0]) : { kind, folder: kind === "folder" ? chosen("path") : "" };
+    const data = { kind, folder: kind === "folder" ? chosen("path") : "" };
+    if (kind === "upload") Object.assign(data, await inPieces(form.elements.archive.files[0], PIECES, tellBusy));
     asked += 1;
-    busy = "Storing the photos";
-    showState();
+    tellBusy("Storing the photos");
     trigger("begin", { number: asked, settings, data, token });
   } catch (error) {
     busy = "";
