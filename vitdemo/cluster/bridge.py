@@ -31,7 +31,7 @@ LOOK = 2.0
 TELL = 10.0
 """Seconds between two looks at what replicas hold: other pages may use them too."""
 AGAIN = 2
-"""How often a job is given to another replica: while several are lost at a time, as on a machine that is drained, once is too few."""
+"""How often a job is given to another replica: where several are lost at a time, once is too few."""
 SLICE = 0.2
 """Seconds between two looks whether the page has given up."""
 
