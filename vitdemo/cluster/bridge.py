@@ -30,10 +30,12 @@ LOOK = 2.0
 """Seconds between two looks whether the cluster is there."""
 TELL = 10.0
 """Seconds between two looks at what replicas hold: other pages may use them too."""
+PAUSE = 0.2
+"""Seconds until a queue that was full is tried again."""
 AGAIN = 2
 """How often a job is given to another replica: where several are lost at a time, once is too few."""
-SLICE = 0.2
-"""Seconds between two looks whether the page has given up."""
+SLICE = 1.0
+"""Seconds between two looks whether the page has given up. Each costs about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Bridge:
                     raise
                 if time.monotonic() > until:
                     raise _FailedError("late") from None
-            time.sleep(SLICE)
+            time.sleep(PAUSE)
             if has_left():
                 raise _LeftError
 
@@ -175,7 +177,9 @@ def _result(response: Any, until: float, has_left: Callable[[], bool]) -> tuple[
 
     while True:
         try:
-            found: tuple[list[bytes], Report] = response.result(timeout_s=SLICE)
+            found: tuple[list[bytes], Report] = response.result(
+                timeout_s=min(SLICE, max(PAUSE, until - time.monotonic()))
+            )
             return found
         except TimeoutError:
             if has_left():
