@@ -156,7 +156,7 @@ def killing(seconds: float) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = load(Pipeline(Settings(device="cpu"), backend), seconds)
+    found = load(Pipeline(Settings(device="cpu"), backend), seconds, users=6)
     told.set()
     killer.join()
     backend.close()

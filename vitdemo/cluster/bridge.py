@@ -30,8 +30,12 @@ LOOK = 2.0
 """Seconds between two looks whether the cluster is there."""
 TELL = 10.0
 """Seconds between two looks at what replicas hold: other pages may use them too."""
-SLICE = 0.2
-"""Seconds between two looks whether the page has given up."""
+PAUSE = 0.2
+"""Seconds until a queue that was full is tried again."""
+AGAIN = 2
+"""How often a job is given to another replica: where several are lost at a time, once is too few."""
+SLICE = 1.0
+"""Seconds between two looks whether the page has given up. Each costs about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,13 @@ class Bridge:
         return self._learned(self.handle.broadcast("unload", packed), seconds)
 
     def _learned(self, asked: Any, seconds: float) -> list[Report]:
-        found = [one for one in asked.results(timeout_s=seconds, return_exceptions=True) if isinstance(one, Report)]
+        from ray.serve.exceptions import DeploymentUnavailableError
+
+        try:
+            answers = asked.results(timeout_s=seconds, return_exceptions=True)
+        except DeploymentUnavailableError:  # no replica runs now
+            return []
+        found = [one for one in answers if isinstance(one, Report)]
         for report in found:
             self.placement.learned(report)
         return found
@@ -95,12 +105,16 @@ class Bridge:
     def run(self, job: Job, has_left: Callable[[], bool]) -> list[bytes]:
         """Packed answers in the order of the works, up to the first error of each replica.
 
-        What a replica was doing when it was lost is asked for once more: forward passes change nothing.
+        What a replica was doing when it was lost is asked for again: forward passes change nothing. Not for ever, since it may be
+        the job that ends them.
         """
         until = time.monotonic() + job.seconds
         answers: dict[int, bytes] = {}
         lost = self._ask(job, range(len(job.works)), until, has_left, answers)
-        if lost and self._again(job, lost, until, has_left, answers):
+        for _ in range(AGAIN):
+            if lost:
+                lost = self._again(job, lost, until, has_left, answers)
+        if lost:
             raise _FailedError("lost")
         return [answers.get(index, b"") for index in range(len(job.works))]
 
@@ -116,7 +130,7 @@ class Bridge:
                     raise
                 if time.monotonic() > until:
                     raise _FailedError("late") from None
-            time.sleep(SLICE)
+            time.sleep(PAUSE)
             if has_left():
                 raise _LeftError
 
@@ -163,7 +177,9 @@ def _result(response: Any, until: float, has_left: Callable[[], bool]) -> tuple[
 
     while True:
         try:
-            found: tuple[list[bytes], Report] = response.result(timeout_s=SLICE)
+            found: tuple[list[bytes], Report] = response.result(
+                timeout_s=min(SLICE, max(PAUSE, until - time.monotonic()))
+            )
             return found
         except TimeoutError:
             if has_left():

@@ -208,7 +208,7 @@ class RayBackend:
             )
         if failure.kind == "lost":
             return ServiceError(
-                "Two replicas of the model service ended while they worked on this. Try again; if it happens again, choose a "
+                "Several replicas of the model service ended while they worked on this. Try again; if it happens again, choose a "
                 "smaller model or resolution."
             )
         if failure.kind == "absent":
