@@ -77,7 +77,7 @@ def test_an_archive_gives_a_verdict_reasons_a_probe_and_a_photo_in_compare(
         chooser.locator(".vd-table [name=chosen][value=dino-mini]").check()
         expect(chooser.locator("[name=a]")).to_have_value("dino-mini")
         expect(chooser.locator("[name=b]")).to_have_value("cnn-mini")
-        chooser.get_by_role("button", name="ms alone").click()
+        chooser.get_by_role("button", name="ms alone", exact=True).click()
         expect(chooser.get_by_role("columnheader", name="ms alone")).to_have_attribute("aria-sort", "ascending")
         # A photo of the map by keys: its neighbours by both models.
         chooser.locator(".vd-map").first.focus()
