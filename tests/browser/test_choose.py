@@ -80,6 +80,7 @@ def test_an_archive_gives_a_verdict_reasons_a_probe_and_a_photo_in_compare(
         chooser.get_by_role("button", name="ms alone", exact=True).click()
         expect(chooser.get_by_role("columnheader", name="ms alone")).to_have_attribute("aria-sort", "ascending")
         # A photo of the map by keys: its neighbours by both models.
+        expect(chooser.locator(".vd-why")).to_have_attribute("aria-busy", "false")
         chooser.locator(".vd-map").first.focus()
         page.keyboard.press("ArrowRight")
         expect(chooser.locator(".vd-peek img")).to_be_visible()
@@ -112,6 +113,7 @@ def test_an_archive_gives_a_verdict_reasons_a_probe_and_a_photo_in_compare(
         open_tab(page, "Explain")
         expect(page.locator("#explained h2 code")).to_have_text("dino-mini-probe")
         open_tab(page, "Choose")
+        expect(chooser.locator(".vd-why")).to_have_attribute("aria-busy", "false")
         chooser.locator(".vd-map").first.focus()
         page.keyboard.press("Enter")
         expect(chooser.locator(".vd-photo")).to_have_attribute("data-photo", "0")
