@@ -203,6 +203,7 @@ def chosen(watched: Watched) -> None:
         page.locator(f"#chooser [name=model][value={name}]").uncheck()
     page.locator("#chooser .vd-begin").click()
     expect(page.locator("#chooser .vd-verdict")).not_to_be_empty(timeout=90_000)
+    expect(page.locator("#chooser .vd-why")).to_have_attribute("aria-busy", "false")
     page.locator("#chooser .vd-map").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")

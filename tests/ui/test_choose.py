@@ -30,9 +30,10 @@ from vitdemo.registry import forget_folder, get_spec
 from vitdemo.settings import Settings
 from vitdemo.ui.app import build
 from vitdemo.ui.choose import ChooseTab
-from vitdemo.ui.choose_runs import KEPT, Visitor
+from vitdemo.ui.choose_runs import KEPT
 from vitdemo.ui.choose_settings import ChooseForm, limits, models_chosen, read_form
 from vitdemo.ui.choose_views import VIEWS, result_view, view_of
+from vitdemo.ui.choose_visitor import Visitor
 from vitdemo.ui.errors import Page
 from vitdemo.ui.link_check import understood
 from vitdemo.ui.links import parse_link

@@ -26,9 +26,10 @@ from vitdemo.evaluation.choose import (
 from vitdemo.images.class_folders import read_file
 from vitdemo.pipeline import Pipeline
 from vitdemo.ui.choose_probes import Probes
-from vitdemo.ui.choose_runs import ChooseRuns, Visitor
+from vitdemo.ui.choose_runs import ChooseRuns
 from vitdemo.ui.choose_settings import models_offered, offers, read_form
 from vitdemo.ui.choose_views import VIEWS, named, result_view, view_of
+from vitdemo.ui.choose_visitor import Visitor
 from vitdemo.ui.components.chooser import chooser
 from vitdemo.ui.components.photo import PagePhoto
 from vitdemo.ui.errors import user_errors

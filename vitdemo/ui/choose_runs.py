@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import itertools
 import logging
 import shutil
@@ -11,10 +10,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gradio.utils import get_upload_folder
 
@@ -23,7 +22,6 @@ from vitdemo.evaluation.choose import (
     Choice,
     ChooseRequest,
     FeatureStore,
-    Progress,
     choose,
     read_labels,
     relabelled,
@@ -31,7 +29,7 @@ from vitdemo.evaluation.choose import (
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
 from vitdemo.ui.choose_settings import ChooseForm, limits
-from vitdemo.ui.train_data import joined, put_data
+from vitdemo.ui.choose_visitor import State, Visitor, key_of, put_file, put_photos, reporter
 
 KEPT = 3
 """Visitors whose photos and results are kept."""
@@ -42,9 +40,6 @@ MEMORY = 1_000_000_000
 FORGOTTEN = 7200.0
 """Seconds after its last comparison after which a visitor's photos, features and result are deleted."""
 
-FILE_MB = 50.0
-"""Limit of a file of boxes or labels, in 10^6 bytes."""
-
 SHORTEST_TOKEN = 16
 
 STILL = 1.0
@@ -53,52 +48,8 @@ STILL = 1.0
 QUESTIONS = 32
 """What one page may have computed at the same time."""
 
-CROPS = (0.15, 0.4)
-"""Of the examples, as shares of their shorter side: small ones, which not every model can tell."""
-
-INSTEAD = "Use the command line: vitdemo choose."
-
-State = Literal["preparing", "running", "stopping", "stopped", "done", "failed"]
-UNDER_WAY: tuple[State, ...] = ("preparing", "running", "stopping")
 
 logger = logging.getLogger("vitdemo")
-
-
-@dataclass
-class Visitor:
-    """What one browser has here."""
-
-    owner: str
-    """What it alone knows."""
-    folder: Path
-    number: int = 0
-    """Of its last comparison."""
-    state: State = "stopped"
-    said: str = ""
-    form: ChooseForm | None = None
-    request: ChooseRequest | None = None
-    labels: Mapping[str, str] | None = None
-    """Of a second round, without a forward pass."""
-    own_store: bool = True
-    """Whether features are kept with the photos, and deleted with them."""
-    progress: Progress | None = None
-    models: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Photos that each model has seen, and of how many."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    choice: Choice | None = None
-    choice_number: int = 0
-    """Of the comparison that it came from."""
-    used: float = field(default_factory=time.monotonic)
-    asked: dict[str, Future[dict[str, Any]]] = field(default_factory=dict)
-    """What is being computed of the result, by question."""
-
-    @property
-    def under_way(self) -> bool:
-        return self.state in UNDER_WAY
-
-    @property
-    def bytes(self) -> int:
-        return sum(one.nbytes for one in self.choice.features.values()) if self.choice else 0
 
 
 class ChooseRuns:
@@ -123,7 +74,7 @@ class ChooseRuns:
 
     def mine(self, owner: str) -> Visitor | None:
         """What this browser has here."""
-        return self._visitors.get(_key(owner))
+        return self._visitors.get(key_of(owner))
 
     def start(self, owner: str, form: ChooseForm, data: Mapping[str, Any], folders: bool) -> Visitor:
         """Begin a comparison.
@@ -141,8 +92,8 @@ class ChooseRuns:
         visitor = self._take_place(owner)
         before = visitor.request
         try:
-            path, own = self._photos(visitor, data, folders)
-            extra = {name: self._file(visitor, data.get(name), name) for name in ("boxes", "labels")}
+            path, own = put_photos(visitor, data, self.limits.megabytes, folders)
+            extra = {name: put_file(visitor, data.get(name), name) for name in ("boxes", "labels")}
             labels: Mapping[str, str] | None = read_labels(extra["labels"]) if extra["labels"] else None
             if data.get("kind") == "same" and before is not None:
                 labels, extra["boxes"] = labels or before.labels, extra["boxes"] or before.boxes
@@ -267,7 +218,7 @@ class ChooseRuns:
                 raise OptionError(
                     "A comparison is running on this server, and one runs at a time: wait until it has ended, or been stopped."
                 )
-            key = _key(owner)
+            key = key_of(owner)
             visitor = self._visitors.pop(key, None) or Visitor(owner, self._place() / key)
             self._visitors[key] = visitor
             visitor.state, visitor.said, visitor.number = "preparing", "", next(self._numbers)
@@ -277,34 +228,6 @@ class ChooseRuns:
                 self._forget(old)
         visitor.folder.mkdir(parents=True, exist_ok=True)
         return visitor
-
-    def _photos(self, visitor: Visitor, data: Mapping[str, Any], folders: bool) -> tuple[Path, bool]:
-        """Where the photos are, and whether they are a visitor's own."""
-        if data.get("kind") == "same":
-            if visitor.request is None or not visitor.request.data[0].exists():
-                raise InputError("Those photos are no longer on the server. Choose them again.")
-            return visitor.request.data[0], visitor.own_store
-        # The last photos stay until the new ones are here.
-        new = visitor.folder / "new"
-        shutil.rmtree(new, ignore_errors=True)
-        try:
-            name = put_data(data, new / "data", self.limits.megabytes, folders, INSTEAD, CROPS)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-        if data.get("kind") == "folder":
-            return Path(name), False
-        shutil.rmtree(visitor.folder / "data", ignore_errors=True)
-        (new / "data").rename(visitor.folder / "data")
-        return visitor.folder / name, True
-
-    def _file(self, visitor: Visitor, given: Any, name: str) -> Path | None:
-        if not isinstance(given, dict):
-            return None
-        folder = visitor.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return joined(given, folder, FILE_MB, INSTEAD, f"Choose the file of {name}.")
 
     def _begin(self, visitor: Visitor, work: Callable[[Visitor], Choice]) -> None:
         with self._guard:
@@ -353,14 +276,14 @@ class ChooseRuns:
             [get_spec(name) for name in visitor.form.models],
             visitor.request,
             store=store,
-            report=_reporter(visitor),
+            report=reporter(visitor),
             stopped=lambda: visitor.stop.is_set() or time.monotonic() > until,
         )
 
     def _relabel(self, visitor: Visitor) -> Choice:
         assert visitor.choice is not None
         assert visitor.labels is not None
-        return relabelled(visitor.choice, visitor.labels, _reporter(visitor))
+        return relabelled(visitor.choice, visitor.labels, reporter(visitor))
 
     def _make_room(self, visitor: Visitor) -> None:
         """Older results go, where the features of all take too much memory."""
@@ -393,19 +316,3 @@ class ChooseRuns:
                     f"The server has no place for these photos: {error.strerror or 'its disk failed'}."
                 ) from None
         return self._folder
-
-
-def _key(owner: str) -> str:
-    """Of a browser's secret, which is not to be found on the disk, nor by how long it takes to compare it."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:32]
-
-
-def _reporter(visitor: Visitor) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        if progress.stage == "features" and progress.model:
-            visitor.models = {**visitor.models, progress.model: (progress.done, progress.total)}
-        # A share that falls back would make the bar jump.
-        before = visitor.progress.share if visitor.progress else 0.0
-        visitor.progress = replace(progress, share=max(before, progress.share))
-
-    return report

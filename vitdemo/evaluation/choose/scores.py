@@ -11,9 +11,6 @@ from vitdemo.evaluation.accuracy import calibration_error
 from vitdemo.evaluation.choose.types import Accuracy, Floats, Ints
 from vitdemo.training.features import linear_probe
 
-STEPS = 1000
-"""Iterations of a probe at most; it converges long before."""
-
 TEMPERATURE = 0.07
 """Of the votes of neighbours: Wu et al. 2018, arXiv:1805.01978."""
 
@@ -71,7 +68,7 @@ def fit_probe(
     train = torch.from_numpy(features[chosen]).double()
     # With two classes, scikit-learn has one vector of weights instead of two opposite ones, each half as long.
     penalty = (2 if classes == 2 else 1) / (2 * strength * len(train))
-    return linear_probe(train, torch.from_numpy(labels[chosen]), classes, penalty, STEPS)
+    return linear_probe(train, torch.from_numpy(labels[chosen]), classes, penalty)
 
 
 def knn_answers(features: Floats, labels: Ints, classes: int, folds: Ints, k: int) -> Ints:

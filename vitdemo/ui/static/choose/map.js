@@ -140,8 +140,12 @@ async function hover(photo, index) {
   const said = maps.filter(({ answers }) => answers && answers[photo] >= 0).map(({ model, answers }) => `${model}: ${result.classes[answers[photo]]}`);
   peek.replaceChildren(found.src ? make("img", { src: found.src, alt: "" }) : "", make("div", {}, make("strong", {}, found.label || found.name), ...said.map((line) => make("div", {}, line))));
   text(".vd-read", [found.name, found.label, ...said].filter(Boolean).join(", "));
-  const canvas = canvases[index], box = canvas.getBoundingClientRect(), [x, y] = across(canvas, maps[index], photo);
   peek.hidden = false;
+  placePeek(photo, index);
+}
+
+function placePeek(photo, index) {
+  const canvas = canvases[index], box = canvas.getBoundingClientRect(), [x, y] = across(canvas, maps[index], photo);
   peek.style.left = `${Math.max(4, Math.min(innerWidth - peek.offsetWidth - 4, box.left + x + 14))}px`;
   peek.style.top = `${Math.max(4, Math.min(innerHeight - peek.offsetHeight - 4, box.top + y + 14))}px`;
 }
@@ -180,5 +184,11 @@ canvases.forEach((canvas, index) => {
     else showPhoto(from);
   });
 });
-addEventListener("scroll", () => hover(null, 0), { passive: true, capture: true });
+/* What keys lead to stays; the pointer is somewhere else after the page has moved. */
+function onScroll() {
+  const index = canvases.indexOf(document.activeElement);
+  if (index < 0 || hovered === null || !maps[index]) hover(null, 0);
+  else placePeek(hovered, index);
+}
+addEventListener("scroll", onScroll, { passive: true, capture: true });
 new ResizeObserver(() => drawMaps()).observe($(".vd-maps"));
