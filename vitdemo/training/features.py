@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from vitdemo.training.augment import evaluation_view, normalised
@@ -49,10 +45,9 @@ def nearest_neighbours(
 
 
 def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1e-3, steps: int = 1000) -> nn.Linear:
-    """Multinomial logistic regression on frozen features `[N, D]`, standardised, by L-BFGS in float64.
+    """Multinomial logistic regression on frozen features `[N, D]`, standardised, by full-batch L-BFGS in float64.
 
-    It converges to what scikit-learn's LogisticRegression finds with `C = 1 / (2 * N * penalty)`. In NumPy, since a fit is many
-    small operations, for each of which torch's threads would wait for each other.
+    It converges to what scikit-learn's LogisticRegression finds with `C = 1 / (2 * N * penalty)`.
 
     Args:
         penalty: factor of the sum of the squared weights, beside the mean cross-entropy.
@@ -61,36 +56,35 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1
     Returns:
         A layer in the features' dtype that takes raw features.
     """
-    features = train.double().cpu().numpy()
-    number, width = features.shape
-    mean, std = features.mean(axis=0), features.std(axis=0)
+    features = train.double()
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     # A feature that never changes tells nothing.
-    std = np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0)
+    std = torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0)
     scaled = (features - mean) / std
-    wanted = np.zeros((number, classes))
-    wanted[np.arange(number), labels.cpu().numpy()] = 1
+    head = nn.Linear(train.shape[1], classes, dtype=torch.float64, device=train.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimiser = torch.optim.LBFGS(
+        head.parameters(),
+        max_iter=steps,
+        history_size=10,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
 
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weight, bias = flat[: classes * width].reshape(classes, width), flat[classes * width :]
-        logs = log_softmax(scaled @ weight.T + bias, axis=1)
-        errors = (np.exp(logs) - wanted) / number
-        slope = errors.T @ scaled + 2 * penalty * weight
-        value = -float((logs * wanted).sum()) / number + penalty * float(np.square(weight).sum())
-        return value, np.concatenate([slope.ravel(), errors.sum(axis=0)])
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(head(scaled), labels) + penalty * head.weight.square().sum()
+        loss.backward()
+        return loss
 
-    found = minimize(
-        loss,
-        np.zeros(classes * (width + 1)),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": steps, "maxls": 50, "gtol": 1e-6, "ftol": 64 * np.finfo(np.float64).eps},
-    ).x
-    # Fold the standardisation into the weights.
-    weight = found[: classes * width].reshape(classes, width) / std
-    head = nn.Linear(width, classes, dtype=train.dtype, device=train.device).requires_grad_(False)
-    head.weight.copy_(torch.from_numpy(weight))
-    head.bias.copy_(torch.from_numpy(found[classes * width :] - weight @ mean))
-    return head
+    optimiser.step(closure)
+    with torch.no_grad():
+        # Fold the standardisation into the weights: the probe takes raw features.
+        head.weight.div_(std)
+        head.bias.sub_(head.weight @ mean)
+    return head.to(train.dtype).requires_grad_(False)
 
 
 def refit_classifier(network: nn.Module, photos: PhotoSet, size: int, penalty: float = 1e-3) -> None:
