@@ -64,6 +64,8 @@ def verdict_of(
         sentence = (
             f"{best.model} is the most accurate ({_percent(best)}), {_points(lead)} ahead of {second.model}, "
             f"{faster}{sure}."
+            if lead > 0
+            else f"{best.model} is as accurate as {second.model} ({_percent(best)}) {faster}."
         )
     else:
         chance = (
