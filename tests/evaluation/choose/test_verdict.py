@@ -13,7 +13,7 @@ PHOTOS = 1000
 
 
 def sentence(**models: tuple[int, float]) -> str:
-    """Of models with this many right answers, and this many milliseconds: the better one answers all right that the other does."""
+    """Of models with this many right answers and milliseconds. The better one answers all right that the other does."""
     candidates = [
         Candidate(name, "ViT", 1, 1, "", probe=Accuracy(right / PHOTOS, 0.0, 1.0, PHOTOS), ms_batched=ms)
         for name, (right, ms) in models.items()
