@@ -99,7 +99,9 @@ def cpu_seconds() -> float:
 
 def service(replicas: int, cores: float) -> RayBackend:
     """A service of its own, whose models are loaded."""
-    settings = Settings(backend="ray", device="cpu", ray_replicas=replicas, ray_cpus=cores, max_queue=64)
+    settings = Settings(
+        backend="ray", device="cpu", ray_replicas=replicas, ray_cpus=cores, max_queue=64, ray_timeout=600
+    )
     backend = RayBackend(settings)
     load(Pipeline(settings, backend), 5)
     return backend
