@@ -30,9 +30,11 @@ LOOK = 2.0
 """Seconds between two looks whether the cluster is there."""
 TELL = 10.0
 """Seconds between two looks at what replicas hold: other pages may use them too."""
-PAUSE = 0.2
-"""Seconds until a queue that was full is tried again."""
-AGAIN = 2
+PAUSE = 0.3
+"""Seconds until a job is tried again whose replica was lost, or which then found the queue full."""
+AVOIDED = 5.0
+"""Seconds in which a replica gets nothing after a job was lost with it."""
+AGAIN = 3
 """How often a job is given to another replica: where several are lost at a time, once is too few."""
 SLICE = 1.0
 """Seconds between two looks whether the page has given up. Each costs about a millisecond."""
@@ -82,6 +84,8 @@ class Bridge:
     def __init__(self, handle: Any, hot: int) -> None:
         self.handle = handle
         self.placement = Placement(hot)
+        self._lost: dict[str, float] = {}
+        """When a job was lost with each replica."""
 
     def told(self, seconds: float) -> list[Report]:
         """What all replicas that run tell of themselves now."""
@@ -113,10 +117,18 @@ class Bridge:
         lost = self._ask(job, range(len(job.works)), until, has_left, answers)
         for _ in range(AGAIN):
             if lost:
+                # Serve may send to a replica that has just ended, for as long as it has not noticed.
+                time.sleep(PAUSE)
                 lost = self._again(job, lost, until, has_left, answers)
         if lost:
             raise _FailedError("lost")
         return [answers.get(index, b"") for index in range(len(job.works))]
+
+    def _running(self) -> list[str]:
+        from vitdemo.cluster.router import replicas_here
+
+        since = time.monotonic() - AVOIDED
+        return [replica for replica in replicas_here() if self._lost.get(replica, 0.0) < since]
 
     def _again(
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
@@ -138,9 +150,7 @@ class Bridge:
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
     ) -> list[int]:
         """Works whose replica was lost. Each replica gets all of its works in one call."""
-        from vitdemo.cluster.router import replicas_here
-
-        placed = self.placement.place([job.works[index].model for index in which], replicas_here())
+        placed = self.placement.place([job.works[index].model for index in which], self._running())
         parts: dict[str, list[int]] = {}
         for index, replica in zip(which, placed, strict=True):
             parts.setdefault(replica, []).append(index)
@@ -154,6 +164,7 @@ class Bridge:
                 found = _result(response, until, has_left)
                 if found is None:
                     self.placement.lost(replica)
+                    self._lost[replica] = time.monotonic()
                     lost += part
                     continue
                 packed, report = found
