@@ -19,12 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
 from vitdemo.cluster.addresses import Cluster, is_reachable, prepare_ray, quiet
-from vitdemo.cluster.placement import Model, Placement, Report
+from vitdemo.cluster.messages import Failure, Job
+from vitdemo.cluster.placement import Placement, Report
 
 LOOK = 2.0
 """Seconds between two looks whether the cluster is there."""
@@ -38,34 +38,6 @@ AGAIN = 3
 """How often a job is given to another replica: where several are lost at a time, once is too few."""
 SLICE = 1.0
 """Seconds between two looks whether the page has given up. Each costs about a millisecond."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One forward pass, or one look at a model."""
-
-    model: Model
-    packed: bytes
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that one action needs, and the pixels that its parts share."""
-
-    method: str
-    version: str
-    works: Sequence[Work]
-    pixels: Sequence[bytes]
-    seconds: float
-    """After which it is given up."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no answer: "busy", "late", "lost", "absent" or "failed"."""
-
-    kind: str
-    detail: str = ""
 
 
 class _LeftError(Exception):
@@ -117,8 +89,6 @@ class Bridge:
         lost = self._ask(job, range(len(job.works)), until, has_left, answers)
         for _ in range(AGAIN):
             if lost:
-                # Serve may send to a replica that has just ended, for as long as it has not noticed.
-                time.sleep(PAUSE)
                 lost = self._again(job, lost, until, has_left, answers)
         if lost:
             raise _FailedError("lost")
@@ -133,18 +103,23 @@ class Bridge:
     def _again(
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
     ) -> list[int]:
-        """As `_ask`, for what was accepted once: it is not refused because there are fewer replicas now."""
+        """As `_ask`, for what was accepted once: it is not refused because there are fewer replicas now.
+
+        While there is none, it waits: Serve would send it to one that has ended, for as long as it has not noticed.
+        """
         while True:
+            time.sleep(PAUSE)
+            if has_left():
+                raise _LeftError
+            if time.monotonic() > until:
+                raise _FailedError("late")
+            if not self._running():
+                continue
             try:
                 return self._ask(job, which, until, has_left, answers)
             except _FailedError as error:
                 if error.failure.kind != "busy":
                     raise
-                if time.monotonic() > until:
-                    raise _FailedError("late") from None
-            time.sleep(PAUSE)
-            if has_left():
-                raise _LeftError
 
     def _ask(
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
