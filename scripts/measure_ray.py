@@ -158,7 +158,7 @@ def killing(seconds: float) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = load(Pipeline(Settings(device="cpu"), backend), seconds, users=6)
+    found = load(Pipeline(Settings(device="cpu"), backend), seconds, users=4)
     told.set()
     killer.join()
     backend.close()

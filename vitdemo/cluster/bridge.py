@@ -19,51 +19,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
 from vitdemo.cluster.addresses import Cluster, is_reachable, prepare_ray, quiet
-from vitdemo.cluster.placement import Model, Placement, Report
+from vitdemo.cluster.messages import Failure, Job
+from vitdemo.cluster.placement import Placement, Report
 
 LOOK = 2.0
 """Seconds between two looks whether the cluster is there."""
 TELL = 10.0
 """Seconds between two looks at what replicas hold: other pages may use them too."""
-PAUSE = 0.2
-"""Seconds until a queue that was full is tried again."""
-AGAIN = 2
+PAUSE = 0.3
+"""Seconds until a job is tried again whose replica was lost, or which then found the queue full."""
+AVOIDED = 5.0
+"""Seconds in which a replica gets nothing after a job was lost with it."""
+AGAIN = 3
 """How often a job is given to another replica: where several are lost at a time, once is too few."""
 SLICE = 1.0
 """Seconds between two looks whether the page has given up. Each costs about a millisecond."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One forward pass, or one look at a model."""
-
-    model: Model
-    packed: bytes
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that one action needs, and the pixels that its parts share."""
-
-    method: str
-    version: str
-    works: Sequence[Work]
-    pixels: Sequence[bytes]
-    seconds: float
-    """After which it is given up."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no answer: "busy", "late", "lost", "absent" or "failed"."""
-
-    kind: str
-    detail: str = ""
 
 
 class _LeftError(Exception):
@@ -82,6 +56,8 @@ class Bridge:
     def __init__(self, handle: Any, hot: int) -> None:
         self.handle = handle
         self.placement = Placement(hot)
+        self._lost: dict[str, float] = {}
+        """When a job was lost with each replica."""
 
     def told(self, seconds: float) -> list[Report]:
         """What all replicas that run tell of themselves now."""
@@ -118,29 +94,38 @@ class Bridge:
             raise _FailedError("lost")
         return [answers.get(index, b"") for index in range(len(job.works))]
 
+    def _running(self) -> list[str]:
+        from vitdemo.cluster.router import replicas_here
+
+        since = time.monotonic() - AVOIDED
+        return [replica for replica in replicas_here() if self._lost.get(replica, 0.0) < since]
+
     def _again(
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
     ) -> list[int]:
-        """As `_ask`, for what was accepted once: it is not refused because there are fewer replicas now."""
+        """As `_ask`, for what was accepted once: it is not refused because there are fewer replicas now.
+
+        While there is none, it waits: Serve would send it to one that has ended, for as long as it has not noticed.
+        """
         while True:
+            time.sleep(PAUSE)
+            if has_left():
+                raise _LeftError
+            if time.monotonic() > until:
+                raise _FailedError("late")
+            if not self._running():
+                continue
             try:
                 return self._ask(job, which, until, has_left, answers)
             except _FailedError as error:
                 if error.failure.kind != "busy":
                     raise
-                if time.monotonic() > until:
-                    raise _FailedError("late") from None
-            time.sleep(PAUSE)
-            if has_left():
-                raise _LeftError
 
     def _ask(
         self, job: Job, which: Sequence[int], until: float, has_left: Callable[[], bool], answers: dict[int, bytes]
     ) -> list[int]:
         """Works whose replica was lost. Each replica gets all of its works in one call."""
-        from vitdemo.cluster.router import replicas_here
-
-        placed = self.placement.place([job.works[index].model for index in which], replicas_here())
+        placed = self.placement.place([job.works[index].model for index in which], self._running())
         parts: dict[str, list[int]] = {}
         for index, replica in zip(which, placed, strict=True):
             parts.setdefault(replica, []).append(index)
@@ -154,6 +139,7 @@ class Bridge:
                 found = _result(response, until, has_left)
                 if found is None:
                     self.placement.lost(replica)
+                    self._lost[replica] = time.monotonic()
                     lost += part
                     continue
                 packed, report = found

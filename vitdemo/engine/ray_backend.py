@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from vitdemo.cluster.addresses import Cluster, named, remembered, require_ray
-from vitdemo.cluster.bridge import Failure, Job, Work
 from vitdemo.cluster.link import GoneError, Link
+from vitdemo.cluster.messages import Failure, Job, Work
 from vitdemo.cluster.placement import Model, Report
 from vitdemo.engine.backend import ModelRun, Request
 from vitdemo.engine.counts import Shown, added
