@@ -101,6 +101,7 @@ def candidate_view(one: Candidate) -> View:
             "photos": found.photos,
             "energy": _finite(found.energy),
             "iou": _finite(found.iou),
+            "distance": _finite(found.distance),
             "area": _finite(found.area),
             "best": [[layer, head, _finite(energy), _finite(iou)] for layer, head, energy, iou in found.best()],
         },

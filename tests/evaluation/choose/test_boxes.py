@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.choose.small import chosen, photos, pipeline
-from vitdemo.attribution.localization import box_coverage, energy_inside, top_patches_iou
+from vitdemo.attribution.localization import box_coverage, earth_movers_distance, energy_inside, top_patches_iou
 from vitdemo.errors import InputError
 from vitdemo.evaluation.choose import choice_csv, choice_json, opened, report_html
 from vitdemo.evaluation.choose.boxes import Objects, coverage, decoded_rle, read_coco
@@ -90,7 +90,7 @@ def test_means_are_of_each_photos_map_and_heads(tiny_spec: Spec, tmp_path: Path)
         place = found.candidate(spec.name).localization
         assert place is not None
         assert place.photos == 2
-        energies, overlaps, heads = [], [], []
+        energies, overlaps, heads, apart = [], [], [], []
         for name, (left, top, width, height) in zip(("red/001.png", "green/011.png"), boxes, strict=True):
             method = "grad-cam" if spec.name == "tiny-resnet" else "attention"
             shown = own.explain(opened(found, names.index(name)), spec, ExplainRequest(method))
@@ -98,11 +98,15 @@ def test_means_are_of_each_photos_map_and_heads(tiny_spec: Spec, tmp_path: Path)
             assert shown.map is not None
             energies.append(energy_inside(shown.map.values, covered))
             overlaps.append(top_patches_iou(shown.map.values, covered))
+            diagonal = np.hypot(*shown.patch_grid)
+            apart.append(earth_movers_distance(shown.map.values, covered, exact=True) / diagonal)
             if spec.readouts:
                 heads.append(top_patches_iou(shown.rows["class"], covered))
         assert place.energy == pytest.approx(np.nanmean(energies), abs=1e-5)
         assert place.iou == pytest.approx(np.nanmean(overlaps), abs=1e-5)
+        assert place.distance == pytest.approx(np.nanmean(apart), abs=0.02)
         if spec.readouts:
+            assert place.heads_distance.shape == place.heads_iou.shape
             np.testing.assert_allclose(place.heads_iou, np.nanmean(heads, axis=0), atol=1e-5)
             layer, head, _, best = place.best()[0]
             assert best == place.heads_iou[layer, head] == place.heads_iou.max()

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vitdemo.attribution.localization import box_coverage, energy_inside, mask_coverage, top_patches_iou
+from vitdemo.attribution.localization import (
+    box_coverage,
+    earth_movers_distance,
+    energy_inside,
+    mask_coverage,
+    top_patches_iou,
+)
 from vitdemo.errors import ChoiceStoppedError, ClientLeftError, InputError, VitDemoError
 from vitdemo.evaluation.choose.types import Localization, PhotoEntry
 from vitdemo.images.class_folders import read_file
@@ -218,8 +224,8 @@ class _Sums:
 
     def __init__(self) -> None:
         self.number = 0
-        self.rows: list[tuple[float, float, float]] = []
-        self.heads: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.heads: list[tuple[NDArray[np.float64], ...]] = []
         self.method = "attention"
 
     def add(self, explanation: Explanation, objects: Objects, size: tuple[int, int]) -> None:
@@ -230,22 +236,25 @@ class _Sums:
             return  # it lies outside of what the model sees
         self.number += 1
         self.method = found.method
-        self.rows.append(
-            (
-                float(energy_inside(found.values, covered)),
-                float(top_patches_iou(found.values, covered)),
-                float(covered.mean()),
-            )
-        )
+        self.rows.append((*(float(one) for one in _measured(found.values, covered)), float(covered.mean())))
         if explanation.rows:
             heads = explanation.rows[next(iter(explanation.rows))]
-            self.heads.append((energy_inside(heads, covered), top_patches_iou(heads, covered)))
+            self.heads.append(_measured(heads, covered))
 
     def means(self) -> Localization:
-        energy, iou, area = (float(value) for value in np.nanmean(np.array(self.rows), axis=0))
-        none = np.zeros((0, 0), np.float32)
+        energy, iou, distance, area = (float(value) for value in np.nanmean(np.array(self.rows), axis=0))
+        none = [np.zeros((0, 0), np.float32)] * 3
         heads = [
-            np.nanmean(np.stack(part), axis=0).astype(np.float32) if part else none
-            for part in ([one for one, _ in self.heads], [one for _, one in self.heads])
-        ]
-        return Localization(self.number, energy, iou, heads[0], heads[1], area, self.method)
+            np.nanmean(np.stack(part), axis=0).astype(np.float32) for part in zip(*self.heads, strict=True)
+        ] or none
+        return Localization(self.number, energy, iou, heads[0], heads[1], distance, heads[2], area, self.method)
+
+
+def _measured(maps: NDArray[np.float32], covered: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Energy inside, IoU and distance of `[..., rows, columns]`."""
+    diagonal = float(np.hypot(*covered.shape))
+    return (
+        energy_inside(maps, covered),
+        top_patches_iou(maps, covered),
+        earth_movers_distance(maps, covered) / diagonal,
+    )

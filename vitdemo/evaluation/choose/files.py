@@ -37,7 +37,7 @@ COLUMNS = (
         "parameters",
         "bytes",
     ),
-    *("dimensions", "license", "energy", "iou", "area", "best_heads", "pareto", "device", "dtype", "error"),
+    *("dimensions", "license", "energy", "iou", "distance", "area", "best_heads", "pareto", "device", "dtype", "error"),
 )
 """Of the CSV."""
 
@@ -119,8 +119,13 @@ def _localization(found: Localization | None) -> dict[str, Any] | None:
         "photos": found.photos,
         "energy": _rounded(found.energy),
         "iou": _rounded(found.iou),
+        "distance": _rounded(found.distance),
         "area": _rounded(found.area),
-        "heads": {"energy": _rounded(found.heads_energy.tolist()), "iou": _rounded(found.heads_iou.tolist())},
+        "heads": {
+            "energy": _rounded(found.heads_energy.tolist()),
+            "iou": _rounded(found.heads_iou.tolist()),
+            "distance": _rounded(found.heads_distance.tolist()),
+        },
         "best_heads": [
             {"layer": layer, "head": head, "energy": _rounded(energy), "iou": _rounded(iou)}
             for layer, head, energy, iou in found.best()
@@ -166,7 +171,7 @@ def _line(row: Candidate) -> list[Any]:
     return [
         *(row.model, row.family, *three(row.probe), *three(row.knn), *three(row.own), row.own_classes or None, row.ece),
         *(row.ms_alone, row.ms_batched, row.memory, row.parameters, row.bytes, row.dimensions, row.license),
-        *((None,) * 3 if place is None else (place.energy, place.iou, place.area)),
+        *((None,) * 4 if place is None else (place.energy, place.iou, place.distance, place.area)),
         *(heads, str(row.pareto).lower(), row.device, row.dtype, row.error),
     ]
 

@@ -124,7 +124,7 @@ def _localization(choice: Choice) -> list[str]:
     if not found:
         return []
     rows = "".join(
-        f"<tr><td>{escape(model)}</td><td>{place.energy:.1%}</td><td>{place.iou:.3f}</td><td>{place.area:.1%}</td>"
+        f"<tr><td>{escape(model)}</td><td>{place.energy:.1%}</td><td>{place.iou:.3f}</td><td>{place.distance:.3f}</td><td>{place.area:.1%}</td>"
         f'<td>{place.photos}</td><td class="text">{escape(place.method)}</td><td class="text">'
         + escape(", ".join(f"layer {layer} head {head} ({iou:.3f})" for layer, head, _, iou in place.best()))
         + "</td></tr>"
@@ -132,7 +132,7 @@ def _localization(choice: Choice) -> list[str]:
     )
     return [
         '<h2>Maps on the objects</h2><div class="wide"><table><thead><tr><th>model</th><th>energy inside</th>'
-        "<th>IoU of top patches</th><th>area inside</th><th>photos</th>"
+        "<th>IoU of top patches</th><th>earth mover's distance / diagonal</th><th>area inside</th><th>photos</th>"
         '<th class="text">map</th><th class="text">best heads (IoU)</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     ]

@@ -106,6 +106,10 @@ class Localization:
     """`[L, H]`; empty for a model without attention."""
     heads_iou: Floats
     """`[L, H]`."""
+    distance: float
+    """Earth mover's distance from that map to an even map of what is inside, as a share of the grid's diagonal."""
+    heads_distance: Floats
+    """`[L, H]`."""
     area: float
     """Mean share of the view that is inside: what a flat map's energy would be."""
     method: str = "attention"

@@ -25,7 +25,8 @@ function shareCell(one, more = "") {
 function insideCell(inside) {
   const heads = inside.best.map(([layer, head, , iou]) => `layer ${layer + 1}, head ${head + 1}: ${iou.toFixed(2)}`).join("; ");
   const node = make("small", {}, `${percent(inside.energy, 0)} of attention on ${percent(inside.area, 0)}`);
-  if (heads) node.title = `Best heads by IoU: ${heads}`;
+  const apart = `Earth mover's distance ${percent(inside.distance, 1)} of the grid's diagonal`;
+  node.title = heads ? `${apart}. Best heads by IoU: ${heads}` : apart;
   return [inside.iou.toFixed(2), node];
 }
 
