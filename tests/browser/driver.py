@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
@@ -147,7 +147,9 @@ class Watched:
         self.page.evaluate("window.settled()")
 
     def _opened(self) -> None:
-        self.page.locator(".vd-panel canvas").first.wait_for()
+        # Another tab may be open before Compare has drawn.
+        state: Literal["attached", "visible"] = "attached" if "tab=" in self.page.url else "visible"
+        self.page.locator(".vd-panel canvas").first.wait_for(state=state)
         self.page.wait_for_function("window.vitdemoOpened")
         # The list of models is brought up to date as the page opens; what a test counts begins after that.
         self.settle()
