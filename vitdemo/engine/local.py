@@ -87,8 +87,6 @@ class LocalBackend:
         self._load = load
         self._caches: dict[str, ModelCache[_Key, _ModelQueue]] = {}
         self._guard = threading.Lock()
-        self._names: dict[str, str] = {}
-        """Of models, by checkpoint."""
         self._forwards = 0
         self.counts = Counts()
 
@@ -186,7 +184,6 @@ class LocalBackend:
             # The first forward pass of a process is slow for reasons that are not the model's.
             with torch.no_grad():
                 model(torch.zeros(1, 3, *spec.image_size, device=device, dtype=chosen))
-            self._names[spec.checkpoint] = spec.name
             self.counts.add(spec.name, loads=1)
             return _ModelQueue(model, spec, device, chosen)
 
@@ -199,7 +196,7 @@ class LocalBackend:
             if str(device) not in self._caches:
                 budget = memory_budget(device, self._settings.memory_gb)
                 self._caches[str(device)] = ModelCache(
-                    budget, lambda key: self.counts.add(self._names[key[0]], evictions=1)
+                    budget, lambda queue: self.counts.add(queue.spec.name, evictions=1)
                 )
             return self._caches[str(device)]
 

@@ -39,10 +39,10 @@ class ModelCache(Generic[Key, Value]):
     users of small models cannot keep out the user of a large one for ever.
     """
 
-    def __init__(self, budget: int, evicted: Callable[[Key], None] = lambda key: None) -> None:
+    def __init__(self, budget: int, evicted: Callable[[Value], None] = lambda value: None) -> None:
         self.budget = budget
         self._evicted = evicted
-        """Called with each key that leaves, which must not come back here."""
+        """Called with each value that leaves; it must not come back here."""
         self._held: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._changed = threading.Condition()
         self._waiting: deque[_Ticket[Key]] = deque()
@@ -153,8 +153,9 @@ class ModelCache(Generic[Key, Value]):
         return True
 
     def _drop(self, key: Key) -> None:
-        del self._held[key]
-        self._evicted(key)
+        value = self._held.pop(key).value
+        if value is not None:
+            self._evicted(value)
 
     def _used(self) -> int:
         return sum(entry.size for entry in self._held.values())

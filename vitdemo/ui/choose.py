@@ -192,7 +192,7 @@ class ChooseTab:
             raise ResultExpiredError("This result was replaced by a later one. Reload the page.")
         if action in VIEWS:
             question = json.dumps({key: value for key, value in query.items() if key != "token"}, sort_keys=True)
-            return self.runs.looked(visitor, question, lambda: view_of(choice, query))
+            return self.runs.questions.ask(visitor, question, lambda: view_of(choice, query))
         if action == "relabel":
             self.runs.relabel(owner, named(choice, query))
             return self.progress(owner)
@@ -203,7 +203,9 @@ class ChooseTab:
         if action == "file":
             name, kind, write = FILES[str(query["kind"])]
             question = f"file {name}"
-            return self.runs.looked(visitor, question, lambda: {"name": name, "type": kind, "text": write(choice)})
+            return self.runs.questions.ask(
+                visitor, question, lambda: {"name": name, "type": kind, "text": write(choice)}
+            )
         raise KeyError(action)
 
     def progress(self, owner: str) -> dict[str, Any]:

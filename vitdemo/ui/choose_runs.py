@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradio.utils import get_upload_folder
-
-from vitdemo.errors import ChoiceStoppedError, InputError, OptionError, ResultExpiredError, VitDemoError
+from vitdemo.errors import ChoiceStoppedError, OptionError, ResultExpiredError, VitDemoError
 from vitdemo.evaluation.choose import (
     Choice,
     ChooseRequest,
@@ -28,8 +23,10 @@ from vitdemo.evaluation.choose import (
 )
 from vitdemo.pipeline import Pipeline
 from vitdemo.registry import get_spec
+from vitdemo.ui.choose_questions import Questions
 from vitdemo.ui.choose_settings import ChooseForm, limits
 from vitdemo.ui.choose_visitor import State, Visitor, key_of, put_file, put_photos, reporter
+from vitdemo.ui.temporary import folder_beside_uploads
 
 KEPT = 3
 """Visitors whose photos and results are kept."""
@@ -41,13 +38,6 @@ FORGOTTEN = 7200.0
 """Seconds after its last comparison after which a visitor's photos, features and result are deleted."""
 
 SHORTEST_TOKEN = 16
-
-STILL = 1.0
-"""Seconds for which an answer is waited for, before the page is told to ask again."""
-
-QUESTIONS = 32
-"""What one page may have computed at the same time."""
-
 
 logger = logging.getLogger("vitdemo")
 
@@ -65,7 +55,7 @@ class ChooseRuns:
         self._folder: Path | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._lookers = ThreadPoolExecutor(2, thread_name_prefix="vitdemo-look")
+        self.questions = Questions()
 
     @property
     def current(self) -> Visitor | None:
@@ -169,37 +159,13 @@ class ChooseRuns:
         visitor.used = time.monotonic()
         return visitor, visitor.choice
 
-    def looked(self, visitor: Visitor, question: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `work` returns, or that it is still being computed: a request must not wait for minutes.
-
-        Raises:
-            VitDemoError: what `work` raises.
-        """
-        question = f"{visitor.choice_number} {question}"
-        with self._guard:
-            if len(visitor.asked) >= QUESTIONS and question not in visitor.asked:
-                raise OptionError("Too much is being computed for this page already. Wait a moment.")
-            future = visitor.asked.get(question) or self._lookers.submit(work)
-            visitor.asked[question] = future
-        try:
-            found = future.result(STILL)
-        except TimeoutError:
-            if not future.done():
-                return {"pending": True}
-            found = future.result()
-        finally:
-            if future.done():
-                with self._guard:
-                    visitor.asked.pop(question, None)
-        return found
-
     def close(self) -> None:
         """End what is running, and delete everything: the server ends."""
         with self._guard:
             self._closed = True
             for visitor in self._visitors.values():
                 visitor.stop.set()
-        self._lookers.shutdown(wait=False, cancel_futures=True)
+        self.questions.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
         if self._folder is not None:
@@ -303,16 +269,7 @@ class ChooseRuns:
                 self._forget(key)
 
     def _place(self) -> Path:
-        """A folder beside Gradio's uploads, which are deleted by age and for room; it goes with the server."""
+        """Goes with the server."""
         if self._folder is None:
-            beside = Path(get_upload_folder()).resolve().parent
-            try:
-                beside.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix="chosen-", dir=beside))
-                # Once more, should the page not be closed in order.
-                atexit.register(self.close)
-            except OSError as error:
-                raise InputError(
-                    f"The server has no place for these photos: {error.strerror or 'its disk failed'}."
-                ) from None
+            self._folder = folder_beside_uploads("chosen-", self.close)
         return self._folder

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import anyio
+from gradio.utils import get_upload_folder
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vitdemo.errors import InputError
 
 if TYPE_CHECKING:
     from gradio.blocks import Blocks
@@ -43,6 +47,25 @@ class _File:
     path: str
     size: int
     changed: float
+
+
+def folder_beside_uploads(prefix: str, close: Callable[[], None]) -> Path:
+    """A new folder beside Gradio's uploads, which are deleted by age and for room.
+
+    Args:
+        close: deletes it; also called as the process ends, should the page not be closed in order.
+
+    Raises:
+        InputError: the disk has no place for it.
+    """
+    beside = Path(get_upload_folder()).resolve().parent
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+    except OSError as error:
+        raise InputError(f"The server has no place for photos: {error.strerror or 'its disk failed'}.") from None
+    atexit.register(close)
+    return folder
 
 
 class TemporaryFiles:

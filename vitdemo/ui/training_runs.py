@@ -3,7 +3,6 @@ stays quick."""
 
 from __future__ import annotations
 
-import atexit
 import hmac
 import itertools
 import logging
@@ -20,8 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gradio.utils import get_upload_folder
-
 import vitdemo.settings
 from vitdemo.engine import Backend
 from vitdemo.errors import OptionError, TrainingError, VitDemoError
@@ -30,6 +27,7 @@ from vitdemo.registry import add_folder, available_models, forget_folder
 from vitdemo.settings import Settings
 from vitdemo.training.config import STATE
 from vitdemo.types import ModelSpec, Photo
+from vitdemo.ui.temporary import folder_beside_uploads
 from vitdemo.ui.train_data import put_data, put_photo
 from vitdemo.ui.train_log import UNDER_WAY, Run, State, fault, forget_photos
 from vitdemo.ui.train_settings import TrainRequest
@@ -239,18 +237,9 @@ class TrainingRuns:
         return next(name for name in (f"trained-{number}" for number in itertools.count(1)) if name not in taken)
 
     def _place(self) -> Path:
-        """A folder beside Gradio's uploads, which are deleted by age and for room; it goes with the server."""
+        """Goes with the server."""
         if self._folder is None:
-            beside = Path(get_upload_folder()).resolve().parent
-            try:
-                beside.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix="trained-", dir=beside))
-                # Once more, should the page not be closed in order.
-                atexit.register(self.close)
-            except OSError as error:
-                raise TrainingError(
-                    f"The server has no place for a training: {error.strerror or 'its disk failed'}."
-                ) from None
+            self._folder = folder_beside_uploads("trained-", self.close)
         return self._folder
 
 

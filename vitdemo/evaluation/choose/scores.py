@@ -12,13 +12,10 @@ from scipy.stats import binomtest
 
 from vitdemo.evaluation.accuracy import calibration_error
 from vitdemo.evaluation.choose.types import Accuracy, Floats, Ints
-from vitdemo.training.features import linear_probe
+from vitdemo.training.features import linear_probe, nearest_neighbours
 
 WORKERS = 4
 """Folds that are fitted at once, on as many cores."""
-
-TEMPERATURE = 0.07
-"""Of the votes of neighbours: Wu et al. 2018, arXiv:1805.01978."""
 
 BLOCK = 32_000_000
 """Bytes of similarities at once."""
@@ -83,23 +80,18 @@ def fit_probe(
 def knn_answers(features: Floats, labels: Ints, classes: int, folds: Ints, k: int) -> Ints:
     """The class of each photo by its k nearest neighbours of the other folds, by cosine: `[N]`, -1 without a label.
 
-    Votes are weighted by `exp(cosine / 0.07)`; of equal votes the first class wins.
+    Of equal votes the first class wins.
     """
-    unit = torch.from_numpy(unit_length(features))
-    fold, truth = torch.from_numpy(folds), torch.from_numpy(labels)
-    known = torch.nonzero(fold >= 0).flatten()
-    answers = torch.full((len(labels),), -1, dtype=torch.int64)
-    step = max(1, BLOCK // (4 * max(1, len(known))))
-    for start in range(0, len(known), step):
-        rows = known[start : start + step]
-        similarity = unit[rows] @ unit[known].T
-        similarity[fold[rows][:, None] == fold[known][None]] = -torch.inf
-        weights, found = similarity.topk(min(k, len(known)), dim=-1)
-        votes = torch.zeros(len(rows), classes, dtype=torch.float64)
-        # Photos of the own fold, which fill up where there are fewer than k others, have no weight.
-        votes.scatter_add_(1, truth[known][found], (weights.double() / TEMPERATURE).exp())
-        answers[rows] = votes.argmax(dim=-1)
-    return answers.numpy()
+    answers = np.full(len(labels), -1, np.int64)
+    for fold in np.unique(folds[folds >= 0]):
+        held_out, others = np.flatnonzero(folds == fold), (folds >= 0) & (folds != fold)
+        train, truth = torch.from_numpy(features[others]), torch.from_numpy(labels[others])
+        step = max(1, BLOCK // (4 * len(train)))
+        for start in range(0, len(held_out), step):
+            rows = held_out[start : start + step]
+            votes = nearest_neighbours(train, truth, torch.from_numpy(features[rows]), classes, k)
+            answers[rows] = votes.argmax(dim=-1).numpy()
+    return answers
 
 
 def unit_length(features: Floats) -> Floats:
