@@ -1,4 +1,8 @@
-"""Teachers of a view store: EfficientNet-Lite2 and transformers, each with a feature map and a summary."""
+"""Teachers of a view store: EfficientNet-Lite2 and transformers, each with a feature map and a summary.
+
+Of a transformer the last layers are read together, class token and mean patch token as in the linear evaluation of DINOv2 (Oquab
+et al. 2024, arXiv:2304.07193): fine-tuning changes the last layer most, and layers before it keep features that are more general.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,12 @@ from vitdemo.training.efficientnet import NAME, FeatureExtractor
 from vitdemo.training.teachers import channels_last
 from vitdemo.training.views import ViewTeacher
 
+LAYERS = 3
+"""Last layers of a transformer that are read."""
+
 
 def load_view_teacher(name: str, cells: int) -> ViewTeacher:
-    """EfficientNet-Lite2 by its name, otherwise a registered model or a model folder: its patch tokens and its class token.
+    """EfficientNet-Lite2 by its name, otherwise a registered model or a model folder: its patch tokens and a summary.
 
     Args:
         cells: side of the feature map.
@@ -50,11 +57,17 @@ def _transformer(name: str, cells: int) -> ViewTeacher:
     scale = (torch.tensor(STD) / std).view(1, 3, 1, 1)
     shift = ((torch.tensor(MEAN) - mean) / std).view(1, 3, 1, 1)
 
+    norm = next(
+        (getattr(network, name) for name in ("layernorm", "norm") if hasattr(network, name)), torch.nn.Identity()
+    )
+
     def teacher(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        tokens: Tensor = network(pixels * scale + shift).last_hidden_state
-        patches = tokens[:, spec.num_prefix_tokens :].transpose(1, 2)
+        hidden = network(pixels * scale + shift, output_hidden_states=True).hidden_states[-LAYERS:]
+        layers = torch.stack([norm(tokens) for tokens in hidden], dim=2)  # [B, T, layers, D]
+        patches = layers[:, spec.num_prefix_tokens :].flatten(2)
         grid = (pixels.shape[2] // spec.patch_size, pixels.shape[3] // spec.patch_size)
-        return _to_cells(patches.unflatten(2, grid), cells), tokens[:, 0]
+        summary = torch.cat([layers[:, 0].flatten(1), patches.mean(dim=1)], dim=1)
+        return _to_cells(patches.transpose(1, 2).unflatten(2, grid), cells), summary
 
     return teacher
 
