@@ -146,14 +146,6 @@ def test_a_trained_model_can_be_a_teacher_and_initialise_another_run(
     train(*distill[1:], "--arch", "deit", "--out", str(tmp_path / "deit"))
     assert spec_from_folder(tmp_path / "deit").model_type == "deit"
     train(tar, "--init", teacher, "--out", str(tmp_path / "init"), *ONE_STEP)
-    cached = (*distill, "--bank", str(tmp_path / "cache"), "--views", "2", "--optimiser", "muon")
-    first = run(*cached, "--out", str(tmp_path / "first"))
-    assert first.status == 0, first.error
-    assert "teacher: view 2 of 2" in first.error
-    second = run(*cached, "--arch", "beit", "--out", str(tmp_path / "second"))
-    assert second.status == 0, second.error
-    assert "teacher:" not in second.error, "all targets are cached"
-    assert spec_from_folder(tmp_path / "second").model_type == "beit"
 
 
 def test_skipped_files_of_the_test_set_are_listed_too(tar: str, tmp_path: Path) -> None:
@@ -188,10 +180,7 @@ def test_an_encoder_without_a_classifier_gets_one_by_probe(tar: str, tmp_path: P
         (["--recipe", "distill", "--teacher", "vit-mini"], "classes, which are not those of the photos"),
         (["--recipe", "supervised", "--teacher", "vit-mini"], "takes no teacher: use distill"),
         (["--recipe", "supervised", "--arch", "mae"], "mae has no classifier: train it with the recipe mim"),
-        (["--recipe", "mim", "--bank", "bank"], "Only the recipe distill uses a teacher cache"),
-        (["--mix", "2"], "not a share from 0 to 1"),
-        (["--keep", "most"], "not a share from 0 to 1"),
-        (["--views", "0"], "not a whole number above 0"),
+        (["--average", "2"], "not between 0 and 1"),
         (["--recipe", "mim", "--arch", "cnn"], "takes the architectures vit, deit, beit and mae"),
         (["--recipe", "dino", "--arch", "deit"], "dino takes the architecture vit"),
         (["--resolution", "40"], "must be a multiple of the patch size: 16 pixels"),

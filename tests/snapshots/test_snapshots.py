@@ -260,7 +260,7 @@ MISUSES = {
     "top-k-zero": "classify cup.jpg --top-k 0",
     "unknown-recipe": "train photos.tar --recipe osmosis",
     "both-lengths": "train photos.tar --epochs 1 --minutes 1",
-    "no-share": "train photos.tar --keep most",
+    "no-share": "train photos.tar --average 2",
 }
 """Those that the parser of arguments refuses by itself."""
 

@@ -205,9 +205,14 @@ def test_every_family_learns_from_views_and_a_guide(
     make: Callable[[], PreTrainedModel], guided: bool, tmp_path: Path
 ) -> None:
     store = store_in(tmp_path / "views")
-    guide = guide_in(tmp_path / "guide") if guided else None
-    made = recipe(store, make(), guide)
     config = TrainConfig(20, batch=16, resolution=SIZE, learning_rate=3e-3, save_every=10**9)
+    guide = None
+    if guided:
+        teaching = Trainer(recipe(store, cnn()), config, store.photos, photos().labelled(), tmp_path / "cnn", cpu=True)
+        teaching.run()
+        export(teaching.network, tmp_path / "guide", CLASSES, SIZE)
+        guide = Guide(tmp_path / "guide")
+    made = recipe(store, make(), guide)
     before = {name: value.clone() for name, value in guide.state_dict().items()} if guide else {}
     result = Trainer(made, config, store.photos, photos().labelled(), tmp_path / "run", cpu=True).run()
     losses = [line["loss"] for line in log_of(tmp_path / "run")]

@@ -1,11 +1,13 @@
-"""The training plans of the embedded models, run for a step or two; and the models that ship."""
+"""The stages of the embedded models, run for a step or two; and the models that ship."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from tests.photos import FOLDERS, files, in_tar
 from vitdemo.cli import main
@@ -25,7 +27,7 @@ from vitdemo.registry import embedded_models, spec_from_folder
 from vitdemo.settings import ASSETS, ROOT
 from vitdemo.training.card import CURVE_POINTS, replace_training_section, summarise_log
 from vitdemo.training.config import LOG
-from vitdemo.training.rebuild import SIZE, TRAINING_PLANS, Rebuild, rebuild
+from vitdemo.training.rebuild import DINO_TEACHER, LAST_STAGES, SIZE, STAGES, Rebuild, needed, rebuild
 
 CLASSES = len(FOLDERS)
 
@@ -41,31 +43,39 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 with random weights, in the Hub's layout."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    config = Dinov2Config(hidden_size=48, num_hidden_layers=4, num_attention_heads=3, patch_size=14, image_size=56)
+    Dinov2Model(config).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitdemo.training.rebuild.TEACHER", "efficientnet-lite2:64")
-    monkeypatch.setattr("vitdemo.training.rebuild.VIEWS", 1)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few small views and photos instead of thousands."""
+    for name, stage in STAGES.items():
+        views = {**stage.views, "size": 64, "cells": 2, "views": 64, "width": 16, "summary": 16}
+        sizes = ((0.0, SIZE),) if stage.arch == "mae" else ((0.0, 32), (0.5, 64))
+        monkeypatch.setitem(STAGES, name, replace(stage, sizes=sizes, views=views, batch=4, max_parts=8))
 
 
 def stages(runs: Path) -> dict[str, int]:
     """When each run ended."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in sorted(runs.glob("*-mini-*/README.md"))}
+    return {path.parent.parent.name: path.stat().st_mtime_ns for path in sorted(runs.glob("*/ended/README.md"))}
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("quick_teacher")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cnn-mini",
-        *(pytest.param(name, marks=pytest.mark.thorough) for name in TRAINING_PLANS if name != "cnn-mini"),
-    ],
-)
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", LAST_STAGES)
 def test_every_embedded_model_is_trained_from_photos_by_one_command(
-    name: str, tar: Path, runs: Path, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+    name: str, tar: Path, runs: Path, dinov2: Path, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["rebuild", name, str(tar), "--test", str(tar), "--out", str(runs), "--share", "0.001", "--cpu", "--json"]
+    command = ["rebuild", name, str(tar), "--test", str(tar), "--unlabelled", str(tar), "--dino-teacher", str(dinov2)]
+    command += ["--out", str(runs), "--share", "0.0001", "--cpu", "--json"]
     assert main(command) == 0
     folder = Path(json.loads(capsys.readouterr().out)["model"])
     assert folder == runs / name
@@ -76,19 +86,34 @@ def test_every_embedded_model_is_trained_from_photos_by_one_command(
     photo = pipeline.open(next((ASSETS / "examples").glob("*.jpg")))
     assert len(pipeline.classify([photo], spec)[0].labels) == len(spec.labels)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for number, stage in enumerate(TRAINING_PLANS[name].stages, 1):
-        assert card.count(f"| {name}-{number} | `{stage.recipe}` | {stage.resolution} |") == 1
-    assert f"`python -m vitdemo rebuild {name} photos.tar`" in card
+    for stage in needed(LAST_STAGES[name]):
+        assert card.count(f"| {stage.name} | ") == 1
+    assert f"`python -m vitdemo rebuild {name} photos.tar --unlabelled photos.tar`" in card
     before = stages(runs)
     assert main(command) == 0
     assert stages(runs) == before
     # Interrupted after its last step: it resumes from there.
-    last = runs / f"{name}-{len(TRAINING_PLANS[name].stages)}"
+    last = runs / LAST_STAGES[name]
     log = (last / LOG).read_text(encoding="utf-8")
-    (last / "README.md").unlink()
+    (last / "ended/README.md").unlink()
     assert main(command) == 0
-    assert (last / "README.md").exists()
+    assert (last / "ended/README.md").exists()
     assert (last / LOG).read_text(encoding="utf-8") == log
+
+
+def test_stages_come_after_those_that_they_build_on() -> None:
+    for name in STAGES:
+        order = [stage.name for stage in needed(name)]
+        assert order[-1] == name
+        assert len(set(order)) == len(order)
+        for stage in needed(name):
+            assert {stage.guide, stage.init} - {None} <= set(order[: order.index(stage.name)])
+
+
+def test_a_dino_learns_nothing_that_came_from_labels() -> None:
+    stages = needed("dino")
+    assert all(stage.guide is None and stage.teacher == DINO_TEACHER for stage in stages)
+    assert all(stage.views["evenness"] == 0 for stage in stages)
 
 
 def test_an_unknown_model_is_rejected_with_the_known_names(tmp_path: Path) -> None:
@@ -123,8 +148,9 @@ def test_the_embedded_models_are_small_enough_to_ship() -> None:
     assert sum(sizes) < 50_000_000
 
 
-def test_every_embedded_model_has_a_training_plan() -> None:
-    assert sorted(TRAINING_PLANS) == sorted(spec.name for spec in embedded_models())
+def test_every_embedded_model_has_stages() -> None:
+    assert sorted(LAST_STAGES) == sorted(spec.name for spec in embedded_models())
+    assert set(LAST_STAGES.values()) <= set(STAGES)
 
 
 def test_the_table_replaces_the_text_between_its_marks(tmp_path: Path) -> None:

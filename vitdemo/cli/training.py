@@ -32,24 +32,6 @@ def add_commands(commands: Any) -> None:
         "--test", nargs="+", type=Path, default=(), metavar="DATA", help="photos to evaluate on (default: a tenth)"
     )
     train.add_argument("--teacher", metavar="NAME", help="a model with the same classes, or a folder with one")
-    train.add_argument(
-        "--bank", type=Path, metavar="FOLDER", help="run the teacher once and cache its targets here (recipe distill)"
-    )
-    train.add_argument("--views", type=positive, default=8, metavar="N", help="cached views of each photo (default: 8)")
-    train.add_argument(
-        "--mix",
-        type=_part,
-        default=0.5,
-        metavar="SHARE",
-        help="share of the cached views that get a piece of another (CutMix)",
-    )
-    train.add_argument(
-        "--keep",
-        type=_part,
-        default=1.0,
-        metavar="SHARE",
-        help="share of the patches that the student sees with --bank (vit, deit, hybrid)",
-    )
     train.add_argument("--init", type=Path, metavar="FOLDER", help="start from these weights, where they fit")
     train.add_argument(
         "--pretrain",
@@ -101,7 +83,21 @@ def add_commands(commands: Any) -> None:
         "--out", type=Path, default=Path("runs/embedded"), metavar="FOLDER", help="(default: runs/embedded)"
     )
     rebuild.add_argument(
-        "--share", type=_number, default=1.0, help="share of the epochs; 2 trains twice as long (default: 1)"
+        "--unlabelled",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="DATA",
+        help="more photos, whose folders are no classes",
+    )
+    rebuild.add_argument(
+        "--dino-teacher",
+        default="facebook/dinov2-small",
+        metavar="NAME",
+        help="what dino-mini learns from: a model, or a folder with one (default: facebook/dinov2-small)",
+    )
+    rebuild.add_argument(
+        "--share", type=_number, default=1.0, help="share of the steps; 2 trains twice as long (default: 1)"
     )
     rebuild.add_argument("--cpu", action="store_true", help="do not use a GPU")
     rebuild.add_argument("--json", action="store_true", help="JSON on stdout")
@@ -134,16 +130,6 @@ def _share(text: str) -> float:
     return value
 
 
-def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
-    return value
-
-
 def run_train(options: argparse.Namespace) -> int:
     _need_accelerate()
     from vitdemo.engine.devices import free_memory
@@ -169,10 +155,6 @@ def run_train(options: argparse.Namespace) -> int:
         size=options.size,
         test=tuple(options.test),
         teacher=options.teacher,
-        teacher_cache=options.bank,
-        views=options.views,
-        cutmix=options.mix,
-        keep_ratio=options.keep,
         init=options.init,
         pretrain=options.pretrain,
         watch=options.watch,
@@ -234,7 +216,7 @@ class _ProgressBar:
             self.close()
             self.run = run
         if "views" in figures:
-            print(f"teacher: view {figures['views']} of {figures['of']}", file=sys.stderr)
+            print(f"{figures['store']}: part {figures['part']}, {figures['views']} of {figures['of']}", file=sys.stderr)
             return
         if self.bar is None:
             self.bar = tqdm(
@@ -258,12 +240,18 @@ class _ProgressBar:
 
 def run_rebuild(options: argparse.Namespace) -> int:
     _need_accelerate()
-    from vitdemo.engine.devices import LARGE, pick_device, pick_dtype, short
     from vitdemo.training.rebuild import Rebuild, rebuild
 
     bar = _ProgressBar()
-    precision = short(pick_dtype("auto", pick_device("cpu" if options.cpu else "auto"), LARGE))
-    shared = Rebuild(tuple(options.data), options.out, tuple(options.test), options.share, options.cpu, precision)
+    shared = Rebuild(
+        tuple(options.data),
+        options.out,
+        tuple(options.test),
+        tuple(options.unlabelled),
+        options.dino_teacher,
+        options.share,
+        options.cpu,
+    )
     folder = rebuild(options.name, shared, lambda run, figures: bar(figures, run))
     bar.close()
     if options.json:

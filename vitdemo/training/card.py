@@ -31,11 +31,11 @@ class RunSummary:
 class StageRun:
     """One stage of a model's training."""
 
-    recipe: str
-    resolution: int
+    name: str
+    learns_from: str
+    resolutions: str
     batch: int
     summary: RunSummary
-    name: str
 
 
 def read_log(path: Path) -> dict[int, dict[str, Any]]:
@@ -56,36 +56,24 @@ def summarise_log(path: Path) -> RunSummary:
     return RunSummary(len(entries), minutes, tuple(float(part.mean()) for part in parts if len(part)))
 
 
-def training_section(
-    command: str, data: Sequence[str], init_from: str | None, distilled: bool, runs: Sequence[StageRun], device: str
-) -> str:
+def training_section(command: str, photos: int, labelled: int, runs: Sequence[StageRun], device: str) -> str:
     """The section, in Markdown.
 
     Args:
-        data: names of the archives and folders with the photos.
-        init_from: the model whose layers initialise the first run.
-        distilled: EfficientNet-Lite2 was the teacher.
+        photos: all photos that it was trained on.
+        labelled: those of them that have a label.
+        runs: in order; each may start with the weights of one before it.
     """
     rows = "".join(
-        f"| {run.name} | `{run.recipe}` | {run.resolution} | {run.summary.steps:,} of {run.batch} photos | "
+        f"| {run.name} | {run.learns_from} | {run.resolutions} | {run.summary.steps:,} of {run.batch} photos | "
         f"{run.summary.minutes:.0f} | {', '.join(f'{loss:.2f}' for loss in run.summary.losses)} |\n"
         for run in runs
     )
-    facts = [f"- Data: {', '.join(f'`{name}`' for name in data)}."]
-    if distilled:
-        facts += [
-            "- Teacher: an EfficientNet-Lite2 with ImageNet weights. Its targets for four views of each photo are cached:",
-            "  features at the patches, their mean, and class scores; the labels are targets too. The classifier was fitted",
-            "  last, by logistic regression.",
-        ]
-    if init_from:
-        facts.append(f"- Layers initialised from {init_from}.")
-    facts.append(f"- Command: `{command}`")
-    listed = "\n".join(facts)
     return f"""{HEADING}
-{listed}
+- Photos: {photos:,}, {labelled:,} of them with a label.
+- From random weights, by `{command}`
 
-| run | recipe | pixels | steps | minutes | mean loss of each sixth |
+| run | learns from | pixels | steps | minutes | mean loss of each sixth |
 |---|---|---|---|---|---|
 {rows}
 On {device}. Where the loss still falls in the last sixths, longer training would help.

@@ -85,14 +85,6 @@ class TrainJob:
     test: tuple[Path, ...] = ()
     """Photos to evaluate on; a tenth of the data is held out if none are given."""
     teacher: str | None = None
-    teacher_cache: Path | None = None
-    """Folder of cached teacher targets, for the recipe distill."""
-    views: int = 8
-    """Cached views of each photo."""
-    cutmix: float = 0.5
-    """Share of the cached views that get a rectangle of another one."""
-    keep_ratio: float = 1.0
-    """Share of the patches that a student of cached targets is given."""
     init: Path | None = None
     pretrain: bool = False
     """Whether the head has a hidden layer, as the paper's has at pre-training; it is exported as the encoder's pooler."""
@@ -125,8 +117,6 @@ def validate_job(job: TrainJob, has_teacher: bool) -> None:
         raise OptionError(f"Unknown recipe {job.recipe!r}. Choose from: {', '.join(RECIPES)}.")
     if job.recipe == "distill" and job.teacher is None and not has_teacher:
         raise OptionError("The recipe distill needs a teacher: name a model.")
-    if job.teacher_cache is not None and job.recipe != "distill":
-        raise OptionError("Only the recipe distill uses a teacher cache (--bank).")
     if job.recipe in ("supervised", "dino") and (job.teacher is not None or has_teacher):
         raise OptionError(f"The recipe {job.recipe} takes no teacher: use distill.")
     if job.arch == "mae" and job.recipe != "mim":

@@ -67,4 +67,4 @@ def efficientnet_teacher(photos: PhotoSet, size: int = SIZE) -> Teacher:
     inputs = predict(known, size, extractor.logits, device, batch=32)
     head = linear_probe(inputs, torch.from_numpy(known.labels), len(photos.classes))
     classifier = nn.Sequential(pooled.cpu(), head)
-    return Teacher(classifier, size, mean, std, features=features, head=nn.Sequential(pool, head))
+    return Teacher(classifier, size, mean, std, features=features)

@@ -87,39 +87,6 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1
     return head.to(train.dtype).requires_grad_(False)
 
 
-def refit_classifier(network: nn.Module, photos: PhotoSet, size: int, penalty: float = 1e-3) -> None:
-    """Replace the weights of the last layers by linear probes of their inputs, on the centre crops of the labelled photos.
-
-    A classifier trained along with the rest overfits; a regularised probe does so less.
-    """
-    known, device, training = photos.labelled(), next(network.parameters()).device, network.training
-    heads = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.Linear) and module.out_features == len(photos.classes)
-    ]
-    recorded: list[Tensor] = []
-    hooks = [head.register_forward_pre_hook(lambda module, args: recorded.append(args[0].flatten(1))) for head in heads]
-
-    def run(pixels: Tensor) -> Tensor:
-        recorded.clear()
-        network(pixels)
-        return torch.stack(recorded, dim=1)
-
-    network.eval()
-    try:
-        inputs = predict(known, size, run, device)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(training)
-    for index, head in enumerate(heads):
-        fitted = linear_probe(inputs[:, index], torch.from_numpy(known.labels), len(photos.classes), penalty)
-        with torch.no_grad():
-            head.weight.copy_(fitted.weight)
-            head.bias.copy_(fitted.bias)
-
-
 def knn_score(
     network: nn.Module, features: Callable[[Tensor], Tensor], train: PhotoSet, test: PhotoSet, size: int
 ) -> float:

@@ -1,18 +1,16 @@
 """Long trainings in the background, stage by stage: `python -m vitdemo.training.patience STAGES NAME --work FOLDER`.
 
-A stage is one run of the recipe `guided` on a view store. It starts with the weights of another stage or with random ones, saves
-a checkpoint every few minutes, resumes after an interruption, and exports the network at each evaluation and at its end. It uses
-one thread. The name is that of Beyer et al. 2022, arXiv:2106.05237: a good teacher is patient.
+A stage is one run, on a view store unless its architecture is MAE. It starts with the weights of another stage or with random
+ones, saves a checkpoint every few minutes, resumes after an interruption, and exports the network at each evaluation and at its
+end. From the command line it uses one thread. The name is that of Beyer et al. 2022, arXiv:2106.05237: a good teacher is patient.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from vitdemo.errors import OptionError, VitDemoError
 from vitdemo.training.architectures import build
 from vitdemo.training.config import STATE, TrainConfig
 from vitdemo.training.data import PhotoSet
-from vitdemo.training.efficientnet import NAME
 from vitdemo.training.export import Provenance, export
 from vitdemo.training.init_weights import initialise
 from vitdemo.training.loop import Result, Trainer
@@ -34,7 +31,9 @@ from vitdemo.training.photo_cache import open_photo_cache
 from vitdemo.training.precision import quick_bf16
 from vitdemo.training.recipes.guide import Guide
 from vitdemo.training.recipes.guided import Guided, GuidedOptions, LossWeights
-from vitdemo.training.run import FAMILIES
+from vitdemo.training.recipes.mim import MaskedModelling
+from vitdemo.training.run import FAMILIES, device_name
+from vitdemo.training.stages import Stage, read_stages
 from vitdemo.training.view_batches import ViewSchedule
 from vitdemo.training.view_teachers import load_view_teacher
 from vitdemo.training.views import ViewPlan, ViewStore
@@ -43,78 +42,20 @@ TRAIN, TEST = "photos-train", "photos-test"
 """Photo caches in the work folder."""
 LATEST, ENDED = "latest", "ended"
 """Model folders of a stage: as last evaluated, and its result."""
+PRINT_EVERY = 50
+"""Steps between two lines on stdout."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One run."""
-
-    name: str
-    arch: str
-    """An architecture of `train`, or "dino": a ViT without a classifier."""
-    steps: int
-    sizes: tuple[tuple[float, int], ...]
-    """See `ViewSchedule`; the last resolution is that of evaluation and export."""
-    batch: int = 128
-    learning_rate: float = 1e-3
-    warmup: float = 0.03
-    optimiser: str = "muon"
-    weight_decay: float = 0.05
-    ema_decay: float = 0.999
-    init: str | None = None
-    """Stage whose weights it starts with, where they fit."""
-    mimetic: bool = False
-    """Whether its attention has mimetic initialisation."""
-    guide: str | None = None
-    """Stage whose CNN guides it."""
-    store: str = "views"
-    """Folder of the view store, in the work folder."""
-    teacher: str = NAME
-    """Teacher of the store: EfficientNet-Lite2, a registered transformer, or a folder with one."""
-    views: dict[str, Any] = field(default_factory=dict)
-    """Fields of `ViewPlan` that differ from its defaults."""
-    reuse: float = 4.0
-    max_parts: int = 128
-    loss_weights: dict[str, float] = field(default_factory=dict)
-    """Fields of `LossWeights` that differ from its defaults."""
-    cutmix: float = 0.5
-    mask_ratio: float = 0.0
-    held_out: float = 0.0
-    """Share of the labelled photos that is held out for evaluation; 0 evaluates on the test photos."""
-    evaluate_every: int = 1000
-    save_every: int = 10
-    seed: int = 0
-    license: str = "unknown"
-    """Licence of the photos, for the card."""
-
-    @property
-    def size(self) -> int:
-        """Resolution at its end."""
-        return self.sizes[-1][1]
-
-
-def read_stages(path: Path) -> dict[str, Stage]:
-    """The stages in a JSON file, by name.
-
-    Raises:
-        OptionError: the file holds no list of stages.
-    """
-    try:
-        stages = [
-            Stage(**{**entry, "sizes": tuple((float(share), int(size)) for share, size in entry["sizes"])})
-            for entry in json.loads(path.read_text(encoding="utf-8"))
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OptionError(f"{path.name} holds no list of stages: {error}") from error
-    return {stage.name: stage for stage in stages}
-
-
-def run_stage(stage: Stage, work: Path, print_every: int = 50) -> float:
+def run_stage(
+    stage: Stage, work: Path, *, cpu: bool = True, report: Callable[[dict[str, Any]], None] = lambda figures: None
+) -> float:
     """Train a stage to its end, resuming where it was interrupted.
 
     Args:
         work: folder with the photo caches, the view stores, and a folder for each stage.
-        print_every: steps between two lines on stdout.
+        cpu: whether it stays off a GPU.
+        report: called with the figures of each step, or how many views of a part of the store have their targets: `store`,
+            `part`, `views`, `of`.
 
     Returns:
         The score on the photos held out, or on the test photos.
@@ -128,7 +69,7 @@ def run_stage(stage: Stage, work: Path, print_every: int = 50) -> float:
     allowed, held_out = hold_out(photos, stage.held_out)
     test = held_out if stage.held_out else open_photo_cache(work / TEST).labelled()
     torch.manual_seed(stage.seed)
-    recipe = _make_recipe(stage, work, photos, allowed)
+    recipe = _make_recipe(stage, work, photos, allowed, report)
     config = TrainConfig(
         steps=stage.steps,
         batch=stage.batch,
@@ -138,28 +79,32 @@ def run_stage(stage: Stage, work: Path, print_every: int = 50) -> float:
         warmup=stage.warmup,
         weight_decay=stage.weight_decay,
         ema_decay=stage.ema_decay,
-        precision="bf16" if quick_bf16() else "fp32",
+        precision="bf16" if quick_bf16("cpu" if cpu or not torch.cuda.is_available() else "cuda") else "fp32",
         seed=stage.seed,
         evaluate_every=stage.evaluate_every,
         save_every=stage.save_every,
     )
     classes = photos.classes if recipe.classifies else ()
     trainer: Trainer
-    print_step = _step_printer(stage, print_every)
 
-    def report(figures: dict[str, Any]) -> None:
+    def on_step(figures: dict[str, Any]) -> None:
         if "score" in figures:
             export(trainer.network, folder / LATEST, classes, stage.size)
-            if recipe.mean_class_accuracy is not None:
+            if isinstance(recipe, Guided) and recipe.mean_class_accuracy is not None:
                 figures = {**figures, "per_class": recipe.mean_class_accuracy}
-        print_step(figures)
+        report(figures)
 
-    trainer = Trainer(recipe, config, photos, test, folder, cpu=True, report=report)
+    trainer = Trainer(recipe, config, photos.subset(np.flatnonzero(allowed)), test, folder, cpu=cpu, report=on_step)
     if (folder / STATE).exists():
         trainer.resume()
-    print(f"{_now()} {stage.name}: step {trainer.step} of {stage.steps}, {config.precision}", flush=True)
     result = trainer.run()
-    export(trainer.network, folder / ENDED, classes, stage.size, _provenance(stage, recipe, result))
+    export(
+        trainer.network,
+        folder / ENDED,
+        classes,
+        stage.size,
+        _provenance(stage, recipe, int(allowed.sum()), result, cpu),
+    )
     return result.score
 
 
@@ -173,17 +118,26 @@ def hold_out(photos: PhotoSet, share: float) -> tuple[NDArray[np.bool_], PhotoSe
     return allowed, photos.subset(np.flatnonzero(~allowed))
 
 
-def _make_recipe(stage: Stage, work: Path, photos: PhotoSet, allowed: NDArray[np.bool_]) -> Guided:
+def _make_recipe(
+    stage: Stage,
+    work: Path,
+    photos: PhotoSet,
+    allowed: NDArray[np.bool_],
+    report: Callable[[dict[str, Any]], None],
+) -> Guided | MaskedModelling:
+    student = _make_student(stage, photos.classes, None if stage.init is None else _result_of(work, stage.init))
+    if stage.arch == "mae":
+        return MaskedModelling(student, stage.size)
     plan = ViewPlan(stage.teacher, **stage.views)
     store = ViewStore(
         work / stage.store,
         photos,
         plan,
         lambda: load_view_teacher(stage.teacher, plan.cells),
-        lambda part, done: print(f"{_now()} {stage.store}: part {part}, {done} of {plan.views} views", flush=True),
+        lambda part, done: report({"store": stage.store, "part": part, "views": done, "of": plan.views}),
     )
     recipe = Guided(
-        _make_student(stage, photos.classes, None if stage.init is None else _result_of(work, stage.init)),
+        student,
         store,
         allowed,
         ViewSchedule(stage.steps, stage.sizes, stage.reuse, max_parts=stage.max_parts),
@@ -207,13 +161,14 @@ def _make_student(stage: Stage, classes: Sequence[str], init: Path | None) -> Pr
     return network.vit if isinstance(network, ViTForImageClassification) and stage.arch == "dino" else network
 
 
-def _has_ended(work: Path, name: str) -> bool:
+def has_ended(work: Path, name: str) -> bool:
+    """Whether a stage has its result."""
     # The card is the last file that an export writes.
     return (work / name / ENDED / "README.md").exists()
 
 
 def _result_of(work: Path, name: str) -> Path:
-    if not _has_ended(work, name):
+    if not has_ended(work, name):
         raise OptionError(f"The stage {name} has not ended.")
     return work / name / ENDED
 
@@ -230,19 +185,20 @@ def _load_heads(recipe: Guided, state: Path) -> None:
     recipe.load_state_dict({**own, **fitting})
 
 
-def _provenance(stage: Stage, recipe: Guided, result: Result) -> Provenance:
+def _provenance(stage: Stage, recipe: Guided | MaskedModelling, photos: int, result: Result, cpu: bool) -> Provenance:
     return Provenance(
         command=f"python -m vitdemo.training.patience STAGES {stage.name}",
         data=(TRAIN,),
-        photos=int(recipe.allowed.sum()),
-        recipe="guided",
-        family=FAMILIES[stage.arch] if recipe.classifies else "DINO",
+        photos=photos,
+        recipe="guided" if isinstance(recipe, Guided) else "mim",
+        family="DINO" if stage.arch == "dino" else FAMILIES[stage.arch],
         license=stage.license,
-        device="CPU, 1 thread",
+        device=device_name(cpu),
         seconds=result.seconds,
         steps=result.steps,
         score_name=recipe.score_name,
         score=result.score,
+        pooling=recipe.pooling,
     )
 
 
@@ -256,6 +212,9 @@ def _step_printer(stage: Stage, every: int) -> Callable[[dict[str, Any]], None]:
     started = time.process_time()
 
     def print_step(figures: dict[str, Any]) -> None:
+        if "views" in figures:
+            print(f"{_now()} {figures['store']}: part {figures['part']}, {figures['views']} views", flush=True)
+            return
         if figures["step"] % every and "score" not in figures:
             return
         shown = [f"{_now()} {stage.name} step {figures['step']}/{stage.steps}"]
@@ -279,10 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages = read_stages(options.stages)
     if options.name not in stages:
         raise OptionError(f"There is no stage {options.name!r}. Choose from: {', '.join(stages)}.")
-    if _has_ended(options.work, options.name):
+    if has_ended(options.work, options.name):
         print(f"{options.name} has already ended.")
         return 0
-    score = run_stage(stages[options.name], options.work)
+    stage = stages[options.name]
+    print(f"{_now()} {stage.name}: {stage.steps} steps", flush=True)
+    score = run_stage(stage, options.work, report=_step_printer(stage, PRINT_EVERY))
     print(f"{options.name} has ended: {score:.1%}", flush=True)
     return 0
 

@@ -1,80 +1,79 @@
-"""Trains the embedded models: stages of the project's own recipes, low resolutions first and 224 px last."""
+"""Trains the embedded models from random weights: each by its family's own idea, in stages of `vitdemo.training.patience`."""
 
 from __future__ import annotations
 
 import datetime
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, ViTForImageClassification
+
 from vitdemo.errors import UnknownModelError
+from vitdemo.images.class_folders import BACKGROUND, file_names, label_of
 from vitdemo.registry import embedded_models, read_json, spec_from_folder, write_json
 from vitdemo.settings import ASSETS
+from vitdemo.training.architectures import build
 from vitdemo.training.card import StageRun, replace_training_section, summarise_log, training_section
-from vitdemo.training.config import LOG, STATE, TrainConfig, TrainJob
+from vitdemo.training.config import LOG
+from vitdemo.training.data import PhotoSet
+from vitdemo.training.export import Provenance, export
+from vitdemo.training.init_weights import initialise
+from vitdemo.training.patience import ENDED, TEST, TRAIN, has_ended, run_stage
+from vitdemo.training.photo_cache import fill_photo_cache
 from vitdemo.training.probe import probe
-from vitdemo.training.run import device_name, train
+from vitdemo.training.run import FAMILIES, device_name
+from vitdemo.training.stages import Stage
+from vitdemo.types.labels import class_called
 
-TEACHER = "efficientnet-lite2:224"
-VIEWS = 4
 SIZE = 224
+"""Side in pixels of what the embedded models take."""
+DINO_TEACHER = "dinov2-small"
+HELD_OUT = 0.1
+"""Share of the labelled photos to evaluate on, if no others are given."""
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One run, initialised with the weights of the previous one."""
-
-    recipe: str
-    resolution: int
-    epochs: float
-    batch: int = 96
-    learning_rate: float = 1e-3
-    keep_ratio: float = 1.0
-    optimiser: str = "muon"
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """All stages of a model's training."""
-
-    arch: str
-    stages: tuple[Stage, ...]
-    init_from: str | None = None
-    """The model whose layers initialise the first stage."""
-
-
-TRAINING_PLANS = {
-    "vit-mini": TrainingPlan(
-        "vit",
-        (
-            Stage("distill", 96, 60, 128, 2e-3),
-            Stage("distill", 160, 10, keep_ratio=0.4),
-            Stage("distill", SIZE, 2, keep_ratio=0.4),
+LOW_TO_HIGH = ((0.0, 64), (0.65, 96), (0.95, 160))
+_GUIDED: dict[str, Any] = {"guide": "cnn", "mimetic": True, "reuse": 14.0}
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("cnn", "cnn", 5600, ((0.0, 64), (0.6, 96), (0.93, 160)), learning_rate=6e-4, reuse=14.0),
+        Stage("vit", "vit", 6000, LOW_TO_HIGH, **_GUIDED),
+        Stage("deit", "deit", 6000, LOW_TO_HIGH, **_GUIDED, seed=1),
+        Stage(
+            "beit-masked",
+            "beit",
+            3000,
+            ((0.0, 64),),
+            **_GUIDED,
+            seed=2,
+            mask_ratio=0.4,
+            loss_weights={"labels": 0.0, "logits": 0.0},
         ),
-    ),
-    "deit-mini": TrainingPlan(
-        "deit",
-        (Stage("distill", 160, 10, keep_ratio=0.4), Stage("distill", SIZE, 2, keep_ratio=0.4)),
-        init_from="vit-mini",
-    ),
-    "beit-mini": TrainingPlan("beit", (Stage("distill", 112, 10), Stage("distill", SIZE, 1)), init_from="vit-mini"),
-    "dino-mini": TrainingPlan(
-        "vit",
-        (Stage("dino", 128, 4, 48, 2e-4, optimiser="adamw"), Stage("dino", SIZE, 0.5, 48, 5e-5, optimiser="adamw")),
-        init_from="vit-mini",
-    ),
-    "hybrid-mini": TrainingPlan(
-        "hybrid", (Stage("distill", 96, 40, 128, 2e-3), Stage("distill", SIZE, 2, keep_ratio=0.4)), init_from="vit-mini"
-    ),
-    "mae-mini": TrainingPlan("mae", (Stage("mim", SIZE, 30, 128, 2e-3),), init_from="vit-mini"),
-    "cnn-mini": TrainingPlan(
-        "cnn",
-        (Stage("distill", 96, 60, 128, 2e-3), Stage("distill", 160, 8), Stage("distill", SIZE, 2)),
-    ),
+        Stage("beit", "beit", 4000, ((0.0, 64), (0.4, 96), (0.92, 160)), init="beit-masked", guide="cnn", reuse=14.0),
+        Stage("hybrid", "hybrid", 5000, LOW_TO_HIGH, **_GUIDED, seed=3),
+        Stage(
+            "dino",
+            "dino",
+            4500,
+            LOW_TO_HIGH,
+            mimetic=True,
+            store="views-dinov2",
+            teacher=DINO_TEACHER,
+            # Nothing depends on labels, not even how often a photo is seen.
+            views={"size": 112, "cells": 8, "evenness": 0.0},
+            reuse=16.0,
+            max_parts=24,
+        ),
+        Stage("mae-112", "mae", 4000, ((0.0, 112),)),
+        Stage("mae", "mae", 600, ((0.0, SIZE),), init="mae-112", batch=96),
+    )
 }
+LAST_STAGES = {f"{name}-mini": name for name in ("vit", "deit", "beit", "dino", "hybrid", "mae", "cnn")}
+"""The stage that ends as each embedded model."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,16 @@ class Rebuild:
     data: tuple[Path, ...]
     """Labelled photos, the same for all stages."""
     out: Path
-    """Folder for the stages, the cached targets and the model itself, which gets the embedded model's name."""
+    """Folder for the photos, the teachers' targets, the stages, and the model itself, which gets the embedded model's name."""
     test: tuple[Path, ...] = ()
     """Photos to evaluate on; a tenth of the data is held out if none are given."""
+    unlabelled: tuple[Path, ...] = ()
+    """More photos, whose folders are no classes: they have a teacher's targets only."""
+    dino_teacher: str = DINO_TEACHER
+    """What a DINO learns from: a registered model, or a folder with one."""
     share: float = 1.0
-    """Share of the epochs to train for; 2 trains twice as long."""
+    """Share of the steps to train for; 2 trains twice as long."""
     cpu: bool = False
-    precision: str = "fp32"
-    """"bf16" only where the device computes in it: a CPU that emulates it takes 14 times as long."""
 
 
 def rebuild(
@@ -100,7 +101,7 @@ def rebuild(
     """Train an embedded model from scratch. Called again, it skips finished stages and resumes an interrupted one.
 
     Args:
-        report: called with the stage's name and the figures of each step.
+        report: called with the stage's name and the figures that `run_stage` reports.
 
     Returns:
         The model's folder.
@@ -110,50 +111,31 @@ def rebuild(
         InputError: the photos cannot be used.
         TrainingError: the disk is full, or the loss is not finite.
     """
-    if name not in TRAINING_PLANS:
-        raise UnknownModelError(f"Unknown embedded model {name!r}. Choose from: {', '.join(TRAINING_PLANS)}.")
-    plan = TRAINING_PLANS[name]
-    init = rebuild(plan.init_from, options, report) if plan.init_from else None
-    last = init
-    folders = [options.out / f"{name}-{number}" for number, _ in enumerate(plan.stages, 1)]
-    for stage, folder in zip(plan.stages, folders, strict=True):
-        if not (folder / "README.md").exists():
-            train(_stage_job(plan.arch, stage, folder, last, options), partial(report, folder.name))
-        last = folder
-    return _assemble(name, folders, init, options)
+    if name not in LAST_STAGES:
+        raise UnknownModelError(f"Unknown embedded model {name!r}. Choose from: {', '.join(LAST_STAGES)}.")
+    classes = _classes_in(options.data)
+    photos = fill_photo_cache(options.out / TRAIN, classes, options.data, options.unlabelled)
+    if options.test:
+        fill_photo_cache(options.out / TEST, classes, options.test)
+    stages = [_adapted(stage, options) for stage in needed(LAST_STAGES[name])]
+    for stage in stages:
+        if not has_ended(options.out, stage.name):
+            run_stage(stage, options.out, cpu=options.cpu, report=partial(report, stage.name))
+    return _assemble(name, stages, photos, options)
 
 
-def _assemble(name: str, folders: Sequence[Path], init: Path | None, options: Rebuild) -> Path:
-    """The last stage under the model's name, with a card of all stages."""
-    plan, out, last = TRAINING_PLANS[name], options.out / name, folders[-1]
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    for file in ("config.json", "preprocessor_config.json", "model.safetensors", "README.md"):
-        shutil.copyfile(last / file, out / file)
-    config = read_json(out / "config.json")
-    config["vitdemo"]["revision"] = f"{datetime.date.today():%Y-%m-%d}"
-    write_json(out / "config.json", config)
-    if plan.stages[-1].recipe == "dino":
-        probe(spec_from_folder(out), options.data, options.test, save=True)
-    # The hand-written card of the embedded model holds only for a model of the same classes.
-    same_classes = spec_from_folder(init or out).labels == embedded_labels()
-    source = ASSETS / "models" / name / "README.md" if same_classes else out / "README.md"
-    card = source.read_text(encoding="utf-8").replace(f"# {last.name}\n", f"# {name}\n", 1)
-    names = [path.name for path in options.data]
-    runs = [
-        StageRun(stage.recipe, stage.resolution, stage.batch, summarise_log(folder / LOG), folder.name)
-        for stage, folder in zip(plan.stages, folders, strict=True)
-    ]
-    section = training_section(
-        f"python -m vitdemo rebuild {name} {' '.join(names)}",
-        names,
-        plan.init_from,
-        any(stage.recipe == "distill" for stage in plan.stages),
-        runs,
-        device_name(options.cpu),
-    )
-    (out / "README.md").write_text(replace_training_section(card, section), encoding="utf-8")
-    return out
+def needed(name: str) -> list[Stage]:
+    """This stage after those that it begins with or is guided by."""
+    found: dict[str, Stage] = {}
+
+    def add(one: str) -> None:
+        for other in (STAGES[one].guide, STAGES[one].init):
+            if other is not None:
+                add(other)
+        found[one] = STAGES[one]
+
+    add(name)
+    return list(found.values())
 
 
 def embedded_labels() -> tuple[str, ...]:
@@ -161,31 +143,84 @@ def embedded_labels() -> tuple[str, ...]:
     return next((spec.labels for spec in embedded_models() if spec.labels), ())
 
 
-def _stage_job(arch: str, stage: Stage, folder: Path, init: Path | None, options: Rebuild) -> TrainJob:
-    distilled = stage.recipe == "distill"
-    return TrainJob(
-        data=options.data,
-        recipe=stage.recipe,
-        arch=arch,
-        out=folder,
-        test=options.test,
-        teacher=TEACHER if distilled else None,
-        teacher_cache=options.out / "bank" if distilled else None,
-        views=VIEWS,
-        keep_ratio=stage.keep_ratio,
-        init=init,
-        epochs=max(stage.epochs * options.share, 1e-3),
-        resume=(folder / STATE).exists(),
-        cpu=options.cpu,
-        labels=embedded_labels(),
-        config=TrainConfig(
-            steps=0,
-            batch=stage.batch,
-            resolution=stage.resolution,
-            optimiser=stage.optimiser,
-            learning_rate=stage.learning_rate,
-            ema_decay=0.99 if distilled or stage.recipe == "mim" else 0.0,
-            precision=options.precision,
-            evaluate_every=10**9,
-        ),
+def _classes_in(data: Sequence[Path]) -> tuple[str, ...]:
+    """In the order of the embedded models, if they know all of them."""
+    known = embedded_labels()
+    present = {class_called(label_of(name), known) for path in data for name in file_names(path)} - {BACKGROUND}
+    return tuple(label for label in known if label in present) if present <= set(known) else tuple(sorted(present))
+
+
+def _adapted(stage: Stage, options: Rebuild) -> Stage:
+    return replace(
+        stage,
+        steps=max(2, round(stage.steps * options.share)),
+        teacher=options.dino_teacher if stage.teacher == DINO_TEACHER else stage.teacher,
+        held_out=0.0 if options.test else HELD_OUT,
     )
+
+
+def _assemble(name: str, stages: Sequence[Stage], photos: PhotoSet, options: Rebuild) -> Path:
+    """What the last stage ended with, at 224 px and under the model's name, with a card of all stages."""
+    last, out = stages[-1], options.out / name
+    ended = options.out / last.name / ENDED
+    dino = last.arch == "dino"
+    network = build("vit" if dino else last.arch, "mini", photos.classes, SIZE)
+    initialise(network, ended)
+    assert isinstance(network, PreTrainedModel)
+    if dino:
+        assert isinstance(network, ViTForImageClassification)
+        network = network.vit
+    runs = [
+        StageRun(
+            stage.name,
+            _teachers(stage),
+            ", ".join(str(size) for _, size in stage.sizes),
+            stage.batch,
+            summarise_log(options.out / stage.name / LOG),
+        )
+        for stage in stages
+    ]
+    names = [path.name for path in options.data]
+    command = f"python -m vitdemo rebuild {name} {' '.join(names)}"
+    if options.unlabelled:
+        command += " --unlabelled " + " ".join(path.name for path in options.unlabelled)
+    provenance = Provenance(
+        command=command,
+        data=tuple(names),
+        photos=len(photos),
+        recipe="guided",
+        family="DINO" if dino else FAMILIES[last.arch],
+        license=last.license,
+        device=device_name(options.cpu),
+        seconds=60 * sum(run.summary.minutes for run in runs),
+        steps=sum(run.summary.steps for run in runs),
+        score_name="accuracy",
+        score=0.0,
+        pooling="mean" if last.arch == "mae" else "class",
+    )
+    shutil.rmtree(out, ignore_errors=True)  # with the probe of an earlier rebuild
+    export(network, out, () if dino or last.arch == "mae" else photos.classes, SIZE, provenance)
+    config = read_json(out / "config.json")
+    config["vitdemo"]["revision"] = f"{datetime.date.today():%Y-%m-%d}"
+    write_json(out / "config.json", config)
+    if dino:
+        probe(spec_from_folder(out), options.data, options.test, save=True)
+    # The hand-written card of the embedded model holds only for a model of the same classes.
+    same_classes = photos.classes == embedded_labels()
+    source = ASSETS / "models" / name / "README.md" if same_classes else out / "README.md"
+    section = training_section(command, len(photos), len(photos.labelled()), runs, provenance.device)
+    (out / "README.md").write_text(
+        replace_training_section(source.read_text(encoding="utf-8"), section), encoding="utf-8"
+    )
+    return out
+
+
+def _teachers(stage: Stage) -> str:
+    if stage.arch == "mae":
+        return "pixels of hidden patches"
+    found = [Path(stage.teacher).name]
+    if stage.guide is not None:
+        found.append(stage.guide)
+    if stage.arch != "dino" and stage.loss_weights.get("labels") != 0:
+        found.append("labels")
+    return ", ".join(found) + (", patches hidden" if stage.mask_ratio else "")

@@ -28,12 +28,10 @@ from vitdemo.training.export import Provenance, export
 from vitdemo.training.init_weights import initialise
 from vitdemo.training.loop import Result, Trainer
 from vitdemo.training.recipes.base import Recipe, StepContext
-from vitdemo.training.recipes.cached_distill import CachedDistill
 from vitdemo.training.recipes.dino import Dino
 from vitdemo.training.recipes.distill import Distill
 from vitdemo.training.recipes.mim import MaskedModelling
 from vitdemo.training.recipes.supervised import Supervised
-from vitdemo.training.teacher_cache import CacheSettings, TeacherCache, fill_teacher_cache
 from vitdemo.training.teachers import Teacher, teacher_from_spec
 from vitdemo.training.watch import Watch
 
@@ -46,8 +44,6 @@ FAMILIES = {
     "cnn": "CNN",
     "scratch": "ViT",
 }
-BEIT_MASK_RATIO = 0.3
-"""Share of the patches that are masked when a BEiT learns cached targets."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +91,9 @@ def train(
         training, test = photos.split(0.1, job.config.seed)
     skipped, test = photos.skipped + test.skipped, test.labelled()
     torch.manual_seed(job.config.seed)
-    cache = None
-    if job.teacher_cache is not None:
-        cache = _fill_cache(job, photos, training, teacher, report)
-    elif teacher is None and job.teacher is not None:
+    if teacher is None and job.teacher is not None:
         teacher = load_teacher(job.teacher, training)
-    recipe = make_recipe(job, photos.classes, teacher, cache)
+    recipe = make_recipe(job, photos.classes, teacher)
     training = training.labelled() if recipe.needs_labels else training
     bare = bare_throughput(recipe, training, job)
     names = photos.classes if recipe.classifies else ()
@@ -152,8 +145,6 @@ def train(
         trainer.resume()
     result = trainer.run()
     if trainer.accelerator.is_main_process:
-        if recipe.finish(trainer.network, training):
-            result = replace(result, score=recipe.score(trainer.network, training, test))
         curve = _curve(job.out / LOG)
         if math.isnan(result.score) and curve:  # a finished run was resumed: take its last score
             result = replace(result, score=curve[-1][1])
@@ -192,28 +183,7 @@ def _class_order(job: TrainJob) -> Sequence[str]:
     return ()
 
 
-def _fill_cache(
-    job: TrainJob,
-    photos: PhotoSet,
-    training: PhotoSet,
-    teacher: Teacher | None,
-    report: Callable[[dict[str, Any]], None],
-) -> TeacherCache:
-    """The job's teacher cache. It covers the held-out photos too: runs with other seeds hold out others."""
-    assert job.teacher_cache is not None
-    return fill_teacher_cache(
-        job.teacher_cache,
-        photos,
-        lambda: teacher if teacher is not None else load_teacher(str(job.teacher), training),
-        CacheSettings(job.teacher or "given", half=job.config.precision == "bf16"),
-        job.views,
-        report=lambda done, views: report({"views": done, "of": views}),
-    )
-
-
-def make_recipe(
-    job: TrainJob, classes: Sequence[str], teacher: Teacher | None = None, cache: TeacherCache | None = None
-) -> Recipe:
+def make_recipe(job: TrainJob, classes: Sequence[str], teacher: Teacher | None = None) -> Recipe:
     """The job's recipe, with a new network as its student."""
     size = job.config.resolution
     network = build(job.arch, job.size, classes, size, pretrain=job.pretrain)
@@ -222,14 +192,6 @@ def make_recipe(
         network.set_attn_implementation("eager")
     if job.init is not None:
         initialise(network, job.init)
-    if cache is not None:
-        mask_ratio = BEIT_MASK_RATIO if job.arch == "beit" else 0.0
-        recipe = CachedDistill(
-            network, cache, len(classes), size, mask_ratio=mask_ratio, keep_ratio=job.keep_ratio, cutmix=job.cutmix
-        )
-        if job.init is not None:
-            recipe.load_heads(job.init)
-        return recipe
     if teacher is None and job.teacher is not None:
         teacher = teacher_from_spec(find_spec(job.teacher), classes)
     if job.recipe == "supervised":
@@ -265,12 +227,11 @@ def bare_throughput(recipe: Recipe, photos: PhotoSet, job: TrainJob, rounds: int
     state = {name: value.clone() for name, value in recipe.state_dict().items()}
     views = [normalised(view.to(device)) for view in batch.views]
     labels = batch.labels.to(device)
-    cached = {"targets": [target.to(device) for target in batch.targets]} if batch.targets else {}
     times = []
     for _ in range(rounds):
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=job.config.precision == "bf16"):
-            loss, _ = recipe(views, labels, StepContext(0, 0.0, job.config.seed), **cached)
+            loss, _ = recipe(views, labels, StepContext(0, 0.0, job.config.seed))
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()

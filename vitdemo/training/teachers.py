@@ -23,7 +23,6 @@ class Teacher(nn.Module):
     Args:
         network: takes `[B, 3, size, size]`, normalised with `mean` and `std`, and returns logits.
         features: takes the same and returns a feature map `[B, D, h, w]`.
-        head: computes the logits from that map, so that one forward pass gives both.
     """
 
     def __init__(
@@ -33,10 +32,8 @@ class Teacher(nn.Module):
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
         features: nn.Module | None = None,
-        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.head = None if head is None else head.eval().requires_grad_(False)
         self.network, self.features, self.size = network.eval().requires_grad_(False), features, size
         if features is not None:
             features.eval().requires_grad_(False)
@@ -66,24 +63,9 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def feature_map(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """`[B, h * w, D]`: the features at the student's patches."""
-        return self._to_grid(self._map(self._preprocess(pixels)), grid)
-
-    @torch.no_grad()
-    def logits_and_features(self, pixels: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """`logits` and `feature_map` of the same pixels, in one forward pass if there is a `head`."""
-        inputs = self._preprocess(pixels)
-        features = self._map(inputs)
-        logits = logits_of(self.network, inputs) if self.head is None else self.head(features)
-        return logits, self._to_grid(features, grid)
-
-    def _map(self, inputs: Tensor) -> Tensor:
         if self.features is None:
             raise OptionError("This teacher has no feature map.")
-        features: Tensor = self.features(inputs)
-        return features
-
-    @staticmethod
-    def _to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+        features: Tensor = self.features(self._preprocess(pixels))
         resized = nn.functional.interpolate(features.float(), grid, mode="bilinear", align_corners=False)
         return resized.flatten(2).transpose(1, 2)
 

@@ -1,12 +1,12 @@
 """A view store: crops of photos with a teacher's targets, which grows while a student trains.
 
-A teacher cache (`vitdemo.training.teacher_cache`) holds the same few views of every photo, which a long training memorises. A
-view store adds new views part by part, oversamples rare classes, and uses each view a few times before the teacher computes the
-next part. Teacher and student see the same crop, for many epochs, as in Beyer et al. 2022, arXiv:2106.05237.
+A long training memorises a few stored views of every photo. A view store adds new ones part by part, oversamples rare classes,
+and uses each view a few times before the teacher computes the next part. Teacher and student see the same crop, for many epochs,
+as in Beyer et al. 2022, arXiv:2106.05237.
 
 A view is a box in a photo. Of the teacher's feature map the principal components are stored, in 8 bits, and of its summary (the
-mean of the map, or the class token) in fp16. Nothing stored depends on labels: the teacher's logits come from a linear probe on
-the summaries.
+mean of the map, of a transformer also its class tokens) in fp16. Nothing stored depends on labels: the teacher's logits come from
+a linear probe on the summaries.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ class ViewStore:
         basis = {}
         for prefix, rows, kept in (("", cells, self.plan.width), ("summary_", summaries, self.plan.summary)):
             mean = rows.mean(dim=0)
-            values, vectors = torch.linalg.eigh(torch.cov((rows - mean).T))
+            # In float32 this fails to converge where fewer rows than dimensions leave many eigenvalues at 0.
+            values, vectors = (part.float() for part in torch.linalg.eigh(torch.cov((rows - mean).double().T)))
             variances = values.flip(-1)[:kept].clamp(min=1e-9)
             basis[prefix + "mean"] = mean
             basis[prefix + "directions"] = vectors.flip(-1)[:, :kept].contiguous()

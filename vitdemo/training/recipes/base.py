@@ -86,10 +86,6 @@ class Recipe(nn.Module, ABC):
     def after_step(self, context: StepContext) -> None:
         """Called after each optimiser step."""
 
-    def finish(self, network: nn.Module, train: PhotoSet) -> bool:
-        """Called after the last step on the network to export. Returns whether it changed."""
-        return False
-
     @abstractmethod
     def score(self, network: nn.Module, train: PhotoSet, test: PhotoSet) -> float:
         """Evaluate the result, or its EMA, on held-out photos: higher is better."""

@@ -6,7 +6,8 @@ reads predicts the teacher's summary; the logits learn the teacher's and the lab
 
 A transformer can also have a guide, a trained CNN: tokens of early and middle blocks predict the CNN's feature maps, so that they
 learn local relations from few photos (locality guidance: Li et al. 2022, arXiv:2207.10026), and the logits learn the CNN's for
-the mixed pixels.
+the mixed pixels. A DeiT's distillation token learns the guide's most probable class (hard-label distillation: Touvron et al.
+2021, arXiv:2012.12877), or without a guide the teacher's.
 """
 
 from __future__ import annotations
@@ -161,16 +162,21 @@ class Guided(Recipe):
             "cells": cosine_distance(self.cell_head(student.cells), at_cells),
             "summary": cosine_distance(self.summary_head(student.whole), summary),
         }
+        decider = teacher
         if isinstance(self.teacher, Guide):
             guide_logits, maps = self.teacher(pixels)
-            teacher = (teacher + guide_logits.softmax(dim=-1)) / 2
+            decider = guide_logits.softmax(dim=-1)
+            teacher = (teacher + decider) / 2
             terms["guide"] = guide_loss(self.guide_heads, student.guided, maps)
         figures = {}
         if self.classifies:
             output = student.output
-            distilled = hasattr(output, "distillation_logits")
-            terms["labels"] = cross_entropy(output.cls_logits if distilled else output.logits, truth)
-            terms["logits"] = cross_entropy(output.distillation_logits if distilled else output.logits, teacher)
+            class_logits = getattr(output, "cls_logits", output.logits)
+            terms["labels"] = cross_entropy(class_logits, truth)
+            terms["logits"] = cross_entropy(class_logits, teacher)
+            if hasattr(output, "distillation_logits"):
+                hard = soft_targets(decider.argmax(dim=-1), self.classes, 0.0)
+                terms["logits"] = (terms["logits"] + cross_entropy(output.distillation_logits, hard)) / 2
             figures["agreement"] = (output.logits.argmax(dim=-1) == teacher.argmax(dim=-1)).float().mean()
         weights = self.options.loss_weights
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
@@ -185,7 +191,7 @@ class Guided(Recipe):
                 tokens: Tensor = network(pixels).last_hidden_state
                 return tokens[:, 0]
 
-            return knn_score(network, class_token, train.subset(np.flatnonzero(self.allowed)), test, size)
+            return knn_score(network, class_token, train, test, size)
         training, device = network.training, next(network.parameters()).device
         network.eval()
         logits = predict(test, size, lambda pixels: logits_of(network, pixels), device, batch=16)
