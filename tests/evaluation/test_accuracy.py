@@ -79,6 +79,11 @@ def _by_hand(runs: Pipeline, spec: ModelSpec, items: list[tuple[str, Photo]]) ->
         "mean_per_class": sum(sum(hits) / len(hits) for hits in right.values()) / len(right),
         "kept": sum(one.labels[0].score >= spec.threshold for one in kept) / len(kept),
         "refused": sum(one.labels[0].score < spec.threshold for one in background) / len(background),
+        "auroc": float(
+            np.mean(
+                [np.heaviside(one.labels[0].score - other.labels[0].score, 0.5) for one in kept for other in background]
+            )
+        ),
     }
 
 
@@ -127,7 +132,9 @@ def test_without_background_photos_the_share_below_the_threshold_is_nan(
     runs: Pipeline, spec: ModelSpec, folder: Path
 ) -> None:
     labelled = (item for item in read_labelled(folder) if item[0] != BACKGROUND)
-    assert math.isnan(evaluate(runs, spec, labelled).refused)
+    figures = evaluate(runs, spec, labelled)
+    assert math.isnan(figures.refused)
+    assert math.isnan(figures.auroc)
 
 
 @pytest.mark.parametrize("name", ["gone.tar", "gone", "text.tar", "zip.tar", "empty.tar", "flat.tar", "hollow"])
@@ -248,6 +255,7 @@ def _figures(**changes: float) -> Evaluation:
         "kept": 0.9,
         "refused": 0.25,
         "ece": 0.0625,
+        "auroc": 0.875,
     }
     return Evaluation(model="mine", threshold=0.125, temperature=1.5, **{**fields, **changes})  # type: ignore[arg-type]
 

@@ -51,6 +51,8 @@ class Evaluation:
     """Share of the labelled photos of the measured half whose top score reaches the threshold."""
     refused: float
     """Share of its background photos whose top score does not; NaN without such photos."""
+    auroc: float
+    """Probability that a labelled photo of that half has a higher top score than a background photo; NaN without such photos."""
     confusions: tuple[tuple[str, str, int], ...] = ()
     """The most frequent errors: true class, predicted class, count."""
 
@@ -108,6 +110,7 @@ def evaluate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Ph
         threshold=spec.threshold,
         kept=_share(top[known & held_out] >= spec.threshold),
         refused=_share(top[background & held_out] < spec.threshold),
+        auroc=auroc(top[known & held_out], top[background & held_out]),
         confusions=tuple(
             (label, prediction, count)
             for (label, prediction), count in Counter(
@@ -149,6 +152,19 @@ def calibration_error(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -
         abs(correct[bins == one].mean() - scores[bins == one].mean()) * (bins == one).sum() for one in np.unique(bins)
     ]
     return round(float(sum(gaps) / len(scores)), 12)
+
+
+def auroc(scores: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Area under the ROC curve: the probability that one of `scores` exceeds one of `others`, ties counting half. NaN if empty.
+
+    >>> float(auroc(np.array([0.9, 0.5]), np.array([0.5, 0.1])))
+    0.875
+    """
+    if not len(scores) or not len(others):
+        return float("nan")
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    return float(below.mean() / (2 * len(others)))
 
 
 def calibrate(pipeline: Pipeline, spec: ModelSpec, photos: Iterator[tuple[str, Photo]]) -> ModelSpec:

@@ -80,6 +80,7 @@ def _table(spec: ModelSpec, figures: Evaluation, data: Sequence[Path]) -> str:
         (f"{ECE}, temperature {figures.temperature:.2f}", f"{figures.ece:.3f}"),
         (f"labelled photos that score at least {figures.threshold:.2f}", f"{figures.kept:.1%}"),
         (f"photos of no class that score less than {figures.threshold:.2f}", f"{figures.refused:.1%}"),
+        ("AUROC of the top score, labelled photos against those of no class", f"{figures.auroc:.3f}"),
     ]
     body = "".join(f"| {name} | {value} |\n" for name, value in rows)
     return (

@@ -33,7 +33,6 @@ from vitdemo.training.recipes.base import (
     StepContext,
     cosine_distance,
     cross_entropy,
-    logits_of,
     soft_targets,
 )
 from vitdemo.training.recipes.guide import Guide, guide_loss, resize_map
@@ -116,6 +115,8 @@ class Guided(Recipe):
         self.classes = len(store.photos.classes)
         self.mean_class_accuracy: float | None = None
         """Of the last evaluation of a classifier."""
+        self.size = schedule.final_size
+        """Resolution of the last step, at which the student is evaluated."""
         name = type(student).__name__
         self.classifies = name.endswith("Classification") or "WithTeacher" in name
         self.score_name = "accuracy" if self.classifies else "k-NN accuracy"
@@ -146,6 +147,7 @@ class Guided(Recipe):
     def forward(
         self, views: Sequence[Tensor], labels: Tensor, context: StepContext, targets: Sequence[Tensor] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        self.size = views[0].shape[-1]
         features, summary, logits = targets
         # Photos without a label have all-zero targets.
         known = (labels >= 0).float()[:, None]
@@ -183,18 +185,17 @@ class Guided(Recipe):
         return loss, {name: term.detach() for name, term in terms.items()} | figures
 
     def score(self, network: nn.Module, train: PhotoSet, test: PhotoSet) -> float:
-        """Top-1 accuracy, or of a network without a classifier the k-NN accuracy of its class token."""
-        size = self.schedule.final_size
+        """Top-1 accuracy, or k-NN accuracy of the class token if there is no classifier, at the resolution of the last step."""
+        model: Any = network
+
+        def run(pixels: Tensor) -> Any:
+            return model(pixels, **size_options(model, pixels))
+
         if not self.classifies:
-
-            def class_token(pixels: Tensor) -> Tensor:
-                tokens: Tensor = network(pixels).last_hidden_state
-                return tokens[:, 0]
-
-            return knn_score(network, class_token, train, test, size)
+            return knn_score(network, lambda pixels: run(pixels).last_hidden_state[:, 0], train, test, self.size)
         training, device = network.training, next(network.parameters()).device
         network.eval()
-        logits = predict(test, size, lambda pixels: logits_of(network, pixels), device, batch=16)
+        logits = predict(test, self.size, lambda pixels: run(pixels).logits, device, batch=16)
         network.train(training)
         correct = logits.argmax(dim=-1).numpy() == test.labels
         present = np.unique(test.labels[test.labels >= 0])
