@@ -194,6 +194,19 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         assert values.max() < 1.4
 
 
+def test_wide_and_tall_matrices_are_orthogonalised_like_square_ones() -> None:
+    """The short way through `x @ x.mT` against the iteration as Jordan wrote it."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    matrix = torch.randn(192, 768, dtype=torch.float64) @ torch.logspace(0, -4, 768, dtype=torch.float64).diag()
+    expected = matrix / matrix.norm()
+    for _ in range(5):
+        square = expected @ expected.mT
+        expected = a * expected + (b * square + c * square @ square) @ expected
+    found = orthogonalise(torch.stack([matrix, matrix]).float())
+    torch.testing.assert_close(found[1].double(), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(orthogonalise(matrix.float().mT[None])[0].double(), expected.mT, rtol=0, atol=2e-5)
+
+
 def test_muon_trains_the_matrices_of_the_layers_with_updates_of_adamws_size(tmp_path: Path) -> None:
     run = trainer(tmp_path, supervised(), optimiser="muon", weight_decay=0.0, learning_rate=0.01, warmup=0.01)
     names = {id(parameter): name for name, parameter in run.recipe.named_parameters()}

@@ -59,9 +59,19 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     x: Tensor = matrices.mT if tall else matrices
     x = x.to(torch.bfloat16 if quick_bf16(x.device.type) else torch.float32)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+    if x.dtype == torch.float32 and x.shape[-1] >= 2 * x.shape[-2]:
+        # All iterations are polynomials in the smaller `x @ x.mT`; only in bf16 its rounding errors would add up.
+        identity = torch.eye(x.shape[-2], device=x.device)
+        gram, product = x @ x.mT, identity
+        for _ in range(iterations):
+            factor = a * identity + b * gram + c * gram @ gram
+            product = factor @ product
+            gram = factor @ gram @ factor
+        x = product @ x
+    else:
+        for _ in range(iterations):
+            square = x @ x.mT
+            x = a * x + (b * square + c * square @ square) @ x
     return x.mT if tall else x
 
 
