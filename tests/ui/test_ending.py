@@ -153,6 +153,25 @@ def test_sigterm_under_load_answers_every_job_within_ten_seconds_and_leaves_no_f
     assert len(done) + len(refused) == 12
 
 
+def test_an_answer_that_is_being_written_is_waited_for() -> None:
+    """Gradio takes an answer out of its queue first, and forgets the job when the answer has been written."""
+    with launched(0) as (page, _):
+        queue, done = page._queue, []
+
+        async def answered() -> None:
+            queue.pending_messages_per_session["one"] = asyncio.Queue()
+            queue.pending_event_ids_session["one"] = {"job"}
+            ended = asyncio.create_task(ending._answer_all(queue))
+            await asyncio.sleep(0.2)
+            done.append(ended.done())
+            queue.pending_event_ids_session["one"].clear()
+            await ended
+
+        asyncio.run_coroutine_threadsafe(answered(), page.server_app.state.loop).result(5)
+        page.close()
+    assert done == [False]
+
+
 @pytest.mark.thorough
 def test_a_server_that_is_told_to_end_as_soon_as_it_answers_ends_as_it_should(tmp_path: Path) -> None:
     with socket.socket() as free:

@@ -82,12 +82,9 @@ async def _answer_all(queue: Queue) -> bool:
 
 
 def _unread(queue: Queue) -> bool:
-    """Whether an answer waits to be fetched."""
+    """Whether an answer waits to be fetched, or is being written to its connection: only then Gradio forgets the job's id."""
     kept = queue.pending_messages_per_session
-    return any(
-        jobs and session in kept and not kept[session].empty()
-        for session, jobs in list(queue.pending_event_ids_session.items())
-    )
+    return any(jobs and session in kept for session, jobs in list(queue.pending_event_ids_session.items()))
 
 
 def _refuse_waiting(queue: Queue) -> None:
