@@ -15,7 +15,7 @@ SIZE, CROP = (200, 150), (20, 10, 180, 130)
 """Of the photo, and what of it is seen."""
 
 _NAMES = {
-    "attention": ("head 0", "head 1"),
+    "attention": ("head 1", "head 2"),
     "foreground": ("object 1", "object 2"),
     "parts": ("part 1", "part 2"),
     "pca": ("foreground",),

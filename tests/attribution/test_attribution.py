@@ -23,9 +23,11 @@ from vitdemo.attribution import (
 from vitdemo.errors import OptionError
 from vitdemo.options.explain import resolve_head, resolve_layer
 from vitdemo.options.methods import METHODS
+from vitdemo.registry import get_spec
 from vitdemo.types import AttributionMap, Box, Fusion, View
 
 LAYERS, HEADS = 3, 4
+SPEC = get_spec("vit-mini")
 
 
 @pytest.fixture
@@ -236,42 +238,42 @@ def _spot(row: int, column: int, size: int = 9) -> NDArray[np.float32]:
     ],
 )
 def test_words_say_where_the_attention_is(row: int, column: int, place: str) -> None:
-    assert describe(_map(_spot(row, column))).endswith(f": 100% of attention on 1% of the picture, {place}")
+    assert describe(_map(_spot(row, column)), SPEC).endswith(f": 100% of attention on 1% of the picture, {place}")
 
 
 def test_words_say_how_much_attention_lies_on_how_much_of_the_picture() -> None:
     values = np.ones((4, 5))
     values[1:3, 3:] = 5
-    assert describe(_map(values)) == (
-        "layer 7, mean of heads, class token: 56% of attention on 20% of the picture, centre right"
+    assert describe(_map(values), SPEC) == (
+        "layer 8 of 8, mean of heads, class token: 56% of attention on 20% of the picture, centre right"
     )
 
 
 def test_patches_of_at_least_half_of_the_largest_count() -> None:
-    assert "75% of attention on 50% of the picture" in describe(_map([[2.0, 1.0], [0.5, 0.5]]))
-    assert "50% of attention on 25% of the picture" in describe(_map([[2.0, 0.98], [0.51, 0.51]]))
+    assert "75% of attention on 50% of the picture" in describe(_map([[2.0, 1.0], [0.5, 0.5]]), SPEC)
+    assert "50% of attention on 25% of the picture" in describe(_map([[2.0, 0.98], [0.51, 0.51]]), SPEC)
 
 
 def test_the_place_is_the_centre_of_mass() -> None:
     values = _spot(0, 0) + _spot(8, 8)
-    assert describe(_map(values)).endswith("100% of attention on 2% of the picture, centre")
+    assert describe(_map(values), SPEC).endswith("100% of attention on 2% of the picture, centre")
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 3)), np.full((3, 3), 0.1), [[1.0]]])
 def test_a_flat_map_is_evenly_spread(values: Any) -> None:
-    assert describe(_map(values)).endswith("100% of attention on 100% of the picture, evenly spread")
+    assert describe(_map(values), SPEC).endswith("100% of attention on 100% of the picture, evenly spread")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"head": 0, "layer": 0}, "layer 0, head 0, class token:"),
-        ({"head": "max", "readout": "distillation"}, "layer 7, max of heads, distillation token:"),
-        ({"head": "min", "readout": "mean"}, "layer 7, min of heads, mean of all tokens:"),
+        ({"head": 0, "layer": 0}, "layer 1 of 8, head 1 of 6, class token:"),
+        ({"head": "max", "readout": "distillation"}, "layer 8 of 8, max of heads, distillation token:"),
+        ({"head": "min", "readout": "mean"}, "layer 8 of 8, min of heads, mean of all tokens:"),
     ],
 )
 def test_words_say_which_layer_heads_and_tokens(changes: dict[str, Any], words: str) -> None:
-    assert describe(_map(_spot(0, 0), **changes)).startswith(words)
+    assert describe(_map(_spot(0, 0), **changes), SPEC).startswith(words)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "attention"])
@@ -280,14 +282,14 @@ def test_words_of_a_method_that_joins_all_layers_name_it_and_its_class(method: s
     title = METHODS[method].title
     # Cosines are no shares.
     words = "cosine of 0.50 or more" if method == "similarity" else "100% of it"
-    assert describe(found) == f"{title}: {words} on 1% of the picture, top left"
-    assert describe(found, "sunflower") == f"{title} for sunflower: {words} on 1% of the picture, top left"
+    assert describe(found, SPEC) == f"{title}: {words} on 1% of the picture, top left"
+    assert describe(found, SPEC, "sunflower") == f"{title} for sunflower: {words} on 1% of the picture, top left"
 
 
 def test_a_small_area_is_not_called_nothing() -> None:
     values = np.full((37, 37), 0.001)
     values[3, 3] = 1
-    assert "on under 1% of the picture" in describe(_map(values))
+    assert "on under 1% of the picture" in describe(_map(values), SPEC)
 
 
 def test_a_map_of_single_patches_is_told_from_one_of_an_object() -> None:
@@ -305,8 +307,8 @@ def test_words_leave_out_what_is_negative() -> None:
     values = np.full((4, 4), -1.0)
     values[0, 0] = 1
     found = _map(values, method="similarity", layer=None, head=None, readout=None)
-    assert describe(found) == "Similarity: cosine of 0.50 or more on 6% of the picture, top left"
-    assert describe(_map(values * 0 - 1, layer=None)).endswith(": nothing stands out")
+    assert describe(found, SPEC) == "Similarity: cosine of 0.50 or more on 6% of the picture, top left"
+    assert describe(_map(values * 0 - 1, layer=None), SPEC).endswith(": nothing stands out")
 
 
 def test_why_a_map_is_flat_names_the_methods_that_the_model_has() -> None:

@@ -244,6 +244,6 @@ def test_full_screen_shows_the_board_alone_and_one_control_moves_all_panels(boar
     board.page.get_by_role("button", name="Full screen").click()
     board.find(".vd-explorer:fullscreen").wait_for()
     board.set("layer", "0")
-    assert all(text.startswith("layer 0, ") for text in board.words())
+    assert all(text.startswith("layer 1 of ") for text in board.words())
     board.page.evaluate("document.exitFullscreen()")
     assert board.asked == []

@@ -54,7 +54,7 @@ def said(photo: Photo, found: Explanation, boxes: list[list[float]], layer: int,
     edges = edges_of([(x * width, y * height, w * width, h * height) for x, y, w, h in boxes], photo.size)
     if found.map is not None:
         shown = attention_map(found.rows[found.prediction.spec.readouts[0]], layer, head)
-        found = Explanation(**{**vars(found), "map": shown, "description": describe(shown)})
+        found = Explanation(**{**vars(found), "map": shown, "description": describe(shown, found.prediction.spec)})
     return box_words(localize(found, edges))
 
 
@@ -100,7 +100,7 @@ def test_the_best_heads_are_pythons_and_one_click_shows_one(
     rows = explorer.find(".vd-best-heads tbody tr")
     expect(rows).to_have_count(10)
     assert [row.locator("button").inner_text() for row in rows.all()] == [
-        f"Layer {layer + 1}, head {head}" for layer, head in best[:10]
+        f"Layer {layer + 1}, head {head + 1}" for layer, head in best[:10]
     ]
     cells = explorer.find(".vd-heat tbody tr").nth(best[0][0]).locator("td").all_inner_texts()
     assert cells[best[0][1]] == f"{found.heads.energy.max():.0%}"

@@ -251,7 +251,7 @@ def test_a_click_asks_a_patch_and_its_layer_is_fetched_once(
     def asks(row: int, column: int) -> str:
         one.page.wait_for_function(
             "(words) => document.querySelector('.vd-text').textContent.includes(words)",
-            arg=f"row {row}, column {column}",
+            arg=f"row {row + 1}, column {column + 1}",
         )
         return one.words()[0]
 
@@ -266,7 +266,7 @@ def test_a_click_asks_a_patch_and_its_layer_is_fetched_once(
     for layer in (2, 5, 2):
         one.set("layer", str(layer))
         one.page.wait_for_function(
-            "(words) => document.querySelector('.vd-text').textContent.startsWith(words)", arg=f"layer {layer}, "
+            "(words) => document.querySelector('.vd-text').textContent.startsWith(words)", arg=f"layer {layer + 1} of 8, "
         )
     one.set("head", "4")
     assert same_words(one.words()[0], python(3, 4, layer=2, head=4))
@@ -281,9 +281,9 @@ def test_of_many_patches_a_row_is_asked_for_at_a_time(explorer: StaticExplorer, 
     explorer.show(cup, [found])
     canvas = explorer.find(".vd-picture canvas")
     canvas.click(position=position(explorer, cup, found, 5, 7))
-    explorer.find(".vd-text").filter(has_text="row 5, column 7").wait_for()
+    explorer.find(".vd-text").filter(has_text="row 6, column 8").wait_for()
     canvas.press("ArrowRight")
-    explorer.find(".vd-text").filter(has_text="row 5, column 8").wait_for()
+    explorer.find(".vd-text").filter(has_text="row 6, column 9").wait_for()
     assert [what["row"] for _, what in explorer.asked] == [5 * columns + 7, 5 * columns + 8]
     wanted = pipeline.explain(cup, FIRST, replace(request, readout="patch", point=middle(found, 5, 8))).description
     assert same_words(explorer.words()[0], wanted)
@@ -302,13 +302,13 @@ def test_the_patch_follows_the_pointer_unless_a_click_holds_it_and_escape_leaves
     one.set("readout", "patch")
     for row, column in ((2, 2), (9, 11)):
         canvas.hover(position=place(row, column))
-        text.filter(has_text=f"row {row}, column {column}").wait_for()
+        text.filter(has_text=f"row {row + 1}, column {column + 1}").wait_for()
     canvas.click(position=place(9, 11))
     canvas.hover(position=place(1, 1))
-    assert "row 9, column 11" in one.words()[0]
+    assert "row 10, column 12" in one.words()[0]
     canvas.click(position=place(1, 1))
     canvas.hover(position=place(5, 6))
-    text.filter(has_text="row 5, column 6").wait_for()
+    text.filter(has_text="row 6, column 7").wait_for()
     canvas.press("Escape")
     one.page.mouse.move(0, 0)
     assert one.find("[name=readout]").input_value() == "class"
@@ -335,7 +335,7 @@ def test_in_compare_the_same_place_asks_in_every_model(
 ) -> None:
     all_.find(".vd-picture canvas").nth(2).click(position=position(all_, cup, compared[2], 6, 6))
     for number, spec in enumerate(MODELS):
-        all_.find(".vd-text").nth(number).filter(has_text="patch in row 6, column 6").wait_for()
+        all_.find(".vd-text").nth(number).filter(has_text="patch in row 7, column 7").wait_for()
         point = middle(compared[number], 6, 6)
         wanted = explained(pipeline, cup, spec, readout="patch", point=point).description
         assert same_words(all_.words()[number], wanted)
@@ -362,7 +362,7 @@ def test_all_heads_of_all_layers_are_shown_and_one_can_be_brought_into_the_pictu
     assert cells.count() == FIRST.num_layers * FIRST.num_heads
     shown = looks(cells.locator("canvas"))
     assert len(set(shown)) == len(shown)
-    cell = one.page.get_by_role("button", name="layer 3, head 2", exact=True)
+    cell = one.page.get_by_role("button", name="layer 4, head 3", exact=True)
     cell.press("Enter")
     assert same_words(one.words()[0], explained(pipeline, cup, layer=3, head=2).description)
     assert cell.get_attribute("aria-pressed") == "true"
@@ -379,7 +379,7 @@ def test_in_compare_the_heads_of_the_layer_follow_the_slider(all_: StaticExplore
     assert cells.count() == sum(model.num_heads for model in MODELS)
     before = looks(cells.locator("canvas"))
     all_.set("layer", "1")
-    assert cells.first.get_attribute("title") == "layer 1, head 0"
+    assert cells.first.get_attribute("title") == "layer 2, head 1"
     after = looks(cells.locator("canvas"))
     assert all(old != new for old, new in zip(before, after, strict=True))
 
@@ -536,7 +536,7 @@ def test_the_link_holds_what_is_chosen_and_the_page_says_when_the_photo_is_not_i
     explorer.set("layer", "2")
     explorer.set("head", "3")
     explorer.find(".vd-picture canvas").click(position=position(explorer, cup, compared[0], 10, 3))
-    explorer.find(".vd-text").filter(has_text="row 10, column 3").wait_for()
+    explorer.find(".vd-text").filter(has_text="row 11, column 4").wait_for()
     explorer.page.wait_for_url(re.compile("patch="))
     found = address()
     assert (found["layer"], found["head"], found["readout"]) == (["2"], ["3"], ["patch"])
@@ -559,13 +559,13 @@ def test_what_a_link_brings_is_what_is_shown(
     x, y = middle(compared[0], 10, 3)
     shares = (x / cup.size[0], y / cup.size[1])
     explorer.show(cup, compared[:1], start={"layer": 2, "head": "3", "readout": "patch", "patch": shares})
-    explorer.find(".vd-text").filter(has_text="row 10, column 3").wait_for()
+    explorer.find(".vd-text").filter(has_text="row 11, column 4").wait_for()
     wanted = explained(pipeline, cup, layer=2, head=3, readout="patch", point=(x, y)).description
     assert same_words(explorer.words()[0], wanted)
     # What a model does not have is replaced by something that it has.
     explorer.mount()
     explorer.show(cup, compared[:1], start={"layer": 99, "head": "<script>", "readout": "nobody", "patch": None})
-    assert re.match(r"layer \d, mean of heads, class token: ", explorer.words()[0])
+    assert re.match(r"layer \d of 8, mean of heads, class token: ", explorer.words()[0])
 
 
 def test_the_calls_are_those_of_what_is_shown(
@@ -584,7 +584,7 @@ def test_the_calls_are_those_of_what_is_shown(
         shown = explorer.find(f"[data-call={name}]").inner_text()
         assert shown == text.replace("HOST=@HOST@", f"HOST={host}"), name
     explorer.find(".vd-picture canvas").click(position=position(explorer, cup, compared[0], 6, 2))
-    explorer.find(".vd-text").filter(has_text="row 6, column 2").wait_for()
+    explorer.find(".vd-text").filter(has_text="row 7, column 3").wait_for()
     explorer.drawn()
     point = re.search(r"--point=([\d.]+),([\d.]+)", explorer.find("[data-call=cli]").inner_text())
     assert point

@@ -313,7 +313,7 @@ def test_a_patch_is_asked_for_once_and_a_link_brings_it_back_with_layer_and_head
     watched.requests.clear()
     forwards = watched.app.forwards
     page.locator("#explained .vd-picture canvas").click(position={"x": 90, "y": 200})
-    expect(page.locator("#explained .vd-text")).to_contain_text("layer 2, head 3, patch in row")
+    expect(page.locator("#explained .vd-text")).to_contain_text("layer 3 of 8, head 4 of 6, patch in row")
     expect(page).to_have_url(re.compile("patch="))
     watched.settle()
     assert ["component_server" in url for url in watched.requests] == [True]

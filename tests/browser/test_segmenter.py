@@ -125,13 +125,13 @@ def test_the_automatic_threshold_is_shown_and_comes_back(segment: StaticSegmente
 
 def test_the_arrow_keys_move_the_point_of_similarity(segment: StaticSegmenter) -> None:
     segment.start(method="similarity")
-    expect(segment.find(".vd-items")).to_contain_text("Patch in row 6, column 10")
+    expect(segment.find(".vd-items")).to_contain_text("Patch in row 7, column 11")
     segment.canvas.focus()
     segment.page.keyboard.press("ArrowUp")
     segment.page.keyboard.press("ArrowUp")
     segment.page.keyboard.press("ArrowLeft")
     segment.settle()
-    expect(segment.find(".vd-items")).to_contain_text("Patch in row 4, column 9")
+    expect(segment.find(".vd-items")).to_contain_text("Patch in row 5, column 10")
     expect(segment.canvas).to_be_focused()
     (_, last) = segment.triggered()[-1]
     assert last["settings"]["point"] == segment.run("state.point")

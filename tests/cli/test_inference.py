@@ -128,7 +128,7 @@ def test_compare_reports_every_model_and_every_pair(tmp_path: Path) -> None:
 def test_people_get_words_instead_of_json() -> None:
     done = run("compare", CUP, "--models", "vit-mini,beit-mini")
     assert (done.status, done.error) == (0, "")
-    assert "layer 7" in done.out
+    assert "layer 8 of 8" in done.out
     assert "vit-mini / beit-mini" in done.out
 
 

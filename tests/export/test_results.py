@@ -152,7 +152,7 @@ def test_an_explanation_has_the_keys_of_the_contract(explained: Callable[..., Ex
     assert (entry["grid"], entry["crop"]) == ([4, 4], [0, 0, 96, 64])
     assert entry["min"] == found.map.values.min()
     assert entry["max"] == found.map.values.max()
-    assert entry["description"].startswith("layer 1, head 2, class token: ")
+    assert entry["description"].startswith("layer 2 of 3, head 3 of 4, class token: ")
     assert entry["results"] == [prediction_json(found.prediction)]
     assert entry["revision"] == "tiny"
     assert entry["ms"] > 0

@@ -431,7 +431,7 @@ def test_every_embedded_model_explains_an_example(pipeline: Pipeline, name: str)
     assert found.map.values.shape == (14, 14)
     assert found.map.high > found.map.low >= 0
     assert len(found.prediction.labels) == 5
-    assert found.description.startswith("layer 7, mean of heads, ")
+    assert found.description.startswith("layer 8 of 8, mean of heads, ")
     assert ("linear probe" in " ".join(found.notes)) is (name == "dino-mini")
 
 
@@ -484,7 +484,7 @@ def test_the_attention_of_a_patch_is_its_row_of_the_whole_matrix(
             heads = patches[:, row * columns + column].reshape(-1, rows, columns).numpy()
             expected = heads[head] if isinstance(head, int) else getattr(heads, head)(axis=0)
             np.testing.assert_allclose(found.map.values, expected, atol=1e-6)
-            assert f"patch in row {row}, column {column}" in found.description
+            assert f"patch in row {row + 1}, column {column + 1}" in found.description
 
 
 def test_queries_are_kept_only_where_they_are_wanted(

@@ -103,7 +103,7 @@ def test_single_patches_are_no_part_of_a_mask_and_a_scattered_one_is_doubted() -
     assert found.patches.sum() == 8
     assert found.masks.sum() == 8 * 64
     assert not any("Unsure" in note for note in found.notes)
-    assert "Unsure: head 0 is scattered over the picture" in tidied(scattered(2)).notes
+    assert "Unsure: head 1 is scattered over the picture" in tidied(scattered(2)).notes
 
 
 def test_the_second_model_has_its_own_heads_and_its_own_view(pipeline: Pipeline, cup: Photo) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from vitdemo.options.methods import METHODS
-from vitdemo.types import AttributionMap
+from vitdemo.types import AttributionMap, ModelSpec
 
 READOUT_WORDS = {"class": "class token", "distillation": "distillation token", "mean": "mean of all tokens"}
 SINGLE, FAR = 0.007, 15
@@ -19,12 +19,13 @@ _ROWS = ("top", "centre", "bottom")
 _COLUMNS = ("left", "centre", "right")
 
 
-def describe(attribution: AttributionMap, label: str = "") -> str:
-    """Such as "layer 11, mean of heads, class token: 41% of attention on 12% of the picture, centre right".
+def describe(attribution: AttributionMap, spec: ModelSpec, label: str = "") -> str:
+    """Such as "layer 12 of 12, mean of heads, class token: 41% of attention on 12% of the picture, centre right".
 
     For a method over all layers, such as "Relevance for sunflower: 41% of it on 12% of the picture, centre right".
 
-    The percentages are of the patches with at least half of the maximum; the position is their centre of mass, in thirds.
+    Layers, heads, rows and columns are counted from 1. The percentages are of the patches with at least half of the
+    maximum; the position is their centre of mass, in thirds.
     """
     values = np.maximum(attribution.values, 0)
     place = "evenly spread"
@@ -46,12 +47,15 @@ def describe(attribution: AttributionMap, label: str = "") -> str:
             # Cosines are no shares of anything.
             return f"{title}: cosine of {values.max() / 2:.2f} or more on {_area(area)} of the picture, {place}"
         return f"{title}: {share:.0%} of it on {_area(area)} of the picture, {place}"
-    head = f"head {attribution.head}" if isinstance(attribution.head, int) else f"{attribution.head} of heads"
+    head = f"{attribution.head} of heads"
+    if isinstance(attribution.head, int):
+        head = f"head {attribution.head + 1} of {spec.num_heads}"
     query = READOUT_WORDS.get(attribution.readout or "", "")
     if attribution.query is not None:
-        query = f"patch in row {attribution.query[0]}, column {attribution.query[1]}"
+        query = f"patch in row {attribution.query[0] + 1}, column {attribution.query[1] + 1}"
     return (
-        f"layer {attribution.layer}, {head}, {query}: {share:.0%} of attention on {_area(area)} of the picture, {place}"
+        f"layer {attribution.layer + 1} of {spec.num_layers}, {head}, {query}: "
+        f"{share:.0%} of attention on {_area(area)} of the picture, {place}"
     )
 
 

@@ -63,4 +63,4 @@ def print_box(found: Localization) -> None:
         for layer, head in best_heads(found.heads)[:SHOWN_HEADS]:
             energy, iou = found.heads.energy[layer, head], found.heads.iou[layer, head]
             away = found.heads.distance[layer, head]
-            print(f"      layer {layer}, head {head}: {energy:.0%}, IoU {iou:.2f}, {away:.1f} patches away")
+            print(f"      --layer {layer} --head {head}: {energy:.0%}, IoU {iou:.2f}, {away:.1f} patches away")

@@ -107,7 +107,8 @@ def _print_ablation(options: argparse.Namespace, found: Ablation) -> None:
     if found.agreement.rank_correlation is not None:
         print(f"  maps: rank correlation {found.agreement.rank_correlation:+.2f}")
     for number, effect in enumerate(found.ranking[: options.top], 1):
-        part = f"layer {effect.layer} " + (effect.part if effect.head is None else f"head {effect.head}")
+        # As the options take it: what people read elsewhere counts from 1.
+        part = f"--{effect.part} {effect.layer}" if effect.head is None else f"--heads {effect.layer}:{effect.head}"
         print(f"  {number:3}. {part:18} {100 * effect.change:+6.1f} points, then {effect.label}")
     notes = dict.fromkeys((*found.before.notes, *found.after.notes))
     for note in notes:

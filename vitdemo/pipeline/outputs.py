@@ -58,12 +58,12 @@ def explanation_of(
     elif attribution is None:
         description = "no attention: a convolutional network"
     elif attribution.method == "attention":
-        description = describe(attribution)
+        description = describe(attribution, spec)
         if attribution.target is not None:
             notes += ("Attention does not depend on the target class.",)
     else:
         label = "" if output.target is None else spec.labels[output.target]
-        description = describe(attribution, label)
+        description = describe(attribution, spec, label)
         flat = why_flat(attribution, label, spec.methods)
         notes += (flat,) if flat else ()
         if attribution.method != "similarity" and of_single_patches(attribution):

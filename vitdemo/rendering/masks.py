@@ -72,7 +72,7 @@ def segmentation_overlay(
     if len(segmentation.masks) > 1:
         for mask, name in zip(segmentation.masks, segmentation.names, strict=True):
             if mask.any():
-                # The number in the name, as in the list of masks: "head 0", "part 3".
+                # The number in the name, as in the list of masks: "head 1", "part 3".
                 _number(image, innermost_point(mask), name.split()[-1])
     return image
 

@@ -127,12 +127,12 @@ def _attention(photos: Sequence[PhotoFeatures], request: SegmentRequest, query: 
     found = []
     for photo in photos:
         if request.head == "all":
-            names = tuple(f"head {number}" for number in range(len(photo.heads)))
+            names = tuple(f"head {number + 1}" for number in range(len(photo.heads)))
             found.append(PatchMasks(keep_mass(photo.heads, request.threshold), names, photo.heads.mean(axis=0)))
             continue
         chosen = resolve_head(request.head, len(photo.heads))
         values = photo.heads[chosen] if isinstance(chosen, int) else fuse(photo.heads, chosen)
-        name = f"head {chosen}" if isinstance(chosen, int) else f"{chosen} of heads"
+        name = f"head {chosen + 1}" if isinstance(chosen, int) else f"{chosen} of heads"
         found.append(PatchMasks(keep_mass(values, request.threshold)[None], (name,), values))
     return found
 

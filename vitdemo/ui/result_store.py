@@ -223,7 +223,7 @@ def as_displayed(explanation: Explanation, size: tuple[int, int], query: dict[st
         readout = _readout(explanation, query)
         attribution = attention_map(explanation.rows[readout], layer, head, readout)
     attribution = replace(attribution, target=explanation.map.target)
-    return replace(explanation, map=attribution, description=describe(attribution))
+    return replace(explanation, map=attribution, description=describe(attribution, explanation.prediction.spec))
 
 
 def _readout(explanation: Explanation, query: dict[str, Any]) -> Readout:

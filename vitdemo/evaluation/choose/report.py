@@ -107,7 +107,7 @@ def _row(row: Candidate, choice: Choice) -> str:
         )
         if applies
     ]
-    words = f'<span class="wrong">{escape(row.error)}</span>' if row.error else escape(", ".join(marks))
+    words = f'<span class="wrong">{escape(row.error)}</span>' if row.error else escape("; ".join(marks))
     kind = ' class="recommended"' if row.model == choice.verdict.recommended else ""
     return (
         f"<tr{kind}><td>{escape(row.model)}</td>{''.join(f'<td>{escape(one)}</td>' for one in cells)}"
@@ -126,7 +126,7 @@ def _localization(choice: Choice) -> list[str]:
     rows = "".join(
         f"<tr><td>{escape(model)}</td><td>{place.energy:.1%}</td><td>{place.iou:.3f}</td><td>{place.distance:.3f}</td><td>{place.area:.1%}</td>"
         f'<td>{place.photos}</td><td class="text">{escape(place.method)}</td><td class="text">'
-        + escape(", ".join(f"layer {layer} head {head} ({iou:.3f})" for layer, head, _, iou in place.best()))
+        + escape("; ".join(f"layer {layer + 1}, head {head + 1}: {iou:.3f}" for layer, head, _, iou in place.best()))
         + "</td></tr>"
         for model, place in found
     )

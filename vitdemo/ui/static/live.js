@@ -236,7 +236,7 @@ function showLabels() {
   });
 }
 
-const headWords = () => (isHead(state.head) ? `head ${state.head}` : `${state.head} of heads`);
+const headWords = () => (isHead(state.head) ? `head ${Number(state.head) + 1}` : `${state.head} of heads`);
 
 /* Numbers that changed ten times a second could not be read. */
 function showFacts(now) {
@@ -253,7 +253,7 @@ function showFacts(now) {
   $(".vd-model-time").textContent = median("ms");
   $(".vd-where").textContent = `${answer.model}: ${median("served")} on the server (${answer.device}, ${answer.dtype})`;
   $(".vd-doubt").textContent = answer.uncovered ? "Low confidence" : "";
-  canvas.setAttribute("aria-label", `Where ${answer.model} looks: layer ${$("[name=layer]").value}, ${headWords()}`);
+  canvas.setAttribute("aria-label", `Where ${answer.model} looks: layer ${Number($("[name=layer]").value) + 1}, ${headWords()}`);
   const notes = answer.notes.join(" ");
   if ($(".vd-notes").textContent !== notes) $(".vd-notes").textContent = notes;
   const best = answer.labels.length && !answer.uncovered ? answer.labels[0].label : "";
@@ -273,7 +273,7 @@ function showControls() {
   $("output").textContent = `${layer + 1} of ${answer.layers}`;
   if (heads.options.length !== answer.heads + 3) {
     while (heads.options.length > 3) heads.lastElementChild.remove();
-    for (let head = 0; head < answer.heads; head++) heads.append(new Option(`head ${head}`, String(head)));
+    for (let head = 0; head < answer.heads; head++) heads.append(new Option(`head ${head + 1}`, String(head)));
     if (Number(state.head) >= answer.heads) state.head = "mean";
     heads.value = state.head;
   }

@@ -238,7 +238,7 @@ function bestRows(panel) {
   const best = known.slice(0, single() ? 10 : 3);
   return best.map((map, rank) => {
     const numbers = Object.entries(MEASURES).map(([name, { words }]) => make("td", {}, words(map[name])));
-    const name = panel.method ? panel.method.title : pickButton(panel, map.layer, map.head, `Layer ${map.layer + 1}, head ${map.head}`);
+    const name = panel.method ? panel.method.title : pickButton(panel, map.layer, map.head, `Layer ${map.layer + 1}, head ${Number(map.head) + 1}`);
     return make("tr", {}, single() || rank ? null : make("th", { scope: "row", rowSpan: best.length, title: panel.model }, panel.model.split("/").pop()), make("td", {}, name), ...numbers);
   });
 }
@@ -256,13 +256,13 @@ function buildHeat(table) {
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const share = (value) => (high > low ? (better > 0 ? value - low : high - value) / (high - low) : 0);
   const cells = (row, layer) => row.map((value, i) => {
-    const td = make("td", {}, value === null ? "–" : pickButton(panel, layer, columns[i], words(value), `Layer ${layer + 1}, ${isHead(columns[i]) ? `head ${columns[i]}` : "mean of heads"}: ${words(value)}`));
+    const td = make("td", {}, value === null ? "–" : pickButton(panel, layer, columns[i], words(value), `Layer ${layer + 1}, ${isHead(columns[i]) ? `head ${Number(columns[i]) + 1}` : "mean of heads"}: ${words(value)}`));
     td.style.setProperty("--share", `${Math.round((value === null ? 0 : share(value)) * 45)}%`);
     return td;
   });
   table.replaceChildren(
     make("caption", {}, `${label}, layer by head`),
-    make("thead", {}, make("tr", {}, make("td"), ...columns.map((head) => make("th", { scope: "col" }, isHead(head) ? `head ${head}` : "mean")))),
+    make("thead", {}, make("tr", {}, make("td"), ...columns.map((head) => make("th", { scope: "col" }, isHead(head) ? `head ${Number(head) + 1}` : "mean")))),
     make("tbody", {}, ...values.map((row, layer) => make("tr", {}, make("th", { scope: "row" }, `Layer ${layer + 1}`), ...cells(row, layer))))
   );
 }

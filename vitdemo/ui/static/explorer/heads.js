@@ -29,7 +29,7 @@ function drawHeads(panel) {
       button.setAttribute("aria-pressed", String(here));
       button.dataset.layer = layer;
       button.dataset.head = head;
-      button.title = `layer ${layer}, head ${head}`;
+      button.title = `layer ${layer + 1}, head ${head + 1}`;
       button.setAttribute("aria-label", button.title);
       if (cells.dataset.key !== key) {
         const values = fused(entry, layer * panel.heads, panel.heads, panel.patches, String(head));

@@ -20,15 +20,15 @@ function currentMap(panel) {
   if (!names.length) return null;
   const layer = layerOf(panel);
   const head = panel.method ? "mean" : state.head; // a method that joins the heads has one map
-  if (isHead(head) && Number(head) >= panel.heads) return { layer, missing: `This model has heads 0 to ${panel.heads - 1}.` };
+  if (isHead(head) && Number(head) >= panel.heads) return { layer, missing: `This model has ${panel.heads} heads.` };
   if (state.readout === "patch" && !panel.method) return patchMap(panel, layer, head);
   const entry = panel.readouts[state.readout in panel.readouts ? state.readout : names[0]];
   return measured({ layer, label: entry.label, values: fused(entry, layer * panel.heads, panel.heads, panel.patches, head) });
 }
 
 /* The same words as vitdemo/attribution/describe.py. */
-function describe(map, grid) {
-  const [height, width] = grid;
+function describe(map, panel) {
+  const [height, width] = panel.grid;
   let share = 1, area = 1, place = "evenly spread";
   if (map.high > map.low) {
     let total = 0, mass = 0, count = 0, rows = 0, columns = 0;
@@ -46,8 +46,8 @@ function describe(map, grid) {
     const column = Math.floor((columns / mass / width) * 3);
     place = row === 1 && column === 1 ? "centre" : `${["top", "centre", "bottom"][row]} ${["left", "centre", "right"][column]}`;
   }
-  const head = isHead(state.head) ? `head ${state.head}` : `${state.head} of heads`;
-  return `layer ${map.layer}, ${head}, ${map.label}: ${percent(share)} of attention on ${area < 0.005 ? "under 1%" : percent(area)} of the picture, ${place}`;
+  const head = isHead(state.head) ? `head ${Number(state.head) + 1} of ${panel.heads}` : `${state.head} of heads`;
+  return `layer ${map.layer + 1} of ${panel.layers}, ${head}, ${map.label}: ${percent(share)} of attention on ${area < 0.005 ? "under 1%" : percent(area)} of the picture, ${place}`;
 }
 
 /* The fewest patches, brightest first, that hold this share of a map's mass, as 0 and 1; of equal ones the first. */

@@ -55,7 +55,7 @@ function showControls() {
   const shaped = panels.filter((panel) => !panel.method && Object.keys(panel.readouts).length);
   if (!method && shaped.length) {
     const heads = Math.max(...shaped.map((panel) => panel.heads));
-    const numbers = Array.from({ length: heads }, (_, head) => [String(head), `head ${head}`]);
+    const numbers = Array.from({ length: heads }, (_, head) => [String(head), `head ${head + 1}`]);
     state.head = options($("[name=head]"), [["mean", "mean of all"], ["max", "max of all"], ["min", "min of all"], ...numbers], state.head);
     const named = new Map(single() ? [] : [["", "model default"]]);
     for (const panel of shaped) for (const [name, entry] of Object.entries(panel.readouts)) named.set(name, entry.label);

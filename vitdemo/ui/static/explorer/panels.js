@@ -116,7 +116,7 @@ function caption(panel, map, scale) {
   const values = map && map.values;
   legend.style.visibility = values ? "visible" : "hidden";
   text.textContent = values
-    ? panel.method ? panel.method.description : describe(map, panel.grid)
+    ? panel.method ? panel.method.description : describe(map, panel)
     : map ? map.missing : panel.absent || "This model has no attention to show.";
   canvas.setAttribute("aria-label", `${panel.model}: ${text.textContent}`);
   if (!values) return;

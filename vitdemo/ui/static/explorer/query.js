@@ -23,7 +23,7 @@ function patchMap(panel, layer, head) {
   if (!found || found.waiting) return panel.shown || { layer, missing: "Fetching the attention of this patch …" };
   if (found.error) return { layer, missing: found.error };
   const values = fused(found, (index - found.first) * panel.heads, panel.heads, panel.patches, head);
-  const label = `patch in row ${place[0]}, column ${place[1]}`;
+  const label = `patch in row ${place[0] + 1}, column ${place[1] + 1}`;
   return (panel.shown = measured({ layer, label, values, place }));
 }
 

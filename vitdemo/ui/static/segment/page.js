@@ -50,7 +50,7 @@ function showControls() {
   options($("[name=model]"), known, state.model);
   options($("[name=beside]"), [["", "none"], ...known], state.beside);
   const model = models.find(({ name }) => name === state.model);
-  const heads = Array.from({ length: model ? model.heads : 0 }, (_, head) => [String(head), `head ${head}`]);
+  const heads = Array.from({ length: model ? model.heads : 0 }, (_, head) => [String(head), `head ${head + 1}`]);
   options($("[name=head]"), [["mean", "mean"], ["max", "max"], ["min", "min"], ["all", "all"], ...heads], String(state.head));
   for (const radio of root.querySelectorAll("[name=method]")) radio.checked = radio.value === state.method;
   for (const name of ["objects", "parts", "threshold", "tau", "matches", "opacity", "resolution"]) {

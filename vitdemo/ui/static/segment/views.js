@@ -55,7 +55,7 @@ function reading(view) {
     const above = view.cosines.reduce((sum, value) => sum + (value >= tauOf(view) ? 1 : 0), 0) / view.cosines.length;
     const place = patchOf(view);
     const texts = [
-      ...(place ? [`Patch in row ${place[0]}, column ${place[1]}`] : []),
+      ...(place ? [`Patch in row ${place[0] + 1}, column ${place[1] + 1}`] : []),
       `${percent(above, 0)} of the picture has a cosine of ${tauOf(view).toFixed(2)} or more`,
       `Best matches, cosine: ${view.scores.map((score) => score.toFixed(2)).join(", ")}`,
     ];
