@@ -266,7 +266,8 @@ def test_a_click_asks_a_patch_and_its_layer_is_fetched_once(
     for layer in (2, 5, 2):
         one.set("layer", str(layer))
         one.page.wait_for_function(
-            "(words) => document.querySelector('.vd-text').textContent.startsWith(words)", arg=f"layer {layer + 1} of 8, "
+            "(words) => document.querySelector('.vd-text').textContent.startsWith(words)",
+            arg=f"layer {layer + 1} of 8, ",
         )
     one.set("head", "4")
     assert same_words(one.words()[0], python(3, 4, layer=2, head=4))

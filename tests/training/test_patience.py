@@ -20,7 +20,7 @@ from vitdemo.errors import OptionError, TrainingError
 from vitdemo.models.layers import blocks
 from vitdemo.models.loading import load_model
 from vitdemo.registry import spec_from_folder
-from vitdemo.training.augment import normalised, resize
+from vitdemo.training.augment import MEAN, STD, normalised, resize
 from vitdemo.training.config import TrainConfig
 from vitdemo.training.data import PhotoSet
 from vitdemo.training.export import export
@@ -31,7 +31,9 @@ from vitdemo.training.photo_cache import INDEX, PIXELS, fill_photo_cache, open_p
 from vitdemo.training.recipes.guide import Guide
 from vitdemo.training.recipes.guided import Guided
 from vitdemo.training.view_batches import ViewSchedule
+from vitdemo.training.view_teachers import load_view_teacher
 from vitdemo.training.views import ViewPlan, ViewStore, ViewTeacher, sampling_probabilities
+from vitdemo.types import ModelSpec
 
 PLAN = ViewPlan("colours", size=32, cells=4, width=3, summary=3, views=40, labelled=0.5, evenness=1.0)
 
@@ -181,6 +183,27 @@ def test_a_mirrored_view_has_mirrored_features(tmp_path: Path) -> None:
     # The colours differ, the places do not.
     components, target = (value - value.mean(dim=1, keepdim=True) for value in (components, target))
     assert torch.nn.functional.cosine_similarity(components.flatten(1), target.flatten(1)).min() > 0.7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["dinov2", "vit"])
+def test_a_transformer_teaches_with_its_last_layers(kind: str, tiny_spec: Callable[[str], ModelSpec]) -> None:
+    spec = tiny_spec(kind)
+    pixels = torch.randn(2, 3, *spec.image_size)
+    features, summary = load_view_teacher(spec.checkpoint, spec.patch_grid[0])(pixels)
+    network = load_model(spec, torch.device("cpu"), torch.float32).network.base_model
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (spec.processor.std, spec.processor.mean))
+    own = (pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1) - mean) / std
+    hidden = network(own, output_hidden_states=True).hidden_states
+    width, prefix = hidden[0].shape[-1], spec.num_prefix_tokens
+    assert features.shape == (2, *spec.patch_grid, min(3, len(hidden)) * width)
+    assert summary.shape == (2, 2 * features.shape[-1])
+    normed = network.layernorm(hidden[-2])
+    layer = features.flatten(1, 2)[..., -2 * width : -width]
+    torch.testing.assert_close(layer, normed[:, prefix:], rtol=1e-3, atol=1e-3)
+    classes = summary[:, : features.shape[-1]]
+    torch.testing.assert_close(classes[:, -2 * width : -width], normed[:, 0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(summary[:, features.shape[-1] :], features.mean(dim=(1, 2)), rtol=1e-3, atol=1e-3)
 
 
 def test_held_out_photos_are_not_trained_on(tmp_path: Path) -> None:
