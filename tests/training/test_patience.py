@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,16 @@ def test_held_out_photos_are_not_trained_on(tmp_path: Path) -> None:
     made.allowed[::2] = False
     batches = made.batches(store.photos, 64, SIZE, 0)
     assert all((batches.batch(step).indices % 2 == 1).all() for step in range(3))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.75])
+def test_a_batch_has_the_wanted_share_of_labelled_photos(share: float, tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    made = recipe(store, vit())
+    made.schedule = replace(made.schedule, labelled=share)
+    batches = made.batches(store.photos, 400, SIZE, 0)
+    found = float(np.mean([(batches.batch(step).labels >= 0).float().mean() for step in range(3)]))
+    assert found == pytest.approx(share, abs=0.06 if share == 0.75 else 0)
 
 
 @pytest.mark.parametrize(

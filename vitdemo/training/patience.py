@@ -140,7 +140,7 @@ def _make_recipe(
         student,
         store,
         allowed,
-        ViewSchedule(stage.steps, stage.sizes, stage.reuse, max_parts=stage.max_parts),
+        ViewSchedule(stage.steps, stage.sizes, stage.reuse, max_parts=stage.max_parts, labelled=stage.labelled),
         None if stage.guide is None else Guide(_result_of(work, stage.guide)),
         GuidedOptions(LossWeights(**stage.loss_weights), stage.cutmix, stage.mask_ratio),
     )

@@ -41,6 +41,8 @@ class Stage:
     """Fields of `ViewPlan` that differ from its defaults."""
     reuse: float = 4.0
     max_parts: int = 128
+    labelled: float | None = None
+    """See `ViewSchedule`."""
     loss_weights: dict[str, float] = field(default_factory=dict)
     """Fields of `LossWeights` that differ from its defaults."""
     cutmix: float = 0.5

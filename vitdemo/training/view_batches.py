@@ -29,6 +29,8 @@ class ViewSchedule:
     """Parts at the start of the run; the teacher's classifier is fitted to them."""
     max_parts: int = 128
     """Parts at which the store stops growing."""
+    labelled: float | None = None
+    """Share of the views in a batch that show photos with a label; None draws them as they are stored."""
 
     @property
     def final_size(self) -> int:
@@ -67,7 +69,7 @@ class ViewBatches(Batches):
         super().__init__(store.photos, batch, (Augmentation(schedule.size(0)),), seed)
         self.size = batch
         self.store, self.classifier, self.allowed, self.schedule = store, classifier, allowed, schedule
-        self._rows: dict[int, NDArray[np.int64]] = {}
+        self._rows: dict[tuple[int, bool | None], NDArray[np.int64]] = {}
 
     @property
     def per_epoch(self) -> int:
@@ -80,7 +82,8 @@ class ViewBatches(Batches):
         parts = self.schedule.parts(step, self.size, self.store.plan.views)
         chosen = []
         for number in rng.integers(parts, size=self.size):
-            rows = self._allowed_rows(int(number))
+            labelled = None if self.schedule.labelled is None else bool(rng.random() < self.schedule.labelled)
+            rows = self._allowed_rows(int(number), labelled)
             chosen.append(self.store.part(int(number))[rows[rng.integers(len(rows))]])
         views = np.array(chosen)
         features, pixels, size = self.store.features(views), [], self.schedule.size(step)
@@ -107,7 +110,11 @@ class ViewBatches(Batches):
             yield self.batch(step)
             step += 1
 
-    def _allowed_rows(self, number: int) -> NDArray[np.int64]:
-        if number not in self._rows:
-            self._rows[number] = np.flatnonzero(self.allowed[self.store.part(number)["photo"]])
-        return self._rows[number]
+    def _allowed_rows(self, number: int, labelled: bool | None) -> NDArray[np.int64]:
+        """Views of a part that show photos to train on, with or without a label; all of those where there are none."""
+        if (number, labelled) not in self._rows:
+            shown = self.store.part(number)["photo"]
+            rows = np.flatnonzero(self.allowed[shown])
+            of_kind = rows if labelled is None else rows[(self.photos.labels[shown[rows]] >= 0) == labelled]
+            self._rows[number, labelled] = of_kind if len(of_kind) else rows
+        return self._rows[number, labelled]
