@@ -36,11 +36,13 @@ HELD_OUT = 0.1
 """Share of the labelled photos to evaluate on, if no others are given."""
 
 LOW_TO_HIGH = ((0.0, 64), (0.65, 96), (0.95, 160))
-_GUIDED: dict[str, Any] = {"guide": "cnn", "mimetic": True, "reuse": 14.0}
+# More photos with a label than the store holds: a short training learns its classes first.
+_COMMON: dict[str, Any] = {"reuse": 14.0, "labelled": 0.75}
+_GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn", "mimetic": True, "learning_rate": 2e-3}
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("cnn", "cnn", 5600, ((0.0, 64), (0.6, 96), (0.93, 160)), learning_rate=6e-4, reuse=14.0),
+        Stage("cnn", "cnn", 5000, ((0.0, 64), (0.5, 96), (0.9, 160)), learning_rate=2.5e-3, **_COMMON),
         Stage("vit", "vit", 6000, LOW_TO_HIGH, **_GUIDED),
         Stage("deit", "deit", 6000, LOW_TO_HIGH, **_GUIDED, seed=1),
         Stage(
@@ -53,7 +55,7 @@ STAGES = {
             mask_ratio=0.4,
             loss_weights={"labels": 0.0, "logits": 0.0},
         ),
-        Stage("beit", "beit", 4000, ((0.0, 64), (0.4, 96), (0.92, 160)), init="beit-masked", guide="cnn", reuse=14.0),
+        Stage("beit", "beit", 4000, ((0.0, 64), (0.4, 96), (0.92, 160)), init="beit-masked", guide="cnn", **_COMMON),
         Stage("hybrid", "hybrid", 5000, LOW_TO_HIGH, **_GUIDED, seed=3),
         Stage(
             "dino",
