@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from tests.photos import FOLDERS, files, in_tar
-from vitdemo.cli import main
-from vitdemo.errors import UnknownModelError
+from vitdemo.cli import build_parser, main
+from vitdemo.errors import NotDownloadedError, UnknownModelError
 from vitdemo.evaluation.model_card import (
     ECE,
     PER_CLASS,
@@ -23,10 +24,12 @@ from vitdemo.evaluation.model_card import (
     write_models_table,
 )
 from vitdemo.pipeline import Pipeline
-from vitdemo.registry import embedded_models, spec_from_folder
+from vitdemo.registry import embedded_models, find_spec, spec_from_folder
 from vitdemo.settings import ASSETS, ROOT
 from vitdemo.training.card import CURVE_POINTS, replace_training_section, summarise_log
 from vitdemo.training.config import LOG
+from vitdemo.training.data import PhotoSet
+from vitdemo.training.patience import hold_out
 from vitdemo.training.rebuild import DINO_TEACHER, LAST_STAGES, SIZE, STAGES, Rebuild, needed, rebuild
 
 CLASSES = len(FOLDERS)
@@ -99,6 +102,21 @@ def test_every_embedded_model_is_trained_from_photos_by_one_command(
     assert main(command) == 0
     assert (last / "ended/README.md").exists()
     assert (last / LOG).read_text(encoding="utf-8") == log
+
+
+def test_a_dino_learns_from_a_model_that_the_registry_knows() -> None:
+    with pytest.raises(NotDownloadedError, match="python -m vitdemo download"):
+        find_spec(DINO_TEACHER)
+    assert build_parser().parse_args(["rebuild", "dino-mini", "photos"]).dino_teacher == DINO_TEACHER
+
+
+def test_of_few_photos_some_are_held_out() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, -1])
+    photos = PhotoSet(tuple(np.zeros((8, 8, 3), np.uint8) for _ in labels), labels, ("a", "b", "c"))
+    allowed, held_out = hold_out(photos, 0.1)
+    assert sorted(held_out.labels.tolist()) == [0, 1]
+    assert allowed.sum() == len(labels) - 2
+    assert hold_out(photos, 0.0)[0].all()
 
 
 def test_stages_come_after_those_that_they_build_on() -> None:

@@ -114,7 +114,8 @@ def hold_out(photos: PhotoSet, share: float) -> tuple[NDArray[np.bool_], PhotoSe
     rng = np.random.default_rng(0)
     for label in range(len(photos.classes)):
         members = rng.permutation(np.flatnonzero(photos.labels == label))
-        allowed[members[: round(len(members) * share)]] = False
+        if share:  # of every class at least one photo, but never its only one
+            allowed[members[: min(max(1, round(len(members) * share)), len(members) - 1)]] = False
     return allowed, photos.subset(np.flatnonzero(~allowed))
 
 

@@ -31,7 +31,8 @@ from vitdemo.types.labels import class_called
 
 SIZE = 224
 """Side in pixels of what the embedded models take."""
-DINO_TEACHER = "dinov2-small"
+DINO_TEACHER = "facebook/dinov2-small"
+"""From the Hub."""
 HELD_OUT = 0.1
 """Share of the labelled photos to evaluate on, if no others are given."""
 
