@@ -226,6 +226,15 @@ def test_a_linear_probe_separates_what_a_line_can_separate() -> None:
     assert not head.weight.requires_grad
 
 
+def test_a_balanced_probe_gives_a_rare_class_its_half_of_the_line() -> None:
+    features = torch.cat([torch.randn(1900, 1), torch.randn(100, 1) + 2])
+    labels = torch.tensor([0] * 1900 + [1] * 100)
+    for balance, boundary in ((0.0, 1 + np.log(19) / 2), (1.0, 1.0)):
+        head = linear_probe(features, labels, 2, balance=balance)
+        weight, bias = head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
+        assert float(-bias / weight) == pytest.approx(boundary, abs=0.25)
+
+
 def test_background_photos_are_only_for_recipes_without_labels() -> None:
     photos = PhotoSet(coloured_photos(6).images, np.array([0, 1, -1, 2, -1, 0]), CLASSES)
     assert photos.labelled().labels.tolist() == [0, 1, 2, 0]

@@ -44,14 +44,23 @@ def nearest_neighbours(
     return votes.scatter_add_(1, train_labels[indices], (weights / temperature).exp())
 
 
-def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1e-3, steps: int = 1000) -> nn.Linear:
+def linear_probe(
+    train: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalty: float = 1e-3,
+    steps: int = 1000,
+    balance: float = 0.0,
+) -> nn.Linear:
     """Multinomial logistic regression on frozen features `[N, D]`, standardised, by full-batch L-BFGS in float64.
 
-    It converges to what scikit-learn's LogisticRegression finds with `C = 1 / (2 * N * penalty)`.
+    Without `balance` it converges to what scikit-learn's LogisticRegression finds with `C = 1 / (2 * N * penalty)`.
 
     Args:
         penalty: factor of the sum of the squared weights, beside the mean cross-entropy.
         steps: iterations at most.
+        balance: 1 minimises the mean error of the classes rather than of the photos, by logit adjustment (Menon et al. 2021,
+            arXiv:2007.07314).
 
     Returns:
         A layer in the features' dtype that takes raw features.
@@ -64,6 +73,9 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1
     head = nn.Linear(train.shape[1], classes, dtype=torch.float64, device=train.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
+    counts = torch.bincount(labels, minlength=classes).double()
+    # A class without photos has no share to balance.
+    adjustment = balance * (counts.clamp_min(1) / counts.sum()).log()
     optimiser = torch.optim.LBFGS(
         head.parameters(),
         max_iter=steps,
@@ -75,7 +87,7 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, penalty: float = 1
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(head(scaled), labels) + penalty * head.weight.square().sum()
+        loss = nn.functional.cross_entropy(head(scaled) + adjustment, labels) + penalty * head.weight.square().sum()
         loss.backward()
         return loss
 

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def probe(
     spec: ModelSpec, data: Sequence[Path], test: Sequence[Path] = (), save: bool = False, device: torch.device = CPU
 ) -> dict[str, Any]:
-    """Fit on the labelled photos of `data`, evaluate on those of `test`, or on a held-out tenth of `data`.
+    """Fit on the labelled photos of `data`, with all classes of equal weight; evaluate on those of `test`, or on a held-out tenth of `data`.
 
     Args:
         save: store the probe beside the weights, so that the model predicts labels.
@@ -45,7 +45,7 @@ def probe(
     run = load_model(spec, device, torch.float32).features
     size = spec.image_size[0]
     fit_features, test_features = (predict(photos, size, run, device) for photos in (fit, held_out))
-    head = linear_probe(fit_features, torch.from_numpy(fit.labels), len(fit.classes))
+    head = linear_probe(fit_features, torch.from_numpy(fit.labels), len(fit.classes), balance=1.0)
     votes = nearest_neighbours(fit_features, torch.from_numpy(fit.labels), test_features, len(fit.classes))
     if save:
         save_probe(spec, head, fit.classes)
