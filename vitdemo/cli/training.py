@@ -100,6 +100,7 @@ def add_commands(commands: Any) -> None:
         "--share", type=_number, default=1.0, help="share of the steps; 2 trains twice as long (default: 1)"
     )
     rebuild.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    rebuild.add_argument("--license", default="unknown", help="licence of the photos, for the card")
     rebuild.add_argument("--json", action="store_true", help="JSON on stdout")
 
 
@@ -251,6 +252,7 @@ def run_rebuild(options: argparse.Namespace) -> int:
         options.dino_teacher,
         options.share,
         options.cpu,
+        options.license,
     )
     folder = rebuild(options.name, shared, lambda run, figures: bar(figures, run))
     bar.close()

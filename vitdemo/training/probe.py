@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def probe(
     spec: ModelSpec, data: Sequence[Path], test: Sequence[Path] = (), save: bool = False, device: torch.device = CPU
 ) -> dict[str, Any]:
-    """Fit on the labelled photos of `data`, with all classes of equal weight; evaluate on those of `test`, or on a held-out tenth of `data`.
+    """Fit on the labelled photos of `data`, all classes alike; evaluate on those of `test`, or on a held-out tenth of `data`.
 
     Args:
         save: store the probe beside the weights, so that the model predicts labels.

@@ -36,7 +36,7 @@ DINO_TEACHER = "facebook/dinov2-small"
 HELD_OUT = 0.1
 """Share of the labelled photos to evaluate on, if no others are given."""
 
-LOW_TO_HIGH = ((0.0, 64), (0.65, 96), (0.95, 160))
+LOW_TO_HIGH = ((0.0, 64), (0.55, 96), (0.88, 160))
 # More photos with a label than the store holds: a short training learns its classes first.
 _COMMON: dict[str, Any] = {"reuse": 14.0, "labelled": 0.75}
 _GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn", "mimetic": True, "learning_rate": 2e-3}
@@ -44,25 +44,35 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("cnn", "cnn", 5000, ((0.0, 64), (0.5, 96), (0.9, 160)), learning_rate=2.5e-3, **_COMMON),
-        Stage("vit", "vit", 6000, LOW_TO_HIGH, **_GUIDED),
-        Stage("deit", "deit", 6000, LOW_TO_HIGH, **_GUIDED, seed=1),
+        Stage("cnn-2", "cnn", 2500, ((0.0, 128), (0.6, 160)), init="cnn", learning_rate=1.5e-3, **_COMMON),
+        Stage("vit", "vit", 5000, LOW_TO_HIGH, **_GUIDED),
+        Stage("deit", "deit", 5000, LOW_TO_HIGH, **_GUIDED, seed=1),
         Stage(
             "beit-masked",
             "beit",
-            3000,
+            2500,
             ((0.0, 64),),
             **_GUIDED,
             seed=2,
             mask_ratio=0.4,
             loss_weights={"labels": 0.0, "logits": 0.0},
         ),
-        Stage("beit", "beit", 4000, ((0.0, 64), (0.4, 96), (0.92, 160)), init="beit-masked", guide="cnn", **_COMMON),
-        Stage("hybrid", "hybrid", 5000, LOW_TO_HIGH, **_GUIDED, seed=3),
+        Stage(
+            "beit",
+            "beit",
+            3500,
+            ((0.0, 64), (0.4, 96), (0.88, 160)),
+            init="beit-masked",
+            guide="cnn",
+            learning_rate=1.5e-3,
+            **_COMMON,
+        ),
+        Stage("hybrid", "hybrid", 4500, LOW_TO_HIGH, **_GUIDED, seed=3),
         Stage(
             "dino",
             "dino",
             4500,
-            LOW_TO_HIGH,
+            ((0.0, 64), (0.65, 96), (0.95, 160)),
             mimetic=True,
             store="views-dinov2",
             teacher=DINO_TEACHER,
@@ -71,11 +81,13 @@ STAGES = {
             reuse=16.0,
             max_parts=24,
         ),
-        Stage("mae-112", "mae", 4000, ((0.0, 112),)),
-        Stage("mae", "mae", 600, ((0.0, SIZE),), init="mae-112", batch=96),
+        Stage("mae-112", "mae", 2500, ((0.0, 112),)),
+        Stage("mae", "mae", 400, ((0.0, SIZE),), init="mae-112", batch=96),
     )
 }
-LAST_STAGES = {f"{name}-mini": name for name in ("vit", "deit", "beit", "dino", "hybrid", "mae", "cnn")}
+LAST_STAGES = {f"{name}-mini": name for name in ("vit", "deit", "beit", "dino", "hybrid", "mae")} | {
+    "cnn-mini": "cnn-2"
+}
 """The stage that ends as each embedded model."""
 
 
@@ -96,6 +108,8 @@ class Rebuild:
     share: float = 1.0
     """Share of the steps to train for; 2 trains twice as long."""
     cpu: bool = False
+    license: str = "unknown"
+    """Licence of the photos, for the card."""
 
 
 def rebuild(
@@ -159,6 +173,7 @@ def _adapted(stage: Stage, options: Rebuild) -> Stage:
         steps=max(2, round(stage.steps * options.share)),
         teacher=options.dino_teacher if stage.teacher == DINO_TEACHER else stage.teacher,
         held_out=0.0 if options.test else HELD_OUT,
+        license=options.license,
     )
 
 
