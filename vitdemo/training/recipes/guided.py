@@ -53,6 +53,8 @@ class LossWeights:
     labels: float = 0.5
     guide: float = 1.0
     """The guide's feature maps."""
+    relations: float = 0.0
+    """How alike the patches of a view are: the student's own, not those that a head predicts. Masks are cut by it."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,9 @@ class Guided(Recipe):
             "cells": cosine_distance(self.cell_head(student.cells), at_cells),
             "summary": cosine_distance(self.summary_head(student.whole), summary),
         }
+        weights = self.options.loss_weights
+        if weights.relations:
+            terms["relations"] = relation_loss(student.cells.flatten(1, 2), at_cells.flatten(1, 2))
         decider = teacher
         if isinstance(self.teacher, Guide):
             guide_logits, maps = self.teacher(pixels)
@@ -180,7 +185,6 @@ class Guided(Recipe):
                 hard = soft_targets(decider.argmax(dim=-1), self.classes, 0.0)
                 terms["logits"] = (terms["logits"] + cross_entropy(output.distillation_logits, hard)) / 2
             figures["agreement"] = (output.logits.argmax(dim=-1) == teacher.argmax(dim=-1)).float().mean()
-        weights = self.options.loss_weights
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         return loss, {name: term.detach() for name, term in terms.items()} | figures
 
@@ -269,6 +273,13 @@ class Guided(Recipe):
         return StudentOutput(
             output, patches.unflatten(1, grid), whole, [tokens[:, -count:].unflatten(1, grid) for tokens in guided]
         )
+
+
+def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference between the cosines of all pairs of patches, `[B, N, D]` and `[B, N, E]`: relational knowledge
+    distillation (Park et al. 2019, arXiv:1904.05068; by cosines as in Tung & Mori 2019, arXiv:1907.09682)."""
+    ours, theirs = (nn.functional.normalize(patches.float(), dim=-1) for patches in (student, teacher))
+    return nn.functional.mse_loss(ours @ ours.mT, theirs @ theirs.mT)
 
 
 def _tokens(output: Any) -> Tensor:
