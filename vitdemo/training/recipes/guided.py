@@ -91,6 +91,8 @@ class Guided(Recipe):
     needs_labels = False
     feature_scale: Tensor
     summary_scale: Tensor
+    own_scale: Tensor
+    own_shift: Tensor
 
     def __init__(
         self,
@@ -127,6 +129,11 @@ class Guided(Recipe):
         # Stored features are divided by their deviations already, the summary is not.
         self.register_buffer("feature_scale", basis["deviations"] ** (1 - whitening), persistent=False)
         self.register_buffer("summary_scale", basis["summary_deviations"] ** -whitening, persistent=False)
+        # Back to the teacher's own features, but for a rotation: what they have in common is one more component.
+        shift = basis["mean"] @ basis["directions"]
+        common = (basis["mean"].square().sum() - shift.square().sum()).clamp(min=0).sqrt()
+        self.register_buffer("own_scale", basis["deviations"] ** whitening, persistent=False)
+        self.register_buffer("own_shift", torch.cat([shift, common[None]]), persistent=False)
         width = self._student_width()
         self.cell_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, store.plan.width))
         self.summary_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, store.plan.summary))
@@ -168,7 +175,8 @@ class Guided(Recipe):
         }
         weights = self.options.loss_weights
         if weights.relations:
-            terms["relations"] = relation_loss(student.cells.flatten(1, 2), at_cells.flatten(1, 2))
+            own = nn.functional.pad(at_cells * self.own_scale, (0, 1)) + self.own_shift
+            terms["relations"] = relation_loss(student.cells.flatten(1, 2), own.flatten(1, 2))
         decider = teacher
         if isinstance(self.teacher, Guide):
             guide_logits, maps = self.teacher(pixels)
