@@ -29,6 +29,7 @@ from vitdemo.training.loop import Trainer
 from vitdemo.training.mimetic import mimetic_init, sincos_positions
 from vitdemo.training.patience import Stage, main, read_stages, run_stage
 from vitdemo.training.photo_cache import INDEX, PIXELS, fill_photo_cache, open_photo_cache
+from vitdemo.training.recipes.base import StepContext
 from vitdemo.training.recipes.guide import Guide
 from vitdemo.training.recipes.guided import Guided, GuidedOptions, LossWeights, relation_loss
 from vitdemo.training.view_batches import ViewSchedule
@@ -262,12 +263,16 @@ def test_every_family_learns_from_views_and_a_guide(
     assert not any(name.startswith("teacher.") for name in made.state())
 
 
-def test_relations_are_cosines_between_the_patches_of_a_photo() -> None:
+def test_relations_are_cosines_between_patches_of_one_and_of_several_photos() -> None:
+    first = StepContext(0, 0.0, 0)
     patches = torch.randn(2, 5, 3)
     turned = patches @ torch.linalg.qr(torch.randn(3, 3)).Q * torch.rand(2, 5, 1)
-    assert relation_loss(turned, patches).item() == pytest.approx(0, abs=1e-6)
+    assert relation_loss(turned, patches, first).item() == pytest.approx(0, abs=1e-6)
     apart, alike = torch.eye(2)[None], torch.ones(1, 2, 2)
-    assert relation_loss(apart, alike).item() == pytest.approx(0.5)
+    assert relation_loss(apart, alike, first).item() == pytest.approx(0.5)
+    # Each photo is uniform, but not of the same thing.
+    one_thing, two_things = torch.ones(2, 8, 2), torch.eye(2)[:, None].expand(2, 8, 2)
+    assert 0 < relation_loss(one_thing, two_things, first).item() <= 0.5
 
 
 def test_a_student_learns_which_patches_are_alike(tmp_path: Path) -> None:

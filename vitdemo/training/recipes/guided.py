@@ -176,7 +176,7 @@ class Guided(Recipe):
         weights = self.options.loss_weights
         if weights.relations:
             own = nn.functional.pad(at_cells * self.own_scale, (0, 1)) + self.own_shift
-            terms["relations"] = relation_loss(student.cells.flatten(1, 2), own.flatten(1, 2))
+            terms["relations"] = relation_loss(student.cells.flatten(1, 2), own.flatten(1, 2), context)
         decider = teacher
         if isinstance(self.teacher, Guide):
             guide_logits, maps = self.teacher(pixels)
@@ -283,11 +283,18 @@ class Guided(Recipe):
         )
 
 
-def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference between the cosines of all pairs of patches, `[B, N, D]` and `[B, N, E]`: relational knowledge
-    distillation (Park et al. 2019, arXiv:1904.05068; by cosines as in Tung & Mori 2019, arXiv:1907.09682)."""
+def relation_loss(student: Tensor, teacher: Tensor, context: StepContext) -> Tensor:
+    """Mean squared difference between the cosines of patches, `[B, N, D]` and `[B, N, E]`: relational knowledge distillation
+    (Park et al. 2019, arXiv:1904.05068; by cosines as in Tung & Mori 2019, arXiv:1907.09682).
+
+    Half of it is of all pairs in a photo, half of pairs from different photos: within photos alone, what is alike is
+    often what is near, and a student gets far by telling places rather than things.
+    """
     ours, theirs = (nn.functional.normalize(patches.float(), dim=-1) for patches in (student, teacher))
-    return nn.functional.mse_loss(ours @ ours.mT, theirs @ theirs.mT)
+    order = torch.from_numpy(context.rng().permutation(ours.shape[0] * ours.shape[1])).to(ours.device)
+    across = [patches.flatten(0, 1)[order].view_as(patches) for patches in (ours, theirs)]
+    pairs = ((ours, theirs), across)
+    return torch.stack([nn.functional.mse_loss(one @ one.mT, other @ other.mT) for one, other in pairs]).mean()
 
 
 def _tokens(output: Any) -> Tensor:
