@@ -29,9 +29,8 @@ from vitdemo.training.loop import Trainer
 from vitdemo.training.mimetic import mimetic_init, sincos_positions
 from vitdemo.training.patience import Stage, main, read_stages, run_stage
 from vitdemo.training.photo_cache import INDEX, PIXELS, fill_photo_cache, open_photo_cache
-from vitdemo.training.recipes.base import StepContext
 from vitdemo.training.recipes.guide import Guide
-from vitdemo.training.recipes.guided import Guided, GuidedOptions, LossWeights, relation_loss
+from vitdemo.training.recipes.guided import Guided
 from vitdemo.training.view_batches import ViewSchedule
 from vitdemo.training.view_teachers import load_view_teacher
 from vitdemo.training.views import ViewPlan, ViewStore, ViewTeacher, sampling_probabilities
@@ -65,15 +64,9 @@ def store_in(folder: Path) -> ViewStore:
     return ViewStore(folder, photos(), PLAN, colours)
 
 
-def recipe(
-    store: ViewStore,
-    student: PreTrainedModel,
-    guide: Guide | None = None,
-    steps: int = 30,
-    options: GuidedOptions | None = None,
-) -> Guided:
+def recipe(store: ViewStore, student: PreTrainedModel, guide: Guide | None = None, steps: int = 30) -> Guided:
     schedule = ViewSchedule(steps, ((0.0, SIZE),), reuse=2, first_parts=2, max_parts=3)
-    return Guided(student, store, np.ones(60, bool), schedule, guide, options)
+    return Guided(student, store, np.ones(60, bool), schedule, guide)
 
 
 def cnn() -> ResNetForImageClassification:
@@ -261,28 +254,6 @@ def test_every_family_learns_from_views_and_a_guide(
     assert result.score > 0.6
     assert all(torch.equal(value, before[name]) for name, value in (guide.state_dict() if guide else {}).items())
     assert not any(name.startswith("teacher.") for name in made.state())
-
-
-def test_relations_are_cosines_between_patches_of_one_and_of_several_photos() -> None:
-    first = StepContext(0, 0.0, 0)
-    patches = torch.randn(2, 5, 3)
-    turned = patches @ torch.linalg.qr(torch.randn(3, 3)).Q * torch.rand(2, 5, 1)
-    assert relation_loss(turned, patches, first).item() == pytest.approx(0, abs=1e-6)
-    apart, alike = torch.eye(2)[None], torch.ones(1, 2, 2)
-    assert relation_loss(apart, alike, first).item() == pytest.approx(0.5)
-    # Each photo is uniform, but not of the same thing.
-    one_thing, two_things = torch.ones(2, 8, 2), torch.eye(2)[:, None].expand(2, 8, 2)
-    assert 0 < relation_loss(one_thing, two_things, first).item() <= 0.5
-
-
-def test_a_student_learns_which_patches_are_alike(tmp_path: Path) -> None:
-    store = store_in(tmp_path / "views")
-    options = GuidedOptions(LossWeights(cells=0, summary=0, relations=1))
-    config = TrainConfig(30, batch=16, resolution=SIZE, learning_rate=3e-3, save_every=10**9)
-    run = Trainer(recipe(store, encoder(), options=options), config, store.photos, photos(), tmp_path / "run", cpu=True)
-    run.run()
-    terms = [line["relations"] for line in log_of(tmp_path / "run")]
-    assert np.mean(terms[-5:]) < 0.7 * np.mean(terms[:5])
 
 
 def test_an_interrupted_run_that_is_resumed_ends_with_identical_weights(tmp_path: Path) -> None:

@@ -209,19 +209,7 @@ def _now() -> str:
 
 def _step_printer(stage: Stage, every: int) -> Callable[[dict[str, Any]], None]:
     """Prints the figures of every evaluation, and of some steps."""
-    names = (
-        "loss",
-        "cells",
-        "summary",
-        "logits",
-        "labels",
-        "guide",
-        "relations",
-        "agreement",
-        "rate",
-        "score",
-        "per_class",
-    )
+    names = ("loss", "cells", "summary", "logits", "labels", "guide", "agreement", "rate", "score", "per_class")
     started = time.process_time()
 
     def print_step(figures: dict[str, Any]) -> None:

@@ -161,7 +161,8 @@ def device_name(cpu: bool) -> str:
     """The device that a run uses, for its card."""
     if torch.cuda.is_available() and not cpu:
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def reorder_classes(photos: PhotoSet, labels: Sequence[str]) -> PhotoSet:

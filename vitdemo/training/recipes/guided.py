@@ -53,8 +53,6 @@ class LossWeights:
     labels: float = 0.5
     guide: float = 1.0
     """The guide's feature maps."""
-    relations: float = 0.0
-    """How alike the patches of a view are: the student's own, not those that a head predicts. Masks are cut by it."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,6 @@ class Guided(Recipe):
     needs_labels = False
     feature_scale: Tensor
     summary_scale: Tensor
-    own_scale: Tensor
-    own_shift: Tensor
 
     def __init__(
         self,
@@ -129,11 +125,6 @@ class Guided(Recipe):
         # Stored features are divided by their deviations already, the summary is not.
         self.register_buffer("feature_scale", basis["deviations"] ** (1 - whitening), persistent=False)
         self.register_buffer("summary_scale", basis["summary_deviations"] ** -whitening, persistent=False)
-        # Back to the teacher's own features, but for a rotation: what they have in common is one more component.
-        shift = basis["mean"] @ basis["directions"]
-        common = (basis["mean"].square().sum() - shift.square().sum()).clamp(min=0).sqrt()
-        self.register_buffer("own_scale", basis["deviations"] ** whitening, persistent=False)
-        self.register_buffer("own_shift", torch.cat([shift, common[None]]), persistent=False)
         width = self._student_width()
         self.cell_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, store.plan.width))
         self.summary_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, store.plan.summary))
@@ -173,10 +164,6 @@ class Guided(Recipe):
             "cells": cosine_distance(self.cell_head(student.cells), at_cells),
             "summary": cosine_distance(self.summary_head(student.whole), summary),
         }
-        weights = self.options.loss_weights
-        if weights.relations:
-            own = nn.functional.pad(at_cells * self.own_scale, (0, 1)) + self.own_shift
-            terms["relations"] = relation_loss(student.cells.flatten(1, 2), own.flatten(1, 2), context)
         decider = teacher
         if isinstance(self.teacher, Guide):
             guide_logits, maps = self.teacher(pixels)
@@ -193,6 +180,7 @@ class Guided(Recipe):
                 hard = soft_targets(decider.argmax(dim=-1), self.classes, 0.0)
                 terms["logits"] = (terms["logits"] + cross_entropy(output.distillation_logits, hard)) / 2
             figures["agreement"] = (output.logits.argmax(dim=-1) == teacher.argmax(dim=-1)).float().mean()
+        weights = self.options.loss_weights
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         return loss, {name: term.detach() for name, term in terms.items()} | figures
 
@@ -281,20 +269,6 @@ class Guided(Recipe):
         return StudentOutput(
             output, patches.unflatten(1, grid), whole, [tokens[:, -count:].unflatten(1, grid) for tokens in guided]
         )
-
-
-def relation_loss(student: Tensor, teacher: Tensor, context: StepContext) -> Tensor:
-    """Mean squared difference between the cosines of patches, `[B, N, D]` and `[B, N, E]`: relational knowledge distillation
-    (Park et al. 2019, arXiv:1904.05068; by cosines as in Tung & Mori 2019, arXiv:1907.09682).
-
-    Half of it is of all pairs in a photo, half of pairs from different photos: within photos alone, what is alike is
-    often what is near, and a student gets far by telling places rather than things.
-    """
-    ours, theirs = (nn.functional.normalize(patches.float(), dim=-1) for patches in (student, teacher))
-    order = torch.from_numpy(context.rng().permutation(ours.shape[0] * ours.shape[1])).to(ours.device)
-    across = [patches.flatten(0, 1)[order].view_as(patches) for patches in (ours, theirs)]
-    pairs = ((ours, theirs), across)
-    return torch.stack([nn.functional.mse_loss(one @ one.mT, other @ other.mT) for one, other in pairs]).mean()
 
 
 def _tokens(output: Any) -> Tensor:
