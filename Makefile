@@ -1,4 +1,4 @@
-# `make run` starts the app, `make test` checks everything; each installs what it needs, once.
+# `make run` starts the app, `make test` checks it; each installs what it needs, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

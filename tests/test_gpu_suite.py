@@ -42,6 +42,7 @@ def recorded() -> list[tuple[str, Result]]:
 # Without a GPU
 
 
+@pytest.mark.thorough
 def test_without_a_gpu_make_gpu_says_so_and_ends_with_0_and_writes_nothing(tmp_path: Path) -> None:
     if torch.cuda.is_available() or environment.listed_gpus():
         pytest.skip("there is a GPU here")
@@ -101,6 +102,7 @@ def test_a_torch_that_is_there_is_not_pinned() -> None:
     assert [line for line in pinned.splitlines() if line not in kept.splitlines()] == ["torch==2.13.0"]
 
 
+@pytest.mark.thorough
 def test_an_environment_made_over_another_has_its_packages(tmp_path: Path) -> None:
     venv.create(tmp_path / "own", with_pip=False, symlinks=True)
     own = tmp_path / "own" / "bin" / "python"
@@ -211,6 +213,7 @@ def test_figures_are_on_disk_as_soon_as_they_are_there(tmp_path: Path, monkeypat
     assert read(tmp_path, "users") is None
 
 
+@pytest.mark.thorough
 def test_a_phase_goes_on_where_it_was_and_a_step_that_takes_too_long_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("theirs", "expected", "imported"), [({}, "PASSIVE", None), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", "ACTIVE")]
 )

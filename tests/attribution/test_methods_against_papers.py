@@ -240,6 +240,7 @@ def _layers(attentions: list[Tensor]) -> list[LayerQueries]:
     return [LayerQueries(nothing, nothing, attention.log(), 1.0) for attention in attentions]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_rollout_is_the_product_of_all_layers(load: Load, kind: str) -> None:
     model = load(kind)
@@ -274,6 +275,7 @@ def _rollout_as_vit_explain(attentions: Sequence[Tensor], fusion: Fusion, discar
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "deit", "beit", "hybrid"])
 def test_rollout_as_in_vit_explain_discards_over_the_whole_matrix(load: Load, kind: str) -> None:
     model = load(kind)
@@ -310,6 +312,7 @@ def test_relevance_and_gradient_rollout_are_the_products_of_all_layers(
         _same(_map(model, pixels, method, target=TARGET), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_legrad_is_the_gradient_of_networks_that_end_at_each_layer(load: Load, kind: str) -> None:
     model = load(kind)
@@ -433,6 +436,7 @@ def test_gradients_are_those_of_finite_differences(load: Load, kind: str) -> Non
 # Heads
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 @pytest.mark.parametrize("grid", [None, (3, 5)], ids=["native", "oblong"])
 def test_the_head_gives_the_networks_own_scores_of_the_last_tokens(
@@ -462,6 +466,7 @@ def _probed(model: Classifier, pooling: Any) -> Classifier:
     return Classifier(model.network, spec, probe).requires_grad_(False).eval()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", tiny.HEADLESS)
 @pytest.mark.parametrize("pooling", ["class", "mean"])
 def test_class_specific_methods_explain_a_probe(load: Load, kind: str, pooling: Any) -> None:
@@ -518,6 +523,7 @@ def _queries(layers: int, heads: int, tokens: int, batch: int = 2) -> list[Layer
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("block", [1, 7, 19, 20, 21, 64])
 def test_rollout_does_not_depend_on_the_block(block: int) -> None:
     layers = _queries(3, 4, 20)
@@ -570,6 +576,7 @@ def test_a_forward_for_rollout_makes_no_matrix_of_all_tokens(load: Load) -> None
 # Properties
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_rows_of_rollouts_sum_to_one(load: Load, kind: str) -> None:
     model = load(kind)
@@ -613,6 +620,7 @@ def test_without_gradients_nothing_is_relevant_and_nothing_moves() -> None:
     assert not attribution.grad_cam(torch.randn(2, 9, 5), torch.zeros(2, 9, 5)).any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "deit", "beit", "ijepa", "hybrid", "dinov2-head", "resnet"])
 def test_each_picture_of_a_batch_has_its_own_map(load: Load, kind: str) -> None:
     model = load(kind)
@@ -634,6 +642,7 @@ def test_each_picture_of_a_batch_has_its_own_map(load: Load, kind: str) -> None:
         assert (together[1][0] - together[1][1]).abs().max() > 1e-4 * together[1].abs().max(), method
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", NON_ATTENTION)
 @pytest.mark.parametrize("kind", ["vit", "beit", "hybrid", "dinov2-head"])
 def test_a_map_changes_when_weights_are_randomised(load: Load, kind: str, method: str) -> None:
@@ -661,6 +670,7 @@ def test_a_map_depends_on_the_classifier_if_it_explains_a_class_and_only_then(lo
         assert torch.equal(*maps) is not METHODS[method].class_specific
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*CLASSIFIERS, "resnet"])
 def test_another_class_has_another_map_where_a_class_is_explained_and_the_same_elsewhere(load: Load, kind: str) -> None:
     model = load(kind)

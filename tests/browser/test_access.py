@@ -271,6 +271,7 @@ BREAK = {
 """A control without a name, a button without a name, pale words: by the rule that finds each."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["light"], indirect=True)
 @pytest.mark.parametrize("width", [1440], indirect=True)
 def test_a_fault_of_ours_is_found(watched: Watched) -> None:

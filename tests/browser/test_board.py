@@ -54,6 +54,7 @@ def order(board: StaticExplorer) -> list[str]:
     return [panel.get_attribute("aria-label") or "" for panel in board.find(".vd-panel").all()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("layer", "head"), [(7, "mean"), (2, "max")])
 def test_the_matrix_holds_pythons_agreement(
     board: StaticExplorer, pipeline: Pipeline, disputed: Photo, layer: int, head: str
@@ -79,6 +80,7 @@ def relabelled(explanation: Explanation, label: str) -> Explanation:
     return replace(explanation, prediction=replace(prediction, labels=(best, *prediction.labels[1:])))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("labels", "verdict"),
     [
@@ -107,6 +109,7 @@ def test_who_says_what_is_said_with_a_colour_for_each_answer(
     assert {tuple(pair) for pair in named} == set(zip(labels, colours, strict=True))
 
 
+@pytest.mark.thorough
 def test_of_a_labelled_example_right_and_wrong_answers_are_marked(
     explorer: StaticExplorer, pipeline: Pipeline, comparison: Comparison
 ) -> None:
@@ -144,6 +147,7 @@ def test_panels_can_be_sorted_by_anything(board: StaticExplorer, comparison: Com
     assert board.asked == []
 
 
+@pytest.mark.thorough
 def test_of_gradients_each_map_has_its_own_scale(
     explorer: StaticExplorer, pipeline: Pipeline, disputed: Photo, comparison: Comparison
 ) -> None:
@@ -240,6 +244,7 @@ def test_no_cell_of_the_table_is_a_formula_and_none_breaks_its_line(
         assert row["image"] == f"'{name}" or name[0] not in "=-+@"
 
 
+@pytest.mark.thorough
 def test_full_screen_shows_the_board_alone_and_one_control_moves_all_panels(board: StaticExplorer) -> None:
     board.page.get_by_role("button", name="Full screen").click()
     board.find(".vd-explorer:fullscreen").wait_for()

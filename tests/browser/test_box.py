@@ -58,6 +58,7 @@ def said(photo: Photo, found: Explanation, boxes: list[list[float]], layer: int,
     return box_words(localize(found, edges))
 
 
+@pytest.mark.thorough
 def test_a_drawn_box_is_measured_in_every_models_crop_and_stays_while_layers_and_heads_change(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_drawn_box_is_measured_in_every_models_crop_and_stays_while_layers_and
     assert len([name for name, _ in explorer.asked if name == "on_boxes"]) == asked == len(compared)
 
 
+@pytest.mark.thorough
 def test_a_box_in_the_models_crop_alone_is_the_same_place_of_the_photo(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_box_in_the_models_crop_alone_is_the_same_place_of_the_photo(
     assert boxes_of(explorer)[0] == pytest.approx([200 / 600, 0.25, 100 / 600, 0.5], abs=0.01)
 
 
+@pytest.mark.thorough
 def test_the_best_heads_are_pythons_and_one_click_shows_one(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -114,6 +117,7 @@ def test_the_best_heads_are_pythons_and_one_click_shows_one(
     assert abs(float(rows.first.locator("td").last.inner_text()) - nearest) <= 0.051
 
 
+@pytest.mark.thorough
 def test_a_drag_is_no_click_on_a_patch_and_a_click_is_no_box(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -139,6 +143,7 @@ def test_a_drag_is_no_click_on_a_patch_and_a_click_is_no_box(
     assert not explorer.find(".vd-on-box").is_visible()
 
 
+@pytest.mark.thorough
 def test_by_keyboard_a_box_is_typed_and_a_bad_one_is_said(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -172,6 +177,7 @@ def test_by_keyboard_a_box_is_typed_and_a_bad_one_is_said(
     expect(explorer.find(".vd-draw")).to_be_focused()
 
 
+@pytest.mark.thorough
 def test_a_box_outside_of_what_a_model_sees_is_said(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -181,6 +187,7 @@ def test_a_box_outside_of_what_a_model_sees_is_said(
     assert explorer.find(".vd-best-heads tbody tr").count() == 0
 
 
+@pytest.mark.thorough
 def test_the_calls_that_reproduce_a_result_measure_the_box(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

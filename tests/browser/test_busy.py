@@ -47,6 +47,7 @@ def full(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]
         assert "complete" in httpx.get(f"{url}call/v2/classify/{event}", timeout=60).text
 
 
+@pytest.mark.thorough
 def test_a_page_that_may_not_wait_says_how_many_do_and_greys_what_is_not_of_its_photo(
     watched: Watched, full: threading.Event
 ) -> None:

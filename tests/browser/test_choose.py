@@ -30,6 +30,7 @@ def own_app(tmp_path: Path) -> Iterator[App]:
     forget_folder("dino-mini-probe")
 
 
+@pytest.mark.thorough
 def test_a_link_opens_the_tab_with_its_models_and_bad_input_has_words(watched: Watched) -> None:
     other = Watched(watched.page.context.new_page(), watched.app).open("?tab=choose&models=dino-mini,cnn-mini,no-such")
     page = other.page

@@ -76,6 +76,7 @@ def measure(page: Page) -> None:
     expect(page.locator(CURVES)).to_have_count(2, timeout=90_000)
 
 
+@pytest.mark.thorough
 def test_every_method_has_its_map_and_says_what_it_is(page: Page, watched: Watched) -> None:
     assert options_of(page, "method") == [METHODS[name].title for name in FIRST.methods]
     seen = pictures(page, TAB)
@@ -93,6 +94,7 @@ def test_every_method_has_its_map_and_says_what_it_is(page: Page, watched: Watch
     assert len(set(seen)) == len(FIRST.methods)
 
 
+@pytest.mark.thorough
 def test_a_class_can_be_chosen_by_name_and_by_rank_and_one_that_there_is_not_is_said(
     page: Page, watched: Watched
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_class_can_be_chosen_by_name_and_by_rank_and_one_that_there_is_not_is_
     assert pictures(page, TAB) == predicted
 
 
+@pytest.mark.thorough
 def test_a_typed_resolution_gives_a_finer_map_and_what_is_none_is_said(page: Page, watched: Watched) -> None:
     number, facts = page.locator("#resolution input"), page.locator("#explained .vd-facts")
     expect(facts).to_contain_text("14 \N{MULTIPLICATION SIGN} 14 patches")
@@ -135,6 +138,7 @@ def test_a_typed_resolution_gives_a_finer_map_and_what_is_none_is_said(page: Pag
     assert pictures(page, TAB) == own
 
 
+@pytest.mark.thorough
 def test_of_similarity_a_click_and_the_arrow_keys_move_the_patch_and_ask_once_each(
     page: Page, watched: Watched
 ) -> None:
@@ -168,6 +172,7 @@ def test_of_similarity_a_click_and_the_arrow_keys_move_the_patch_and_ask_once_ea
 # Faithfulness
 
 
+@pytest.mark.thorough
 def test_a_map_is_measured_in_two_curves_and_in_words_which_go_away_with_it(page: Page) -> None:
     choose_and_wait(page, "method", "Relevance")
     expect(page.locator(CURVES)).to_have_count(0)
@@ -241,6 +246,7 @@ def test_another_model_or_photo_keeps_the_method_and_forgets_the_class(page: Pag
         expect(page.locator("#method input")).to_have_value("Relevance")
 
 
+@pytest.mark.thorough
 def test_methods_that_do_not_apply_are_absent_and_the_details_say_why(page: Page) -> None:
     choose_and_wait(page, "method", "Relevance")
     choose_and_wait(page, "model", "MAE")

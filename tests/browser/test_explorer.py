@@ -105,6 +105,7 @@ def test_every_map_and_its_words_are_pythons(
     assert all_.asked == []
 
 
+@pytest.mark.thorough
 def test_the_read_out_can_be_chosen_and_a_model_without_it_keeps_its_own(
     all_: StaticExplorer, compared: tuple[Explanation, ...]
 ) -> None:
@@ -120,6 +121,7 @@ def test_the_read_out_can_be_chosen_and_a_model_without_it_keeps_its_own(
     assert all_.pictures() != after
 
 
+@pytest.mark.thorough
 def test_on_one_scale_all_legends_are_the_same_and_else_each_its_own(all_: StaticExplorer) -> None:
     ends = all_.find(".vd-legend span:last-child")
     assert len(set(ends.all_inner_texts())) == 1
@@ -132,6 +134,7 @@ def test_on_one_scale_all_legends_are_the_same_and_else_each_its_own(all_: Stati
     assert ends.all_inner_texts() == [worded(max(values)) for values in own]
 
 
+@pytest.mark.thorough
 def test_each_display_control_changes_every_overlay(all_: StaticExplorer) -> None:
     for name, value in {
         "layer": "2",
@@ -147,6 +150,7 @@ def test_each_display_control_changes_every_overlay(all_: StaticExplorer) -> Non
     assert all_.asked == []
 
 
+@pytest.mark.thorough
 def test_the_overlay_is_pythons_within_two_grey_levels(all_: StaticExplorer, pipeline: Pipeline, cup: Photo) -> None:
     all_.set("common", "off")
     all_.set("layer", "3")
@@ -164,6 +168,7 @@ def test_the_overlay_is_pythons_within_two_grey_levels(all_: StaticExplorer, pip
         assert difference.mean() <= 2.0, spec.name
 
 
+@pytest.mark.thorough
 def test_a_threshold_keeps_the_fewest_patches_that_hold_the_share(one: StaticExplorer) -> None:
     random_numbers = np.random.default_rng(0)
     for share in (0.1, 0.4, 0.999, 1.0):
@@ -177,6 +182,7 @@ def test_a_threshold_keeps_the_fewest_patches_that_hold_the_share(one: StaticExp
     assert one.run("Array.from(brightest([0, 0, 0], 0.5))") == [0, 0, 0]
 
 
+@pytest.mark.thorough
 def test_of_a_threshold_the_patches_that_are_kept_alone_are_drawn(
     one: StaticExplorer, pipeline: Pipeline, cup: Photo
 ) -> None:
@@ -207,6 +213,7 @@ def _pixels(one: StaticExplorer) -> Any:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
 
 
+@pytest.mark.thorough
 def test_agreement_is_pythons_also_on_other_grids_and_crops(
     explorer: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -274,6 +281,7 @@ def test_a_click_asks_a_patch_and_its_layer_is_fetched_once(
     assert [what["layer"] for _, what in one.asked] == [7, 2, 5]
 
 
+@pytest.mark.thorough
 def test_of_many_patches_a_row_is_asked_for_at_a_time(explorer: StaticExplorer, pipeline: Pipeline, cup: Photo) -> None:
     request = ExplainRequest(resolution=480)
     found = pipeline.explain(cup, FIRST, request, capture=Capture(queries=True))
@@ -316,6 +324,7 @@ def test_the_patch_follows_the_pointer_unless_a_click_holds_it_and_escape_leaves
     assert (one.pictures(), one.words()) == (before, words)
 
 
+@pytest.mark.thorough
 def test_under_the_pointer_stands_the_value_of_its_patch(
     one: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -331,6 +340,7 @@ def test_under_the_pointer_stands_the_value_of_its_patch(
     assert one.asked == []
 
 
+@pytest.mark.thorough
 def test_in_compare_the_same_place_asks_in_every_model(
     all_: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -343,6 +353,7 @@ def test_in_compare_the_same_place_asks_in_every_model(
     assert sorted(what["panel"] for _, what in all_.asked) == list(range(len(MODELS)))
 
 
+@pytest.mark.thorough
 def test_what_the_server_cannot_answer_is_said_in_words(one: StaticExplorer) -> None:
     one.answers = dict.fromkeys(one.answers, lambda what: {"error": "The server no longer remembers this."})
     one.find(".vd-picture canvas").click()
@@ -354,6 +365,7 @@ def test_what_the_server_cannot_answer_is_said_in_words(one: StaticExplorer) -> 
 # Heads and layers
 
 
+@pytest.mark.thorough
 def test_all_heads_of_all_layers_are_shown_and_one_can_be_brought_into_the_picture(
     one: StaticExplorer, pipeline: Pipeline, cup: Photo
 ) -> None:
@@ -373,6 +385,7 @@ def test_all_heads_of_all_layers_are_shown_and_one_can_be_brought_into_the_pictu
     assert one.asked == []
 
 
+@pytest.mark.thorough
 def test_in_compare_the_heads_of_the_layer_follow_the_slider(all_: StaticExplorer) -> None:
     all_.find(".vd-heads summary").first.click()
     all_.drawn()
@@ -385,6 +398,7 @@ def test_in_compare_the_heads_of_the_layer_follow_the_slider(all_: StaticExplore
     assert all(old != new for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.thorough
 def test_play_walks_through_the_layers_until_it_is_stopped(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -407,6 +421,7 @@ def test_play_walks_through_the_layers_until_it_is_stopped(
 # What is shown of a method, and without a result
 
 
+@pytest.mark.thorough
 def test_a_method_has_its_own_words_and_scale_and_no_layers(
     explorer: StaticExplorer, pipeline: Pipeline, cup: Photo
 ) -> None:
@@ -449,6 +464,7 @@ def test_a_method_has_its_own_words_and_scale_and_no_layers(
     assert explorer.asked == []
 
 
+@pytest.mark.thorough
 def test_a_model_that_doubts_says_so_and_lists_its_classes(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -466,6 +482,7 @@ def test_a_model_that_doubts_says_so_and_lists_its_classes(
     assert known.locator("p").inner_text() == ", ".join(labels)
 
 
+@pytest.mark.thorough
 def test_back_at_attention_layers_and_heads_are_as_they_were(
     explorer: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -505,6 +522,7 @@ def taken(explorer: StaticExplorer, name: str) -> tuple[str, bytes]:
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
+@pytest.mark.thorough
 def test_raw_numbers_and_provenance_are_those_of_python(one: StaticExplorer, pipeline: Pipeline, cup: Photo) -> None:
     one.set("layer", "5")
     one.set("head", "max")
@@ -526,6 +544,7 @@ def test_raw_numbers_and_provenance_are_those_of_python(one: StaticExplorer, pip
     assert report == wanted
 
 
+@pytest.mark.thorough
 def test_the_link_holds_what_is_chosen_and_the_page_says_when_the_photo_is_not_in_it(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -554,6 +573,7 @@ def test_the_link_holds_what_is_chosen_and_the_page_says_when_the_photo_is_not_i
     assert "image" not in address()
 
 
+@pytest.mark.thorough
 def test_what_a_link_brings_is_what_is_shown(
     explorer: StaticExplorer, pipeline: Pipeline, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:
@@ -569,6 +589,7 @@ def test_what_a_link_brings_is_what_is_shown(
     assert re.match(r"layer \d of 8, mean of heads, class token: ", explorer.words()[0])
 
 
+@pytest.mark.thorough
 def test_the_calls_are_those_of_what_is_shown(
     explorer: StaticExplorer, cup: Photo, compared: tuple[Explanation, ...]
 ) -> None:

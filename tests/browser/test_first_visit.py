@@ -85,6 +85,7 @@ def test_on_a_phone_the_answer_comes_before_the_controls(phone: Watched) -> None
         expect(page.locator("#photo")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_all_layers_are_saved_as_an_animation(watched: Watched, pipeline: Pipeline) -> None:
     page = watched.page
     with page.expect_download() as download:

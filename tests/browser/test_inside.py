@@ -217,6 +217,7 @@ def test_the_same_switch_is_on_both_benches_and_one_ranking_ends_the_other(insid
     expect(bars.nth(1)).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_patch_that_asks_is_chosen_by_click_and_keys_and_left_again(inside: StaticInside) -> None:
     inside.start(step="attention")
     said = inside.find(".vd-view > .vd-words").first

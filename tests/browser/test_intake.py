@@ -63,6 +63,7 @@ def warnings(watched: Watched) -> Iterator[list[str]]:
     assert found == []
 
 
+@pytest.mark.thorough
 def test_one_upload_runs_each_model_of_the_open_tab_once(watched: Watched, warnings: list[str]) -> None:
     page, forwards = watched.page, watched.app.forwards
     page.evaluate(
@@ -83,6 +84,7 @@ def test_one_upload_runs_each_model_of_the_open_tab_once(watched: Watched, warni
     expect(line(page)).to_have_text("")
 
 
+@pytest.mark.thorough
 def test_a_photo_is_dropped_and_pasted_anywhere_on_the_page(watched: Watched, warnings: list[str]) -> None:
     page = watched.page
     target = page.locator("#vd-drop")
@@ -108,6 +110,7 @@ def test_a_photo_is_dropped_and_pasted_anywhere_on_the_page(watched: Watched, wa
     assert result_id(page) == before
 
 
+@pytest.mark.thorough
 def test_a_pasted_url_is_fetched_and_a_bad_one_is_answered_under_its_field_in_every_tab(watched: Watched) -> None:
     page = watched.page
     answer, field = page.locator("#address-answer .vd-note"), page.locator("#address textarea, #address input")

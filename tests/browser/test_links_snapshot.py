@@ -46,6 +46,7 @@ STATE = """() => {
 }"""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tab", LINKS)
 def test_a_link_opens_what_it_opened(tab: str, context: BrowserContext, app: App) -> None:
     page = context.new_page()

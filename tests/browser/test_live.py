@@ -104,6 +104,7 @@ def test_the_map_is_the_one_that_python_makes_of_the_same_picture(live: Live, pi
     assert found[:, :, 3].max() in range(225, 256)
 
 
+@pytest.mark.thorough
 def test_layer_head_and_opacity_change_the_map_and_stay_chosen(live: Live) -> None:
     live.start()
     # What a frame looked like must not change meanwhile.
@@ -144,6 +145,7 @@ def test_of_each_model_the_answer_says_what_it_can(live: Live, pipeline: Pipelin
     expect(live.find("canvas")).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_a_frame_that_fails_is_said_once_in_place_and_the_stream_goes_on(live: Live, pipeline: Pipeline) -> None:
     def failing(*what: Any, **how: Any) -> Explanation:
         raise EngineError("The model is <b>gone</b>. Choose another one.")
@@ -165,6 +167,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.thorough
 def test_a_camera_that_does_not_start_is_explained_in_place_and_can_be_tried_again(live: Live) -> None:
     live.page.evaluate(
         """() => {
@@ -183,6 +186,7 @@ def test_a_camera_that_does_not_start_is_explained_in_place_and_can_be_tried_aga
     expect(live.find(".vd-words")).to_be_empty()
 
 
+@pytest.mark.thorough
 def test_an_insecure_page_is_told_how_to_become_a_secure_one(live: Live) -> None:
     live.page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined, configurable: true })")
     live.find(".vd-start").click()
@@ -238,6 +242,7 @@ def test_a_page_in_the_background_sends_nothing_and_goes_on_by_itself(live: Live
     expect(live.find(".vd-words")).to_be_empty()
 
 
+@pytest.mark.thorough
 def test_every_control_is_reached_and_worked_by_keyboard_and_nothing_moves(live: Live) -> None:
     places = """(all) => all.map((one) => one.getBoundingClientRect())
         .map((box) => [box.x, box.y + scrollY, box.width, box.height])"""
@@ -262,6 +267,7 @@ def test_every_control_is_reached_and_worked_by_keyboard_and_nothing_moves(live:
     expect(live.find(".vd-controls output").first).to_have_text("7 of 8")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("source", ["/etc/passwd", "http://10.0.0.1/a.png", None, "data:text/plain;base64,AAAA", 3])
 def test_only_pictures_are_let_in_never_paths(source: object) -> None:
     with gr.Blocks():
@@ -404,6 +410,7 @@ def number_of(request: Any) -> int:
     return int(found[1]) if found else 0
 
 
+@pytest.mark.thorough
 def test_a_frozen_frame_becomes_the_photo_and_is_explained_by_the_same_model(watched: Watched) -> None:
     page = watched.page
     open_tab(page, "Live")
@@ -426,6 +433,7 @@ def test_a_frozen_frame_becomes_the_photo_and_is_explained_by_the_same_model(wat
     camera_goes_off(page)
 
 
+@pytest.mark.thorough
 def test_leaving_the_tab_ends_the_work_and_coming_back_goes_on_with_one_click(watched: Watched) -> None:
     page = watched.page
     start(page)

@@ -99,6 +99,7 @@ def choose(page: Page, dropdown: str, name: str) -> None:
     page.get_by_role("option").filter(has_text=f"({name})").click()
 
 
+@pytest.mark.thorough
 def test_the_list_has_every_model_of_the_table_under_its_family_with_what_it_is(models: Page) -> None:
     for spec in OFFICIAL.values():
         section = models.locator(f'#model-list section[aria-label="{spec.family}"] li[data-name="{spec.name}"]')
@@ -116,6 +117,7 @@ def test_the_list_has_every_model_of_the_table_under_its_family_with_what_it_is(
     assert row(models, "vit-mini").get_by_role("button").all_inner_texts() in ([], ["Unload"])
 
 
+@pytest.mark.thorough
 def test_a_download_is_stopped_resumed_and_then_runs_in_both_other_tabs(models: Page, hub: FakeHub) -> None:
     slow = hub.fault(LISTED, WEIGHTS, bytes_per_second=15_000)
     press(models, "Download", LISTED)
@@ -174,6 +176,7 @@ def test_what_cannot_be_fetched_says_why_in_its_place_until_it_is_dismissed(mode
     expect(models.get_by_text("Requests")).to_have_count(0)
 
 
+@pytest.mark.thorough
 def test_a_model_of_the_hub_and_a_folder_are_added_by_name(models: Page, tiny_folder: Callable[[str], Path]) -> None:
     try:
         add(models, "tiny/one")
@@ -197,7 +200,8 @@ def test_a_model_of_the_hub_and_a_folder_are_added_by_name(models: Page, tiny_fo
         forget_folder("tiny-beit")
 
 
-@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_what_failed_for_one_visitor_is_readable_and_on_no_other_page(
     browser: Browser, app: App, hub: FakeHub, scheme: str
 ) -> None:
@@ -316,6 +320,7 @@ def rebuilt(page: Page) -> list[str]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_masked_autoencoder_fills_in_what_is_hidden_from_it(watched: Watched) -> None:
     download(MAE)
     page = watched.page
@@ -386,6 +391,7 @@ def test_where_models_may_not_be_added_there_is_no_box_and_no_button(
     assert hub.requests == []
 
 
+@pytest.mark.thorough
 def test_a_model_is_fetched_from_where_models_are_chosen_and_joins_them(watched: Watched, hub: FakeHub) -> None:
     page, slow = watched.page, hub.fault(LISTED, WEIGHTS, bytes_per_second=15_000)
     more = page.locator(".vd-more:visible")
@@ -403,6 +409,7 @@ def test_a_model_is_fetched_from_where_models_are_chosen_and_joins_them(watched:
     expect(more).to_have_text("+ More")
 
 
+@pytest.mark.thorough
 def test_a_name_that_is_in_no_list_is_offered_and_what_fails_is_said_in_the_dialog(
     watched: Watched, hub: FakeHub
 ) -> None:

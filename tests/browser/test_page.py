@@ -59,6 +59,7 @@ def test_an_uploaded_photo_is_classified_by_every_model(watched: Watched) -> Non
     assert "image=" not in page.url
 
 
+@pytest.mark.thorough
 def test_a_pasted_photo_is_classified(watched: Watched) -> None:
     page = watched.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=watched.app.url.rstrip("/"))
@@ -114,6 +115,7 @@ def enter_address(page: Page, url: str) -> None:
     page.locator("#address textarea, #address input").press("Enter")
 
 
+@pytest.mark.thorough
 def test_a_pictures_address_is_fetched_and_a_bad_one_is_answered_in_words(
     watched: Watched, picture_server: str
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_file_of_too_many_pixels_is_reduced_before_it_is_sent(watched: Watched
         expect(page.locator("#intake .vd-intake")).to_have_text(f"Reduced {words}")
 
 
+@pytest.mark.thorough
 def test_an_unusual_file_is_shown_with_what_there_is_to_say_of_it(watched: Watched) -> None:
     page, unusual = watched.page, case("moving.gif")
     wait_for_new_result(page, lambda: upload(page, unusual.file, unusual.data))
@@ -216,6 +219,7 @@ SHIFTS = """() => {
 }"""
 
 
+@pytest.mark.thorough
 def test_models_can_be_taken_away_and_added_and_nothing_moves_after_a_result_has_come(watched: Watched) -> None:
     page = watched.page
     for act, count in (
@@ -287,6 +291,7 @@ def open_again(watched: Watched, url: str) -> Watched:
     return Watched(watched.page.context.new_page(), watched.app).open(url.removeprefix(watched.app.url))
 
 
+@pytest.mark.thorough
 def test_a_link_brings_back_model_method_class_and_photo(watched: Watched) -> None:
     page = watched.page
     open_tab(page, "Explain")
@@ -303,6 +308,7 @@ def test_a_link_brings_back_model_method_class_and_photo(watched: Watched) -> No
     assert other.complaints == []
 
 
+@pytest.mark.thorough
 def test_a_patch_is_asked_for_once_and_a_link_brings_it_back_with_layer_and_head(watched: Watched) -> None:
     page = watched.page
     open_tab(page, "Explain")

@@ -124,6 +124,7 @@ def same_page(page: Page) -> bool:
     return bool(page.evaluate("window.mark === 1"))
 
 
+@pytest.mark.thorough
 def test_a_cut_connection_is_said_and_what_is_asked_for_meanwhile_is_answered_when_the_server_is_back(
     page: Page, wire: Wire, app: App
 ) -> None:
@@ -155,6 +156,7 @@ def another(app: App) -> Iterator[App]:
         yield served
 
 
+@pytest.mark.thorough
 def test_of_another_server_the_page_is_loaded_when_something_is_asked_for(page: Page, wire: Wire, another: App) -> None:
     wire.cut()
     says(page, LOST)

@@ -45,6 +45,7 @@ def chosen(page: Page) -> str:
     return str(page.locator("#photo img").get_attribute("src")).rsplit("/", 1)[-1]
 
 
+@pytest.mark.thorough
 def test_until_a_photo_is_chosen_segment_shows_the_crab_and_compare_the_first_example(
     page: Page, watched: Watched
 ) -> None:
@@ -59,6 +60,7 @@ def test_until_a_photo_is_chosen_segment_shows_the_crab_and_compare_the_first_ex
     assert chosen(page) == "crocodile.jpg"
 
 
+@pytest.mark.thorough
 def test_a_cut_out_is_transparent_where_no_mask_is(page: Page, watched: Watched) -> None:
     corner = "canvas => [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data][3]"
     canvas = root(page).locator(".vd-view canvas")
@@ -74,6 +76,7 @@ def test_a_cut_out_is_transparent_where_no_mask_is(page: Page, watched: Watched)
     assert 0.1 < (np.asarray(saved)[..., 3] > 128).mean() < 0.4
 
 
+@pytest.mark.thorough
 def test_more_models_are_found_from_the_list_of_segment_too(page: Page, watched: Watched) -> None:
     root(page).get_by_role("button", name="+ More").click()
     expect(page.locator("#picker dialog")).to_be_visible()
@@ -155,6 +158,7 @@ def test_the_foreground_is_there_when_the_tab_is_opened_and_its_files_hold_it(pa
     assert coco["annotations"][0]["area"] == int(found.masks[0].sum())
 
 
+@pytest.mark.thorough
 def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watched) -> None:
     forwards = watched.app.forwards
     plain(page)
@@ -174,6 +178,7 @@ def test_parameters_change_the_masks_without_a_forward(page: Page, watched: Watc
     assert watched.app.forwards == forwards
 
 
+@pytest.mark.thorough
 def test_the_resolution_is_typed_or_stepped_with_the_arrow_keys(page: Page) -> None:
     plain(page)
     unfold(page, "Details")
@@ -187,6 +192,7 @@ def test_the_resolution_is_typed_or_stepped_with_the_arrow_keys(page: Page) -> N
     expect(page).to_have_url(re.compile("resolution=416"))
 
 
+@pytest.mark.thorough
 def test_a_second_model_has_its_picture_its_words_and_its_files(page: Page, watched: Watched) -> None:
     plain(page)
     answered(page, lambda: control(page, "beside").select_option("vit-mini"))
@@ -200,6 +206,7 @@ def test_a_second_model_has_its_picture_its_words_and_its_files(page: Page, watc
     assert json.loads(files["segmentation.json"])["model"] == "dino-mini"
 
 
+@pytest.mark.thorough
 def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
     plain(page)
     choose(page, "Parts")
@@ -220,6 +227,7 @@ def test_a_link_brings_back_the_controls(page: Page, watched: Watched) -> None:
     assert watched.app.forwards == forwards
 
 
+@pytest.mark.thorough
 def test_what_a_link_asks_for_in_vain_is_said_in_one_line_and_defaults_are_used(watched: Watched) -> None:
     page = watched.page
     page.goto(f"{watched.app.url}?tab=segment&method=nope&parts=99&beside=<html>&tau=much&head=77&refine=0")
@@ -238,6 +246,7 @@ def test_what_a_link_asks_for_in_vain_is_said_in_one_line_and_defaults_are_used(
     expect(control(page, "parts")).to_have_value("8")
 
 
+@pytest.mark.thorough
 def test_a_photo_is_segmented_when_it_is_chosen_or_else_when_the_tab_is_opened(page: Page, watched: Watched) -> None:
     plain(page)
     answered(page, lambda: example(page, 1).click())
@@ -258,6 +267,7 @@ def test_a_photo_is_segmented_when_it_is_chosen_or_else_when_the_tab_is_opened(p
     assert not any("/queue/join" in request for request in watched.requests[1:])
 
 
+@pytest.mark.thorough
 def test_other_photos_share_the_parts(page: Page) -> None:
     plain(page)
     choose(page, "Parts")
@@ -278,6 +288,7 @@ def test_other_photos_share_the_parts(page: Page) -> None:
     assert {name.split("/")[0] for name in taken(page)} == {"crab", "croc"}
 
 
+@pytest.mark.thorough
 def test_of_a_file_that_was_not_uploaded_nothing_is_shown(watched: Watched, page: Page) -> None:
     choose(page, "Parts")
     watched.settle()
@@ -293,6 +304,7 @@ def test_of_a_file_that_was_not_uploaded_nothing_is_shown(watched: Watched, page
     watched.complaints.clear()
 
 
+@pytest.mark.thorough
 def test_without_a_photo_the_tab_says_what_to_do_and_of_nothing_that_there_is_no_foreground(page: Page) -> None:
     page.get_by_label("Remove Image").click()
     alert = root(page).get_by_role("alert")

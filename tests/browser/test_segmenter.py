@@ -78,6 +78,7 @@ def segment(bare_context: BrowserContext, pipeline: Pipeline, cup: Photo) -> Ite
     assert complaints == []
 
 
+@pytest.mark.thorough
 def test_how_masks_are_drawn_asks_for_nothing(segment: StaticSegmenter) -> None:
     segment.start(method="parts")
     asked, before = segment.count(), segment.look()
@@ -94,6 +95,7 @@ def test_how_masks_are_drawn_asks_for_nothing(segment: StaticSegmenter) -> None:
     assert segment.count() == asked
 
 
+@pytest.mark.thorough
 def test_the_similarity_threshold_changes_picture_and_words_without_a_request(segment: StaticSegmenter) -> None:
     segment.start(method="similarity")
     asked, before = segment.count(), segment.look()
@@ -106,6 +108,7 @@ def test_the_similarity_threshold_changes_picture_and_words_without_a_request(se
     assert "tau=0.2" in segment.page.url
 
 
+@pytest.mark.thorough
 def test_the_automatic_threshold_is_shown_and_comes_back(segment: StaticSegmenter) -> None:
     segment.start(method="foreground")
     assert segment.run("state.tau") is None
@@ -123,6 +126,7 @@ def test_the_automatic_threshold_is_shown_and_comes_back(segment: StaticSegmente
     assert "tau" not in segment.page.url
 
 
+@pytest.mark.thorough
 def test_the_arrow_keys_move_the_point_of_similarity(segment: StaticSegmenter) -> None:
     segment.start(method="similarity")
     expect(segment.find(".vd-items")).to_contain_text("Patch in row 7, column 11")
@@ -138,6 +142,7 @@ def test_the_arrow_keys_move_the_point_of_similarity(segment: StaticSegmenter) -
     assert "point=" in segment.page.url
 
 
+@pytest.mark.thorough
 def test_a_click_outside_of_the_crop_says_that_the_model_does_not_see_it(segment: StaticSegmenter) -> None:
     segment.start(method="similarity", resolution=0)
     asked = segment.count()
@@ -152,6 +157,7 @@ def test_a_click_outside_of_the_crop_says_that_the_model_does_not_see_it(segment
     assert segment.count() == asked + 1
 
 
+@pytest.mark.thorough
 def test_of_many_changes_the_newest_is_asked_for_and_shown(segment: StaticSegmenter) -> None:
     segment.start(method="parts", parts=2)
     asked = segment.count()
@@ -176,6 +182,7 @@ def test_of_many_changes_the_newest_is_asked_for_and_shown(segment: StaticSegmen
     expect(segment.find(".vd-items li")).to_have_count(6)
 
 
+@pytest.mark.thorough
 def test_what_is_wrong_stands_in_the_tab_and_the_last_result_stays(segment: StaticSegmenter) -> None:
     segment.start(method="foreground")
     segment.late()
@@ -190,6 +197,7 @@ def test_what_is_wrong_stands_in_the_tab_and_the_last_result_stays(segment: Stat
     expect(segment.find(".vd-alert")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_each_method_has_its_own_controls_and_says_what_they_do(segment: StaticSegmenter) -> None:
     segment.start()
     shown = {
@@ -214,6 +222,7 @@ def test_each_method_has_its_own_controls_and_says_what_they_do(segment: StaticS
     assert untold == []
 
 
+@pytest.mark.thorough
 def test_a_contour_runs_where_values_reach_the_level_and_along_the_edge_it_has_no_line(
     segment: StaticSegmenter,
 ) -> None:

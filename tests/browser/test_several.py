@@ -73,6 +73,7 @@ def rows_of(app: App, files: dict[str, bytes]) -> list[Row]:
     return rows
 
 
+@pytest.mark.thorough
 def test_photos_are_sorted_by_disagreement_opened_and_downloaded(watched: Watched, page: Page) -> None:
     choose(page, FILES)
     page.evaluate(
@@ -155,6 +156,7 @@ def small(*names: str) -> dict[str, bytes]:
     return {name: encode(photo(60 + len(name), 60), "PNG") for name in names}
 
 
+@pytest.mark.thorough
 def test_photos_come_one_by_one_hold_up_nobody_and_can_be_stopped(watched: Watched, page: Page, gate: Gate) -> None:
     choose(page, small("a.png", "bb.png", "ccc.png"))
     start(page)
@@ -203,6 +205,7 @@ def test_two_users_wait_for_each_other_and_see_their_own_photos(
         assert other.complaints == []
 
 
+@pytest.mark.thorough
 def test_too_many_photos_and_none_are_answered_in_words(watched: Watched, page: Page) -> None:
     forwards = watched.app.forwards
     start(page)

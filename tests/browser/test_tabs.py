@@ -12,7 +12,8 @@ from vitdemo.ui.examples import examples
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("tab", ["Models", pytest.param("Live", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("tab", ["Models", "Live"])
 def test_a_photo_that_is_chosen_where_none_is_shown_runs_no_model_until_a_tab_needs_it(
     watched: Watched, tab: str
 ) -> None:

@@ -47,6 +47,7 @@ def picture(page: Page) -> str:
     return looks(page.locator("#trainer .vd-picture canvas"))[0]
 
 
+@pytest.mark.thorough
 def test_before_anything_is_trained_there_is_a_strip_that_can_be_stepped_through_and_played(
     train: Page, watched: Watched
 ) -> None:
@@ -75,6 +76,7 @@ def test_before_anything_is_trained_there_is_a_strip_that_can_be_stepped_through
     assert watched.requests == []
 
 
+@pytest.mark.thorough
 def test_a_link_opens_the_tab_and_bad_input_has_words(watched: Watched) -> None:
     other = Watched(watched.page.context.new_page(), watched.app).open("?tab=train")
     page = other.page

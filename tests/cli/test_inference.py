@@ -40,6 +40,7 @@ def test_classify_takes_many_pictures_and_fails_only_for_the_broken_one(tmp_path
     assert entries[0]["results"][0]["labels"] == entries[2]["results"][0]["labels"]
 
 
+@pytest.mark.thorough
 def test_a_process_answers_standard_input_in_json_alone_as_it_answers_the_file() -> None:
     done = run_apart("classify", "-", "--json", stdin=Path(CUP).read_bytes())
     assert (done.status, done.error) == (0, "")
@@ -47,6 +48,7 @@ def test_a_process_answers_standard_input_in_json_alone_as_it_answers_the_file()
     assert entry["results"][0]["labels"] == run_json("classify", CUP)[0]["results"][0]["labels"]
 
 
+@pytest.mark.thorough
 def test_a_box_is_measured_on_the_map_and_on_every_layer_and_head() -> None:
     entry = run_json("explain", CUP, "--model", "deit-mini", "--layer", "2", "--head", "1", "--box", "200,100,200,200")
     box = entry["box"]
@@ -154,6 +156,7 @@ def test_wrong_usage_is_said_and_ends_with_2(arguments: list[str], words: str) -
     assert words in refused(*arguments, status=2)
 
 
+@pytest.mark.thorough
 def test_every_row_of_the_image_door_gets_its_answer(tmp_path: Path) -> None:
     cases = [*REFUSED, *ACCEPTED]
     for case in cases:
@@ -177,6 +180,7 @@ def test_a_picture_over_the_byte_limit_names_the_limit(tmp_path: Path) -> None:
         assert "10 MB" in entry["error"]
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_refused_ends_with_1_and_says_why_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITDEMO_MAX_SIDE", "wide")
     done = run_apart("classify", CUP)
@@ -184,6 +188,7 @@ def test_a_process_that_is_refused_ends_with_1_and_says_why_on_stderr(monkeypatc
     assert done.error.startswith("vitdemo: VITDEMO_MAX_SIDE='wide'")
 
 
+@pytest.mark.thorough
 def test_bench_prints_every_ratio_with_its_spread(tiny_folder: Callable[[str], Path]) -> None:
     (entry,) = run_json("bench", "--model", str(tiny_folder("vit")), "--pairs", "2", "--no-memory")
     assert len(entry["ratios"]) >= 2

@@ -23,6 +23,7 @@ sys.exit(cli.main(["models"]))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 def test_a_second_ctrl_c_ends_a_command_at_once_and_quietly() -> None:
     with subprocess.Popen([sys.executable, "-c", ENDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -78,6 +78,7 @@ def test_download_goes_on_after_one_that_fails(hub: FakeHub) -> None:
     assert not hub.bytes_sent(WEIGHTS) > len(hub.repos[LISTED].revisions["main"][1][WEIGHTS].data)
 
 
+@pytest.mark.thorough
 def test_a_terminal_gets_a_bar(hub: FakeHub) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))

@@ -57,6 +57,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["attention", "parts"])
 def test_a_folder_of_fifty_photos_is_done_but_for_the_broken_one(
     run: Run, photos: Path, tmp_path: Path, method: str
@@ -98,6 +99,7 @@ def test_parts_are_shared_by_all_photos_and_attention_is_not(run: Run, photos: P
     assert alone["masks"] == together[2]["masks"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["parts", "pca"])
 def test_photos_that_are_opened_twice_give_what_those_that_are_held_give(
     run: Run, photos: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +167,7 @@ def test_files_of_an_earlier_run_with_more_masks_are_removed_and_those_of_others
     assert (folder / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.thorough
 def test_options_reach_the_method(run: Run) -> None:
     def entry(*arguments: str) -> dict[str, Any]:
         _, (found,), _ = run(CUP, *arguments)
@@ -273,6 +276,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_a_model_runs(
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_more_photos_than_can_be_grouped_are_refused_with_the_number(
     photos: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:

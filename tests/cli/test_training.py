@@ -44,6 +44,7 @@ def train(*arguments: str) -> Any:
 # A run
 
 
+@pytest.mark.thorough
 def test_train_prints_its_figures_as_json_alone(trained: tuple[Path, Done]) -> None:
     out, done = trained
     assert done.status == 0, done.error
@@ -68,6 +69,7 @@ def test_train_prints_its_figures_as_json_alone(trained: tuple[Path, Done]) -> N
     assert figures["efficiency"] == pytest.approx(ratio, rel=1e-2)
 
 
+@pytest.mark.thorough
 def test_unreadable_photos_are_listed_on_stderr(trained: tuple[Path, Done]) -> None:
     _, done = trained
     skipped = [line for line in done.error.splitlines() if line.startswith("skipped: ")]
@@ -79,6 +81,7 @@ def test_unreadable_photos_are_listed_on_stderr(trained: tuple[Path, Done]) -> N
     assert "Warning" not in done.error
 
 
+@pytest.mark.thorough
 def test_the_run_leaves_a_model_its_state_its_log_and_snapshots(trained: tuple[Path, Done]) -> None:
     out, done = trained
     model = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
@@ -97,6 +100,7 @@ def test_the_run_leaves_a_model_its_state_its_log_and_snapshots(trained: tuple[P
     assert json.loads(done.out)["score"] == pytest.approx(scores[12], abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_card_has_the_command_the_data_and_the_curve(trained: tuple[Path, Done]) -> None:
     out, _ = trained
     card = (out / "README.md").read_text(encoding="utf-8")
@@ -105,6 +109,7 @@ def test_the_card_has_the_command_the_data_and_the_curve(trained: tuple[Path, Do
         assert fact in card, fact
 
 
+@pytest.mark.thorough
 def test_evaluate_and_probe_take_the_folder_of_the_run(trained: tuple[Path, Done], tar: str) -> None:
     out, _ = trained
     (entry,) = run_json("evaluate", tar, "--model", str(out))
@@ -118,6 +123,7 @@ def test_evaluate_and_probe_take_the_folder_of_the_run(trained: tuple[Path, Done
     assert not (out / PROBE_FILE).exists()
 
 
+@pytest.mark.thorough
 def test_a_finished_run_that_is_resumed_keeps_its_steps_score_and_weights(tar: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("train", tar, "--out", str(out), *ONE_STEP)
@@ -148,6 +154,7 @@ def test_a_trained_model_can_be_a_teacher_and_initialise_another_run(
     train(tar, "--init", teacher, "--out", str(tmp_path / "init"), *ONE_STEP)
 
 
+@pytest.mark.thorough
 def test_skipped_files_of_the_test_set_are_listed_too(tar: str, tmp_path: Path) -> None:
     test = in_folder(tmp_path / "test", {**files(dict.fromkeys(FOLDERS, 2)), "red/gone.png": b"", "blu/0.png": b""})
     (test / "blu" / "0.png").write_bytes((test / "red" / "000.png").read_bytes())
@@ -158,6 +165,7 @@ def test_skipped_files_of_the_test_set_are_listed_too(tar: str, tmp_path: Path) 
     assert json.loads(done.out)["skipped"] == 4
 
 
+@pytest.mark.thorough
 def test_an_encoder_without_a_classifier_gets_one_by_probe(tar: str, tmp_path: Path) -> None:
     out = str(tmp_path / "mae")
     train(tar, "--recipe", "mim", "--arch", "mae", "--out", out, *ONE_STEP)
@@ -225,6 +233,7 @@ def test_photos_that_cannot_be_used_end_with_1(tar: str, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_a_run_is_neither_overwritten_nor_invented(trained: tuple[Path, Done], tar: str) -> None:
     out, _ = trained
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}

@@ -12,6 +12,7 @@ from scripts.compare_references import CASES, GOLDEN, Case, agreement, same, sto
 from vitdemo.settings import ROOT
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method} {case.reference} {case.compared}")
 def test_a_method_equals_its_reference_unless_the_table_says_why_not(case: Case) -> None:
     assert same(case) or case.differs, agreement(case)

@@ -34,6 +34,7 @@ def parameters() -> list[object]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("example", parameters())
 def test_an_example_runs(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

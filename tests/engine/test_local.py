@@ -510,6 +510,7 @@ def test_with_room_for_all_of_them_each_is_loaded_once(tiny_spec: Callable[[str]
     assert loader.asked == {spec.name: 1 for spec in specs}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*tiny.KINDS, "resnet"])
 def test_a_model_that_leaves_is_out_of_memory_at_once(tiny_spec: Callable[[str], ModelSpec], kind: str) -> None:
     loader = Weighed(1 << 40)
@@ -778,6 +779,7 @@ def test_a_reconstruction_without_room_is_tried_again_and_then_runs_on_the_cpu(
         assert (output.device, len(output.notes)) == ("cpu", notes)
 
 
+@pytest.mark.thorough
 def test_threads_whose_memory_is_full_now_and_then_all_get_their_answers(
     tiny_spec: Callable[[str], ModelSpec],
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_service_of_this_machine_is_found_while_it_runs_and_only_if_it_is_ours
     assert remembered() is None
 
 
+@pytest.mark.thorough
 def test_neither_the_engine_nor_the_page_loads_ray() -> None:
     code = "import sys, vitdemo.engine, vitdemo.engine.ray_backend, vitdemo.cli.serving; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -88,6 +88,7 @@ def test_it_is_a_backend_of_one_decorated_function(spaces: Spaces, backend: Zero
     assert spaces.decorated == 1
 
 
+@pytest.mark.thorough
 def test_one_call_carries_all_models_of_an_action_and_no_model_runs_outside_of_it(
     spaces: Spaces, backend: ZeroGPUBackend, specs: list[ModelSpec]
 ) -> None:
@@ -110,6 +111,7 @@ def test_one_call_carries_all_models_of_an_action_and_no_model_runs_outside_of_i
             _assert_same(output, other)
 
 
+@pytest.mark.thorough
 def test_knockouts_lens_and_shuffles_are_those_of_this_machine_in_one_call(
     spaces: Spaces, backend: ZeroGPUBackend, specs: list[ModelSpec]
 ) -> None:
@@ -154,6 +156,7 @@ def test_weights_are_looked_at_without_a_gpu(spaces: Spaces, backend: ZeroGPUBac
     assert (spaces.durations, spaces.outside, backend.forwards) == ([], [], 0)
 
 
+@pytest.mark.thorough
 def test_locks_that_are_held_at_the_fork_do_not_matter(
     spaces: Spaces, backend: ZeroGPUBackend, specs: list[ModelSpec]
 ) -> None:
@@ -286,6 +289,7 @@ def embedded(specs: list[ModelSpec]) -> list[ModelSpec]:
     return [dataclasses.replace(spec, source="embedded") for spec in specs]
 
 
+@pytest.mark.thorough
 def test_on_the_cpu_embedded_models_give_the_same_without_a_call_of_the_gpu(
     spaces: Spaces, embedded: list[ModelSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_tar_and_a_folder_hold_the_same_photos(folder: Path, archive: Path) ->
     assert content(folder) == content(archive)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch", [1, 7, 32])
 def test_the_figures_equal_a_count_by_hand_for_every_batch_size(
     runs: Pipeline, spec: ModelSpec, folder: Path, batch: int

@@ -32,6 +32,7 @@ def positive(ratio: dict[str, float]) -> bool:
     return 0 < ratio["q1"] <= ratio["median"] <= ratio["q3"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*tiny.KINDS, "resnet"])
 def test_every_variant_is_timed_relative_to_the_plain_forward_pass(tiny_spec: SpecOf, kind: str) -> None:
     spec = tiny_spec(kind)
@@ -67,6 +68,7 @@ def test_methods_that_keep_all_matrices_are_left_out_where_they_would_not_fit(ti
     assert entry["bf16"] is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_the_compared_variants_compute_the_same_features(tiny_spec: SpecOf, kind: str) -> None:
     model = load_model(tiny_spec(kind), torch.device("cpu"), torch.float32)
@@ -86,6 +88,7 @@ def test_the_compared_variants_compute_the_same_features(tiny_spec: SpecOf, kind
 # Commands
 
 
+@pytest.mark.thorough
 def test_json_has_one_entry_per_model(capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf) -> None:
     folders = [str(tiny_folder(kind)) for kind in ("vit", "dino")]
     command = ["bench", "--models", ",".join(folders), "--pairs", "1", "--batch", "2", "--resolution", "64"]
@@ -98,6 +101,7 @@ def test_json_has_one_entry_per_model(capsys: pytest.CaptureFixture[str], tiny_f
     assert all(list(ratio) == ["median", "q1", "q3"] for entry in entries for ratio in entry["ratios"].values())
 
 
+@pytest.mark.thorough
 def test_text_has_one_line_per_comparison(capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf) -> None:
     assert main(["bench", "--model", str(tiny_folder("vit")), "--pairs", "1", "--no-memory"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
@@ -133,6 +137,7 @@ def test_memory_is_measured_in_separate_processes(
         bench.memory_table(command[1:3], ["magic"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", [bench.PLAIN, bench.EAGER, "relevance"])
 def test_a_variant_alone_prints_its_bytes(
     capsys: pytest.CaptureFixture[str], tiny_folder: FolderOf, variant: str
@@ -161,6 +166,7 @@ def test_random_weights_are_available_for_the_named_encoders_only(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -75,6 +75,7 @@ def best_first(explanation: Explanation) -> list[int]:
     return sorted(range(len(values)), key=lambda patch: -values[patch])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "beit", "dinov2-head", "hybrid", "resnet"])
 def test_the_curves_are_those_of_replacing_patches_one_step_after_the_other(
     own: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, kind: str
@@ -139,6 +140,7 @@ def test_a_resolution_that_was_lowered_is_measured_as_lowered(
     np.testing.assert_allclose(found.deletion, expected, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_a_picture_of_no_whole_number_of_patches_is_measured_by_its_own_cells(
     own: Pipeline, photo: PhotoMaker, tmp_path: Path, kind: str
@@ -215,6 +217,7 @@ def with_map(pipeline: Pipeline, values: Tensor) -> Pipeline:
     return pipeline
 
 
+@pytest.mark.thorough
 def test_a_map_that_is_the_truth_has_the_best_areas_and_its_reverse_the_worst(
     planted: tuple[Pipeline, ModelSpec, Photo, Tensor],
 ) -> None:
@@ -391,6 +394,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_evaluate_measures_the_methods_that_were_asked_for(
     capsys: pytest.CaptureFixture[str], tiny_folder: Callable[[str], Path], labelled: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_last_blocks_lose_their_weights_first_and_in_the_end_all_do(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "dino", "beit", "resnet"])
 def test_every_method_that_applies_is_compared_on_every_quarter(
     tiny_spec: SpecOf, photo: PhotoMaker, kind: str
@@ -88,6 +89,7 @@ def test_another_seed_is_another_random_model(tiny_spec: SpecOf, photo: PhotoMak
     assert first != other
 
 
+@pytest.mark.thorough
 def test_json_and_text_have_a_number_for_each_quarter(
     capsys: pytest.CaptureFixture[str], tiny_folder: Callable[[str], Path]
 ) -> None:

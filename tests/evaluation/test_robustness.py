@@ -71,6 +71,7 @@ def _naive(pipeline: Pipeline, spec: ModelSpec, data: Path, kind: str, strength:
     return float(np.mean(right)), float(np.mean(same)), float(np.mean(scores))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "beit"])
 def test_curves_equal_a_naive_loop(kind: str, pipeline: Pipeline, tiny_spec: Specs, data: Path) -> None:
     spec = tiny_spec(kind)

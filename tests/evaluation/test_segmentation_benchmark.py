@@ -132,6 +132,7 @@ def test_a_long_object_fits_into_the_scene() -> None:
         assert np.ptp(np.flatnonzero(alpha.any(axis=0))) < 160 * MAX_SPAN + 1
 
 
+@pytest.mark.thorough
 def test_composites_are_reproducible_and_independent_of_the_rest_of_the_list(caltech: Path, three: list[Pair]) -> None:
     (alone,) = composites(caltech, listed()[2:3])
     assert alone[0].digest == three[2][0].digest
@@ -210,6 +211,7 @@ def test_an_archive_without_the_listed_photos_is_rejected(tmp_path: Path) -> Non
         composites(tmp_path, listed())
 
 
+@pytest.mark.thorough
 def test_the_command_gives_figures_and_baselines(
     small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,6 +159,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_the_python_calls_give_the_pipelines_maps(
     folder: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_the_python_calls_give_the_pipelines_maps(
             np.testing.assert_allclose(values, item.map.values, rtol=0, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CASES)
 def test_the_command_line_gives_the_pipelines_map(
     folder: Path, pipeline: Pipeline, name: str, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +186,7 @@ def test_the_command_line_gives_the_pipelines_map(
         assert written.format == "PNG"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CASES)
 def test_curl_gives_the_pipelines_map(folder: Path, app: App, name: str) -> None:
     bash(texts_of(name, app.url)["curl"], folder)
@@ -237,6 +240,7 @@ def is_comparison(entry: dict[str, Any], folder: Path, wanted: tuple[Explanation
         assert written.width > 600
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("image", **by_number([*NAMES, *URLS]))
 @pytest.mark.parametrize("call", ["explain", "compare"])
 def test_no_name_breaks_out_of_its_quotes(tmp_path: Path, image: str, call: str) -> None:

@@ -539,6 +539,7 @@ class _Silent(socketserver.BaseRequestHandler):
         self.request.recv(1)  # until the client goes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_accepts_and_says_nothing_ends_at_the_deadline(scheme: str) -> None:
     class Server(socketserver.ThreadingTCPServer):

@@ -46,6 +46,7 @@ def test_a_position_is_most_like_itself_and_similarity_is_mutual() -> None:
     torch.testing.assert_close(position_similarity(torch.cat([left, right]), (3, 5))[0, 1, 0], expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "deit", "hybrid", "dinov2-registers", "beit-absolute", "mae", "ijepa"])
 def test_similarity_is_that_of_the_networks_own_position_embeddings(
     kind: str, pipeline: Pipeline, tiny_spec: Spec

@@ -93,6 +93,7 @@ def _assert_same_as_eager(model: Classifier, pixels: Tensor, spec: ModelSpec, gr
             assert difference <= 1e-5, (readout, layer)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_rows_of_every_token_and_their_mean_are_those_of_eager(load: Load, name: str) -> None:
     spec, model = load(name)

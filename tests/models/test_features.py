@@ -90,6 +90,7 @@ def test_a_convolutional_network_has_no_features(pipeline: Pipeline, tiny_spec: 
     assert (found.features, found.queries) == (None, ())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*tiny.KINDS, "resnet"])
 def test_the_pooled_vector_of_a_pass_is_what_a_probe_reads_and_costs_no_logits(
     kind: str, backend: LocalBackend, tiny_spec: Spec, photo: Maker

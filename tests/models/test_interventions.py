@@ -135,6 +135,7 @@ def test_recorded_attention_is_that_of_the_edited_network(backend: LocalBackend,
         torch.testing.assert_close(found.rows[name], values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_grey_patches_are_zeros_of_the_pixels(kind: str, backend: LocalBackend, tiny_spec: Spec) -> None:
     spec = tiny_spec(kind)
@@ -202,6 +203,7 @@ def test_images_of_one_batch_have_their_own_knockouts(backend: LocalBackend, tin
         torch.testing.assert_close(found[row].logits, alone.logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind not in tiny.HEADLESS])
 def test_one_image_with_many_knockouts_gives_what_each_alone_gives(
     kind: str, backend: LocalBackend, tiny_spec: Spec

@@ -53,6 +53,7 @@ def _refusal(spec: ModelSpec) -> str:
     return text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_a_loaded_network_is_the_one_that_was_saved(tiny_spec: Callable[[str], ModelSpec], kind: str) -> None:
     spec, saved = tiny_spec(kind), tiny.network(kind)
@@ -87,6 +88,7 @@ def test_an_embedded_model_is_ready_to_run(name: str) -> None:
     assert (None if logits is None else logits.shape) == ((1, len(spec.labels)) if spec.labels else None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("asked", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_have_the_dtype_that_was_asked_for_whatever_the_file_has(
@@ -321,6 +323,7 @@ def running(tiny_spec: Callable[[str], ModelSpec]) -> Iterator[Callable[[], list
     stop()
 
 
+@pytest.mark.thorough
 def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right(
     tiny_spec: Callable[[str], ModelSpec], running: Callable[[], list[bool]]
 ) -> None:
@@ -352,6 +355,7 @@ def test_twenty_loads_at_once_leave_transformers_as_it_was_and_every_model_right
             torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_loading_prints_nothing(tiny_spec: Callable[[str], ModelSpec], capfd: pytest.CaptureFixture[str]) -> None:
     for kind in tiny.KINDS:
         load_model(tiny_spec(kind), CPU, torch.float32)

@@ -208,6 +208,7 @@ def test_on_other_square_grids_the_bias_is_that_of_transformers(kind: str) -> No
                 torch.testing.assert_close(second(grid), first(grid), atol=1e-6, rtol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", OBLONG)
 @pytest.mark.parametrize("grid", [(2, 2), (6, 6), (3, 5)], ids=str)
 def test_whole_networks_answer_as_those_of_transformers(kind: str, grid: tuple[int, int]) -> None:
@@ -259,6 +260,7 @@ def test_an_oblong_table_of_relative_positions_is_resized_and_that_of_the_class_
     torch.testing.assert_close(found[:-3], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [(32, 64), (64, 32)], ids=str)
 @pytest.mark.parametrize("kind", OBLONG)
 def test_an_oblong_network_runs_at_its_own_size_and_at_others(

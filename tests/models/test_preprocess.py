@@ -83,6 +83,7 @@ def test_a_processor_that_neither_scales_nor_normalises_gives_the_bytes(photo: C
     assert np.array_equal(values, np.asarray(photo(32, 32).image))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [(37, 1500), (1500, 37), (7, 900), (2, 333), (333, 2)])
 @pytest.mark.parametrize("saturated", [False, True])
 @pytest.mark.parametrize("resample", list(Image.Resampling), ids=lambda filter_: filter_.name)

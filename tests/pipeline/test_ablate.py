@@ -217,6 +217,7 @@ def test_a_masked_autoencoder_fills_in_what_a_model_of_its_crop_does_not_see(
     assert (values == values[0]).all()
 
 
+@pytest.mark.thorough
 def test_an_autoencoder_fills_in_patches_of_a_finer_grid_and_refuses_those_that_it_does_not_see(
     pipeline: Pipeline, photo: Maker
 ) -> None:

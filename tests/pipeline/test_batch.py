@@ -260,6 +260,7 @@ def test_compare_of_one_picture_is_an_object_as_ever(capsys: pytest.CaptureFixtu
     assert "absent.jpg" in err
 
 
+@pytest.mark.thorough
 def test_compare_in_words_ends_with_the_pictures_most_disagreement_first(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, CUP, ROCKET)
     assert status == 0

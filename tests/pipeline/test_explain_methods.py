@@ -231,6 +231,7 @@ def test_a_point_beside_the_photo_is_refused_with_the_range(
 # Targets
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", SPECIFIC)
 @pytest.mark.parametrize("kind", ["vit", "deit", "beit", "hybrid"])
 def test_a_class_by_label_index_rank_or_default_has_one_map(
@@ -316,6 +317,7 @@ def test_a_map_has_the_grid_of_the_photos_own_shape(
         assert not any("lowered" in note for note in found.notes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resolution_of_too_many_patches_is_lowered_and_the_map_says_so(
     fresh: Pipeline, tiny_spec: SpecOf, photo: PhotoMaker, method: str
@@ -393,6 +395,7 @@ def test_nothing_stays_on_a_model_of_a_map_that_succeeds_or_fails(
     np.testing.assert_array_equal(_values(again), _values(expected))
 
 
+@pytest.mark.thorough
 def test_threads_at_once_get_what_they_get_alone(backend: LocalBackend, tiny_spec: SpecOf, photo: PhotoMaker) -> None:
     asked: list[tuple[Photo, ModelSpec, dict[str, Any]]] = [
         (photo(seed=seed), tiny_spec(kind), {"method": method, **({"target": target} if method in SPECIFIC else {})})

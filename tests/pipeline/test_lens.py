@@ -73,11 +73,13 @@ def _assert_read_off(spec: ModelSpec) -> None:
     torch.testing.assert_close(last.logits[-1], outputs[0].logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind not in tiny.HEADLESS])
 def test_the_answer_of_a_layer_is_that_of_the_network_cut_off_after_it(kind: str, tiny_spec: Spec) -> None:
     _assert_read_off(tiny_spec(kind))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", tiny.HEADLESS)
 def test_a_probe_is_read_off_as_a_classifier_is(kind: str, probed: Callable[[str], ModelSpec]) -> None:
     _assert_read_off(probed(kind))

@@ -59,6 +59,7 @@ def preprocessed(monkeypatch: pytest.MonkeyPatch) -> list[Processor]:
     return calls
 
 
+@pytest.mark.thorough
 def test_five_models_share_one_decode_and_one_preprocess(
     pipeline: Pipeline, preprocessed: list[Processor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +345,7 @@ def fallen_back() -> Pipeline:
     return Pipeline(SETTINGS, backend)
 
 
+@pytest.mark.thorough
 def test_how_it_ran_reaches_the_user_from_the_cache_too(
     fallen_back: Pipeline, tiny_spec: Callable[[str], ModelSpec], photo: Callable[..., Photo]
 ) -> None:

@@ -28,6 +28,7 @@ def example(pipeline: Pipeline, name: str) -> Photo:
     return pipeline.open(Path(ASSETS / "examples" / f"{name}.jpg"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_family_has_every_method_at_any_shape(
@@ -166,6 +167,7 @@ def _covered(found: Segmentation, box: tuple[float, float, float, float]) -> tup
     return mask[place].sum() / max(1, mask.sum()), mask[place].mean()
 
 
+@pytest.mark.thorough
 def test_the_sunflower_and_the_crab_are_found(pipeline: Pipeline) -> None:
     spec = get_spec("dino-mini")
     for name, box in (("sunflower", (0.1, 0.05, 0.95, 0.9)), ("crab", (0.0, 0.2, 1.0, 0.9))):

@@ -138,6 +138,7 @@ def test_the_second_time_nothing_is_asked(hub: FakeHub) -> None:
     assert len(hub.requests) == asked
 
 
+@pytest.mark.thorough
 def test_progress_rises_to_the_total_and_the_model_is_listed_only_after_it(hub: FakeHub) -> None:
     hub.fault(REPO, WEIGHTS, bytes_per_second=1_000_000)
     seen: list[Progress] = []
@@ -211,6 +212,7 @@ def test_what_is_here_stays_as_it_is_when_the_repository_moves_on(hub: FakeHub, 
     assert download(REPO) == spec
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shard", ["100KB", "300KB"])
 def test_weights_in_several_files_come_by_their_index(hub: FakeHub, folder: Path, saved: Path, shard: str) -> None:
     (folder / WEIGHTS).unlink()
@@ -225,6 +227,7 @@ def test_weights_in_several_files_come_by_their_index(hub: FakeHub, folder: Path
 # Bad connections
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_connection_that_was_cut_is_resumed_where_it_broke_off(hub: FakeHub, reset: bool) -> None:
     cut = hub.fault(REPO, WEIGHTS, cut_after=200_000, times=2, reset=reset)
@@ -237,6 +240,7 @@ def test_a_connection_that_was_cut_is_resumed_where_it_broke_off(hub: FakeHub, r
     assert done == sorted(done)
 
 
+@pytest.mark.thorough
 def test_a_connection_that_brings_a_little_each_time_brings_all_in_the_end(hub: FakeHub) -> None:
     cut = hub.fault(REPO, WEIGHTS, cut_after=30_000)
     download(REPO)
@@ -417,6 +421,7 @@ def test_weights_that_were_damaged_on_the_disk_are_removed_by_the_one_who_loads_
     assert torch.isfinite(logits(again)).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", WEIGHTS])
 def test_a_download_repairs_what_was_damaged_on_the_disk(hub: FakeHub, file: str) -> None:
     fine = download(REPO)
@@ -485,6 +490,7 @@ def test_a_revision_that_is_not_there_is_called_that(hub: FakeHub, revision: str
         download(f"{REPO}@{revision}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", ["1", "true", "ON"])
 def test_offline_what_is_here_runs_and_what_is_not_is_refused_without_a_request(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, value: str
@@ -583,6 +589,7 @@ def test_two_that_want_the_same_model_fetch_it_once(hub: FakeHub) -> None:
     assert hub.bytes_sent("config.json") == size(hub, "config.json")
 
 
+@pytest.mark.thorough
 def test_one_who_waits_for_anothers_download_can_be_cancelled(hub: FakeHub) -> None:
     hub.fault(REPO, WEIGHTS, bytes_per_second=100_000)
     stop_first, stop_second, begun = threading.Event(), threading.Event(), threading.Event()
@@ -672,6 +679,7 @@ def test_code_of_a_repository_is_neither_fetched_nor_run(hub: FakeHub, folder: P
     assert not list(hub_cache.folder("someone/coded").rglob("*.py"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "part", ["../../x.safetensors", "/etc/passwd", "..", "", "x.bin", "a/b.safetensors", "..safetensors", 3]
 )
@@ -693,6 +701,7 @@ def test_an_index_of_a_file_that_is_not_there_is_refused(hub: FakeHub, folder: P
 # What cannot be loaded
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", TYPES_WITHOUT)
 def test_a_type_that_cannot_be_loaded_is_refused_before_its_weights_are_fetched(
     hub: FakeHub, folder: Path, model_type: str | None
@@ -713,6 +722,7 @@ def test_why_a_type_cannot_be_loaded_is_said(hub: FakeHub, folder: Path) -> None
         assert why in refusal(f"someone/{model_type}", CheckpointError)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -734,6 +744,7 @@ def test_a_config_of_what_cannot_be_loaded_is_refused_before_the_weights_are_fet
     assert hub.bytes_sent(WEIGHTS) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 200_000, b'{"model_type": '])
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
 def test_a_damaged_config_is_named_with_its_model_before_the_weights_are_fetched(

@@ -249,6 +249,7 @@ def test_the_table_names_the_architectures_that_the_loader_takes() -> None:
     assert {entry.model_type for entry in OFFICIAL.values()} <= set(configs.FAMILY_OF)
 
 
+@pytest.mark.thorough
 @ENTRIES
 def test_an_entry_is_what_its_architecture_is(entry: ModelSpec) -> None:
     values = {**config(entry), "mask_ratio": 0.0}
@@ -290,6 +291,7 @@ def hub() -> Iterator[FakeHub]:
         close_session()
 
 
+@pytest.mark.thorough
 @ENTRIES
 def test_an_entry_comes_from_the_hub_and_answers_as_in_transformers(
     entry: ModelSpec, hub: FakeHub, photo: Callable[..., Photo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -389,6 +391,7 @@ LAYOUTS |= {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("values", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_the_pixels_are_those_of_transformers_own_processor(
     photo: Callable[..., Photo], values: dict[str, Any]

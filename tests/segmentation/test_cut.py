@@ -52,6 +52,7 @@ def graph_of_groups(seed: int) -> Weights:
     return np.where((alike | alike.T | np.eye(kinds, dtype=bool))[np.ix_(kind, kind)], 1.0, 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", [random_graph, graph_of_groups])
 def test_the_eigenvector_is_that_of_a_dense_solver(make: object) -> None:
     assert callable(make)

@@ -40,6 +40,7 @@ def disc(shape: tuple[int, int], squared_radius: float) -> Mask:
     return inside
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("width", "height", "grid"), [(224, 224, (14, 14)), (320, 200, (10, 16)), (900, 1300, (24, 16))]
 )
@@ -63,6 +64,7 @@ def test_a_mask_one_patch_too_large_is_pulled_in_and_one_too_small_is_let_out() 
         assert iou(enlarge(wrong > 0, 320, 320), truth) < 0.8
 
 
+@pytest.mark.thorough
 def test_the_same_photo_and_mask_give_the_same_pixels_whatever_ran_before() -> None:
     rng = np.random.default_rng(0)
     mask = disc((16, 18), 30)

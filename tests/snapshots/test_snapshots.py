@@ -134,6 +134,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_answer_to_a_command_is_unchanged(name: str, workplace: Path) -> None:
     photos = {f"{label}/{label}.jpg": (EXAMPLES / f"{label}.jpg").read_bytes() for label in ("cup", "panda", "crab")}

@@ -96,6 +96,7 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Export and back
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", CLASSIFIERS)
 def test_an_exported_classifier_gives_the_same_logits(arch: str, tmp_path: Path) -> None:
@@ -111,6 +112,7 @@ def test_an_exported_classifier_gives_the_same_logits(arch: str, tmp_path: Path)
     torch.testing.assert_close(model(pixels), expected, rtol=0, atol=2e-5 if arch in ("scratch", "cnn") else 0)
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", CLASSIFIERS)
 def test_in_half_the_size_the_logits_are_those_of_rounded_weights(arch: str, tmp_path: Path) -> None:
@@ -127,6 +129,7 @@ def test_in_half_the_size_the_logits_are_those_of_rounded_weights(arch: str, tmp
     assert float((rounded - expected).abs().max()) < 0.02 * float(expected.abs().max())
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", HEADLESS)
 def test_an_encoder_without_classifier_has_features_and_no_labels(arch: str, tmp_path: Path) -> None:
@@ -187,6 +190,7 @@ def test_the_processor_prepares_what_evaluation_saw(arch: str, tmp_path: Path) -
     )
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ["vit", "cnn", "scratch"])
 def test_the_product_evaluates_the_exported_model(arch: str, tmp_path: Path, tar: Path) -> None:
@@ -238,6 +242,7 @@ def test_measured_figures_find_their_place_in_the_card(tmp_path: Path, tar: Path
 # A probe
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", HEADLESS)
 def test_a_saved_probe_gives_an_encoder_labels(arch: str, tmp_path: Path, tar: Path) -> None:
     export(encoder_of(arch), tmp_path / arch, (), 32, replace(PROVENANCE, family="MAE"))
@@ -268,6 +273,7 @@ def test_a_probe_that_is_not_saved_changes_nothing(tmp_path: Path, tar: Path) ->
     assert {path.name: path.read_bytes() for path in (tmp_path / "vit").iterdir()} == before
 
 
+@pytest.mark.thorough
 def test_a_probe_can_be_replaced_and_evaluated_on_separate_photos(tmp_path: Path, tar: Path) -> None:
     export(encoder_of("vit"), tmp_path / "vit", (), 32)
     for _ in range(2):
@@ -345,6 +351,7 @@ def test_a_teacher_of_other_classes_or_without_a_feature_map_is_rejected(tiny_sp
 # Initial weights
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_network_copies_every_weight_of_its_own_architecture(arch: str, tmp_path: Path) -> None:
@@ -355,6 +362,7 @@ def test_a_network_copies_every_weight_of_its_own_architecture(arch: str, tmp_pa
     assert [name for name, value in other.state_dict().items() if not torch.equal(value, expected[name])] == []
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ["vit", "scratch"])
 def test_a_new_vit_with_the_weights_of_vit_mini_gives_its_logits(arch: str, vit: ModelSpec) -> None:
@@ -413,6 +421,7 @@ def test_the_layers_of_one_family_initialise_those_of_another(vit: ModelSpec) ->
     assert torch.equal(network.beit.layers[3].attention.q_proj.weight, query)
 
 
+@pytest.mark.thorough
 def test_the_pooling_of_the_recipe_is_that_of_the_features(tmp_path: Path) -> None:
     from vitdemo.training.recipes.dino import Dino
 
@@ -508,6 +517,7 @@ def test_a_model_cannot_be_written_to_a_folder_that_takes_no_files() -> None:
         export(network_of("vit"), Path("/proc/vitdemo"), CLASSES, 32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("room", [100, 100_000])
 def test_a_disk_that_fills_up_while_a_model_is_written_is_reported(room: int, tmp_path: Path) -> None:
     network = network_of("vit").train()

@@ -42,6 +42,7 @@ def dino() -> Dino:
     return Dino(encoder(), SIZE, outputs=32, local=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [(supervised, {"optimiser": "adam", "ema_decay": 0.9}), (supervised, {"optimiser": "muon"}), (dino, {})],

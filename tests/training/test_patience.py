@@ -215,6 +215,7 @@ def test_held_out_photos_are_not_trained_on(tmp_path: Path) -> None:
     assert all((batches.batch(step).indices % 2 == 1).all() for step in range(3))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.75])
 def test_a_batch_has_the_wanted_share_of_labelled_photos(share: float, tmp_path: Path) -> None:
     store = store_in(tmp_path)

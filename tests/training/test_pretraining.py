@@ -48,6 +48,7 @@ def test_the_head_has_one_hidden_layer_of_the_encoders_width_and_tanh(arch: str)
     assert not output.bias.any()
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_exported_folder_is_a_plain_transformers_encoder_whose_pooler_is_the_hidden_layer(
@@ -66,6 +67,7 @@ def test_the_exported_folder_is_a_plain_transformers_encoder_whose_pooler_is_the
     torch.testing.assert_close(logits, logits_of(network, PIXELS), rtol=0, atol=2e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", ARCHS)
 def test_it_has_no_classes_here_and_training_goes_on_after_an_export(arch: str, tmp_path: Path) -> None:
     network = build(arch, "mini", CLASSES, 32, pretrain=True).train()
@@ -101,6 +103,7 @@ def test_other_initial_weights_leave_the_new_head_random(tmp_path: Path) -> None
     assert head_of(network).weight.any()  # type: ignore[operator]
 
 
+@pytest.mark.thorough
 def test_a_network_is_pretrained_and_then_fine_tuned(tmp_path: Path) -> None:
     tar = in_tar(tmp_path / "photos.tar", files({"blue_sky": 8, "green": 8, "red": 8}))
     config = TrainConfig(steps=0, batch=8, resolution=32)

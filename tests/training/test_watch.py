@@ -49,6 +49,7 @@ def run(tar: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outc
     return folder, train(job_of(tar, folder))
 
 
+@pytest.mark.thorough
 def test_what_is_watched_is_what_the_product_shows_of_the_model_of_that_step(run: tuple[Path, Outcome]) -> None:
     folder, found = run
     strip = read_strip(folder / STRIP)
@@ -81,6 +82,7 @@ def test_the_picture_has_every_step(run: tuple[Path, Outcome]) -> None:
         assert picture.width > 4 * 224
 
 
+@pytest.mark.thorough
 def test_a_watched_training_learns_the_same_as_one_that_nobody_watches(
     tar: Path, run: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_watched_training_learns_the_same_as_one_that_nobody_watches(
     assert not (tmp_path / "alone" / STRIP).exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", ["deit", "beit"])
 def test_other_families_are_watched_at_their_own_read_out(arch: str, tar: Path, tmp_path: Path) -> None:
     train(job_of(tar, tmp_path / "run", arch))
@@ -97,6 +100,7 @@ def test_other_families_are_watched_at_their_own_read_out(arch: str, tar: Path, 
     assert np.isfinite(strip.rows.astype(np.float32)).all()
 
 
+@pytest.mark.thorough
 def test_an_mae_has_maps_and_no_score(tar: Path, tmp_path: Path) -> None:
     train(replace(job_of(tar, tmp_path / "run", "mae"), recipe="mim"))
     strip = read_strip(tmp_path / "run" / STRIP)
@@ -109,6 +113,7 @@ def test_a_cnn_is_not_watched(tar: Path, tmp_path: Path) -> None:
         train(job_of(tar, tmp_path / "run", "cnn"))
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_leaves_a_model_and_resumes_to_the_weights_of_an_uninterrupted_one(
     tar: Path, run: tuple[Path, Outcome], tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_no_name_makes_the_server_download_or_read_a_folder(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_ablate_gives_json_both_maps_as_a_figure_and_arrays(client: Client) -> None:
     entry, figure, arrays = client.predict(
         handle_file(CUP), model="vit-mini", heads="7:0,7:1", patches="0-3", rank="blocks", top=3, api_name="/ablate"
@@ -195,6 +196,7 @@ def test_segment_gives_json_overlay_and_all_files(client: Client, app: App) -> N
             assert np.array_equal(np.asarray(mask), expected.masks[0] * 255)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
@@ -248,6 +250,7 @@ def test_a_bad_file_is_refused_in_words(client: Client, app: App, case: Case, tm
     assert app.forwards == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.file)
 def test_an_unusual_file_is_classified(client: Client, case: Case, tmp_path: Path) -> None:
     (tmp_path / case.file).write_bytes(case.data)
@@ -274,6 +277,7 @@ def test_addresses_inside_the_network_are_refused(client: Client, url: str) -> N
         client.predict({"path": url, "meta": {"_type": "gradio.FileData"}}, api_name="/classify")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "image",
     ["{url}", {"url": "{url}"}, {"path": "{url}"}, {"path": "{url}", "meta": {"_type": "gradio.FileData"}}, "{data}"],
@@ -285,6 +289,7 @@ def test_a_list_of_values_may_end_early_and_take_a_url_in_any_form(app: App, ima
     assert _called(app, "classify", json.loads(text))[0][0]["results"][0]["labels"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", [str(CUP), "assets/preview.jpg", "/etc/passwd"])
 def test_a_path_without_meta_opens_no_file_of_the_server(app: App, path: str) -> None:
     before = app.forwards
@@ -300,6 +305,7 @@ def _called(app: App, name: str, question: Any) -> Any:
     return json.loads(answer.rpartition("data: ")[2])
 
 
+@pytest.mark.thorough
 def test_the_description_of_the_endpoints_tells_of_every_argument_with_examples_that_can_be_used(app: App) -> None:
     for name, endpoint in httpx.get(f"{app.url}gradio_api/info").json()["named_endpoints"].items():
         examples = {each["parameter_name"]: each["example_input"] for each in endpoint["parameters"]}

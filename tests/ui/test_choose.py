@@ -183,6 +183,7 @@ def test_a_link_chooses_the_models_that_are_here_and_names_the_others(tab: Choos
 # Photos
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -230,6 +231,7 @@ def test_more_photos_than_the_limit_are_drawn_and_it_is_said(tab: ChooseTab, tmp
     assert any("9 of 15 files were drawn" in note for note in result["notes"])
 
 
+@pytest.mark.thorough
 def test_no_folder_of_the_server_is_read_unless_it_is_allowed(tab: ChooseTab, tmp_path: Path) -> None:
     given = {"kind": "folder", "folder": str(tmp_path)}
     with pytest.raises(OptionError, match="Choose an archive"):
@@ -241,6 +243,7 @@ def test_no_folder_of_the_server_is_read_unless_it_is_allowed(tab: ChooseTab, tm
 # One at a time, and whose it is
 
 
+@pytest.mark.thorough
 def test_a_second_comparison_is_refused_and_another_visitor_can_neither_stop_nor_see_the_first(
     tab: ChooseTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +303,7 @@ def test_results_of_more_visitors_than_are_kept_go_with_their_photos(tab: Choose
         tab.runs.result("0" * 32)
 
 
+@pytest.mark.thorough
 def test_what_nobody_has_used_for_two_hours_is_deleted(done: ChooseTab, monkeypatch: pytest.MonkeyPatch) -> None:
     visitor = done.runs.mine(MINE)
     assert visitor is not None
@@ -311,6 +315,7 @@ def test_what_nobody_has_used_for_two_hours_is_deleted(done: ChooseTab, monkeypa
     assert not visitor.folder.exists()
 
 
+@pytest.mark.thorough
 def test_the_end_of_the_server_deletes_photos_and_features(done: ChooseTab, tmp_path: Path) -> None:
     visitor = done.runs.mine(MINE)
     assert visitor is not None
@@ -327,6 +332,7 @@ def test_the_end_of_the_server_deletes_photos_and_features(done: ChooseTab, tmp_
 # What the page is told
 
 
+@pytest.mark.thorough
 def test_the_result_has_the_verdict_the_table_and_what_was_left_out(shown: ChooseTab) -> None:
     result = asked(shown, "result")
     assert result["verdict"]["sentence"]

@@ -262,6 +262,7 @@ def test_an_answer_that_does_not_exist_is_said_in_words(app: App) -> None:
     assert (answer.status_code, answer.text) == (404, "There is no such answer, or no longer. Ask again.")
 
 
+@pytest.mark.thorough
 def test_no_forward_pass_begins_for_a_client_that_has_left(app: App) -> None:
     url = f"{app.url}gradio_api/call/v2/explain"
     given = {"image": uploaded(app), "model": "vit-mini", "method": "legrad", "faithfulness": True}

@@ -49,6 +49,7 @@ def ask(url: str) -> str:
         return client.get(f"{url}/call/work/{event}").text.strip().rpartition("event: ")[2]
 
 
+@pytest.mark.thorough
 def test_jobs_under_way_finish_and_waiting_ones_are_refused_in_words() -> None:
     with launched(0.5) as (page, url), ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(ask, url) for _ in range(8)]
@@ -60,6 +61,7 @@ def test_jobs_under_way_finish_and_waiting_ones_are_refused_in_words() -> None:
     assert all(SAID in one for one in said if one.startswith("error"))
 
 
+@pytest.mark.thorough
 def test_after_the_last_answer_no_job_is_accepted() -> None:
     with launched(0) as (page, url):
         assert ask(url).startswith("complete")
@@ -69,6 +71,7 @@ def test_after_the_last_answer_no_job_is_accepted() -> None:
         page.close()
 
 
+@pytest.mark.thorough
 def test_a_job_that_does_not_finish_in_time_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "FINISH", 0.2)
     monkeypatch.setattr(ending, "CLOSE", 0.5)
@@ -153,6 +156,7 @@ def test_sigterm_under_load_answers_every_job_within_ten_seconds_and_leaves_no_f
     assert len(done) + len(refused) == 12
 
 
+@pytest.mark.thorough
 def test_an_answer_that_is_being_written_is_waited_for() -> None:
     """Gradio takes an answer out of its queue first, and forgets the job when the answer has been written."""
     with launched(0) as (page, _):

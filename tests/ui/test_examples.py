@@ -40,6 +40,7 @@ def test_a_chosen_photo_stays_in_every_tab(pipeline: Pipeline, first: Photo, cra
     assert example_to_open(SEGMENT, opened(pipeline, examples()[1]), touched=False) is None
 
 
+@pytest.mark.thorough
 def test_those_that_fool_the_models_do_and_the_first_one_is_named_right_by_all(pipeline: Pipeline) -> None:
     def right(example: Example) -> int:
         photo = opened(pipeline, example)

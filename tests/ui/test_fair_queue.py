@@ -134,6 +134,7 @@ def frame(server: Server, page: Page, session: str, address: str = "8.8.4.4") ->
     return server.client.post(f"{server.url}queue/join", json=body, headers={"x-forwarded-for": address})
 
 
+@pytest.mark.thorough
 def test_frames_that_nobody_reads_keep_nobody_out_and_are_dropped(
     running: tuple[Server, Page], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_job_that_nobody_reads_is_dropped_and_a_late_reader_is_told(server: Se
     assert not server.go.is_set()
 
 
+@pytest.mark.thorough
 def test_a_job_that_is_read_is_not_dropped(server: Server, impatient: None) -> None:
     event = server.ask("slow").json()["event_id"]
     threading.Timer(1.5, server.go.set).start()

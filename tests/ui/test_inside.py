@@ -86,6 +86,7 @@ def numbers(values: dict[str, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(values["low"] + shares * (values["high"] - values["low"]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_shows_every_family_or_says_why_not(step: str, tab: InsideTab, photo: Maker) -> None:
     shown = set()
@@ -276,6 +277,7 @@ HOSTILE: list[Any] = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: str(value)[:12])
 @pytest.mark.parametrize("step", ["attention", "apart"])
 def test_whatever_a_page_sends_is_answered_or_refused_in_words(
@@ -309,6 +311,7 @@ def test_an_answer_holds_what_the_page_needs_and_the_photo_only_once(tab: Inside
     assert again["photo"]["id"] == found["photo"]["id"]
 
 
+@pytest.mark.thorough
 def test_where_nothing_is_chosen_a_step_has_its_own_companions(tab: InsideTab, photo: Maker) -> None:
     def shown(step: str, model: str, **given: str) -> list[str]:
         return [view["model"] for view in views(tab, photo(48, 32), step=step, model=model, **given)]
@@ -354,6 +357,7 @@ def test_moved_patches_change_a_vits_answer_and_moved_along_with_their_positions
     assert views(tab, photo(), step="positions", seed="3")[0]["shuffled"] != view["shuffled"]
 
 
+@pytest.mark.thorough
 def test_every_perturbation_has_a_curve_that_begins_at_the_photo_as_it_is(
     tab: InsideTab, photo: Maker, small: ModelSpec
 ) -> None:

@@ -117,6 +117,7 @@ def test_the_tools_are_these_and_each_parameter_is_described(agents: App) -> Non
     assert tools["segment"].inputSchema["properties"]["method"]["enum"] == list(SEGMENTATIONS)
 
 
+@pytest.mark.thorough
 def test_defaults_of_the_schemas_are_those_of_the_answers(agents: App) -> None:
     async def both(session: ClientSession) -> None:
         for tool in (await session.list_tools()).tools:
@@ -132,6 +133,7 @@ def test_defaults_of_the_schemas_are_those_of_the_answers(agents: App) -> None:
     talk(agents, both)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("image", [CUP, "{url}preview.jpg"], ids=["data URL", "URL"])
 def test_classify_gives_the_labels_of_the_pipeline(agents: App, image: str) -> None:
     address = image.format(url=agents.url)
@@ -186,6 +188,7 @@ def test_models_lists_what_can_be_used(agents: App) -> None:
     assert all(model["methods"] for model in entry if model["name"] != "mae-mini")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("tool", "arguments", "expected"),
     [
@@ -239,6 +242,7 @@ def test_files_that_are_no_images_are_refused_without_a_forward_pass(agents: App
     assert agents.forwards == before
 
 
+@pytest.mark.thorough
 def test_an_overlay_of_megabytes_is_reduced(agents: App) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1600, 2400, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -263,6 +267,7 @@ def test_urls_are_not_fetched_where_the_settings_forbid_it(agents: App, monkeypa
     assert "URLs are not fetched here" in words(call(agents, "classify", image=f"{agents.url}preview.jpg"))
 
 
+@pytest.mark.thorough
 def test_a_client_that_leaves_takes_nothing_with_it(agents: App, caplog: pytest.LogCaptureFixture) -> None:
     question = {
         "jsonrpc": "2.0",
@@ -309,6 +314,7 @@ def test_on_a_space_mcp_is_on_unless_switched_off(monkeypatch: pytest.MonkeyPatc
     assert not mcp_server.wanted(Settings(mcp=False))
 
 
+@pytest.mark.thorough
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("SPACE_ID", "someone/vitdemo")

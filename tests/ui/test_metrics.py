@@ -54,6 +54,7 @@ def used() -> LocalBackend:
     return backend
 
 
+@pytest.mark.thorough
 def test_it_tells_what_was_run_by_model_in_the_format_of_prometheus(used: LocalBackend) -> None:
     answer = asked(used)
     assert answer.status_code == 200

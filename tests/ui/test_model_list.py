@@ -106,6 +106,7 @@ def test_two_who_ask_for_a_model_get_one_download(hub: FakeHub) -> None:
     assert "tiny/one" in [spec.name for spec in ready_models()]
 
 
+@pytest.mark.thorough
 def test_two_models_come_at_once_and_the_third_waits(hub: FakeHub) -> None:
     slow = hub.fault(None, WEIGHTS, bytes_per_second=20_000)
     downloads = Downloads()
@@ -254,6 +255,7 @@ def add(tab: ModelsTab, name: str) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["listed", "none"])
 def test_a_forged_event_neither_fetches_adds_nor_removes(
     policy: str, hub: FakeHub, tiny_folder: Callable[[str], Path]
@@ -303,6 +305,7 @@ def test_what_cannot_be_added_is_answered_in_the_list(typed: str, words: str, hu
     assert hub.requests == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "typed", ["nonsense", "/nowhere/at/all", "~nobody/model", "a/b/c", "a" * 5000, "nul\0", "../.."]
 )
@@ -311,6 +314,7 @@ def test_what_is_neither_on_the_hub_nor_a_folder_is_refused_in_words(typed: str,
     assert hub.requests == []
 
 
+@pytest.mark.thorough
 def test_a_folder_is_added_until_it_is_removed_and_its_files_stay(tiny_folder: Callable[[str], Path]) -> None:
     anything = tab("any")
     try:
@@ -324,6 +328,7 @@ def test_a_folder_is_added_until_it_is_removed_and_its_files_stay(tiny_folder: C
         forget_folder("tiny-vit")
 
 
+@pytest.mark.thorough
 def test_removing_a_model_of_the_hub_frees_its_disk_and_takes_it_out_of_every_choice(hub: FakeHub) -> None:
     folder_of(hub, "tiny/one")
     anything = tab("any")
@@ -336,6 +341,7 @@ def test_removing_a_model_of_the_hub_frees_its_disk_and_takes_it_out_of_every_ch
     assert "tiny/one" not in [name for _, name in explained["choices"]]
 
 
+@pytest.mark.thorough
 def test_a_finished_download_is_offered_and_leaves_what_was_chosen_meanwhile(hub: FakeHub) -> None:
     hub.fault("tiny/one", WEIGHTS, bytes_per_second=100_000)
     anything = tab("any")
@@ -348,6 +354,7 @@ def test_a_finished_download_is_offered_and_leaves_what_was_chosen_meanwhile(hub
     assert not [update for update in (*first, *last) if "value" in update]
 
 
+@pytest.mark.thorough
 def test_what_was_said_stays_while_downloads_go_on(hub: FakeHub) -> None:
     hub.fault("tiny/one", WEIGHTS, bytes_per_second=100_000)
     anything = tab("any")
@@ -388,6 +395,7 @@ def pick(models: ModelsTab, action: str, name: str, state: PageState, chosen: li
     return picker.on_end({picker.state: state, picker.compared: chosen})
 
 
+@pytest.mark.thorough
 def test_a_model_that_has_arrived_joins_the_tab_that_asked_for_it(hub: FakeHub) -> None:
     models = tab("any")
     found = pick(
@@ -406,6 +414,7 @@ def test_a_model_that_has_arrived_joins_the_tab_that_asked_for_it(hub: FakeHub) 
     assert "value" not in found[models.explained] | found[models.compared]
 
 
+@pytest.mark.thorough
 def test_a_model_that_cannot_be_fetched_joins_nothing(hub: FakeHub) -> None:
     models = tab("listed")
     for name in ("tiny/one", GATED):
@@ -414,6 +423,7 @@ def test_a_model_that_cannot_be_fetched_joins_nothing(hub: FakeHub) -> None:
     assert "licence" in models.downloads.states()[GATED]["error"]
 
 
+@pytest.mark.thorough
 def test_a_click_on_cancel_does_not_wait_and_leaves_what_is_wanted_alone(hub: FakeHub) -> None:
     hub.fault(LISTED, WEIGHTS, bytes_per_second=20_000)
     models, state = tab("any"), PageState(wanted={LISTED: COMPARE})

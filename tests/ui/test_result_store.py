@@ -55,6 +55,7 @@ def restored(answer: dict[str, Any], patches: int, heads: int) -> np.ndarray[Any
     return answer["floor"] + data**2 * (peaks - answer["floor"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("panel", range(len(MODELS)), ids=MODELS)
 def test_a_layer_comes_whole_and_each_row_is_that_of_its_patch(
     shown: Any, pipeline: Pipeline, cup: Photo, panel: int

@@ -69,6 +69,7 @@ def test_every_range_holds_its_default() -> None:
         assert default is None or low <= default <= high
 
 
+@pytest.mark.thorough
 def test_an_automatic_threshold_is_in_no_link_and_what_was_found_is_told(pipeline: Pipeline, cup: Photo) -> None:
     settings, _ = read_settings({}, MODEL)
     assert "tau" not in segment_link("cup", settings.link)

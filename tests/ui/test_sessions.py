@@ -38,6 +38,7 @@ def state_of(page: gr.Blocks) -> int:
     return next(key for key, block in page.blocks.items() if isinstance(block, gr.State))
 
 
+@pytest.mark.thorough
 def test_a_session_takes_a_tenth_of_gradios_and_keeps_no_values_of_components(page: gr.Blocks) -> None:
     def bytes_of(kind: type[SessionState]) -> int:
         tracemalloc.start()

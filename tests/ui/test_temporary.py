@@ -60,6 +60,7 @@ def test_files_lie_in_a_folder_of_the_process_and_go_with_it(base: Path) -> None
     assert (base / "other" / "app.png").is_file()
 
 
+@pytest.mark.thorough
 def test_files_of_a_killed_process_go_at_the_next_start_and_those_of_a_running_one_stay(base: Path) -> None:
     def hold() -> subprocess.Popen[str]:
         return subprocess.Popen(

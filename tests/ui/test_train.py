@@ -92,6 +92,7 @@ def test_the_tab_is_there_by_default_and_not_on_a_space(monkeypatch: pytest.Monk
     assert not may_train(Settings(train=True))
 
 
+@pytest.mark.thorough
 def test_the_page_of_a_space_has_no_training(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_ID", "somebody/vitdemo")
     page = build(pipeline)
@@ -229,6 +230,7 @@ def test_a_file_name_becomes_neither_a_path_nor_an_option(name: str) -> None:
     assert len(found) <= 80
 
 
+@pytest.mark.thorough
 def test_the_tiny_set_has_crops_of_every_example(tmp_path: Path) -> None:
     tiny_set(tmp_path / "examples")
     photos = load_photos([tmp_path / "examples"])
@@ -287,6 +289,7 @@ def test_photos_that_cannot_be_stored_leave_the_place_free(runs: TrainingRuns, p
     assert run.state == "running"
 
 
+@pytest.mark.thorough
 def test_the_end_of_the_server_ends_the_training_and_deletes_its_files(runs: TrainingRuns, photo: Photo) -> None:
     run = runs.start(MINE, REQUEST, EXAMPLES, photo, folders=False)
     process = run.process
@@ -298,6 +301,7 @@ def test_the_end_of_the_server_ends_the_training_and_deletes_its_files(runs: Tra
         runs.start(MINE, REQUEST, EXAMPLES, photo, folders=False)
 
 
+@pytest.mark.thorough
 def test_the_command_says_nothing_of_the_servers_folders(runs: TrainingRuns, photo: Photo) -> None:
     run = runs.start(MINE, REQUEST, EXAMPLES, photo, folders=False)
     command = run.command(cpu=True)
@@ -305,6 +309,7 @@ def test_the_command_says_nothing_of_the_servers_folders(runs: TrainingRuns, pho
     assert str(run.folder) not in " ".join(command)
 
 
+@pytest.mark.thorough
 def test_others_learn_only_that_a_training_runs(runs: TrainingRuns, photo: Photo, pipeline: Pipeline) -> None:
     with gr.Blocks():
         tab = TrainTab(pipeline)

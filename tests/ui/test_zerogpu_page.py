@@ -78,6 +78,7 @@ def on_gpu(space: Space, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     return Pipeline(space.pipeline.settings, space.pipeline.backend)
 
 
+@pytest.mark.thorough
 def test_a_comparison_is_one_call_and_no_model_runs_outside_of_it(space: Space) -> None:
     entry, _ = space.client.predict(handle_file(CUP), models=THREE, api_name="/compare")
     assert [one["model"] for one in entry["results"]] == THREE
@@ -90,6 +91,7 @@ def test_labels_of_several_models_are_one_call(space: Space) -> None:
     assert (space.calls(), space.spaces.outside) == (1, [])
 
 
+@pytest.mark.thorough
 def test_without_quota_words_offer_the_cpu_which_then_answers(space: Space) -> None:
     text = "You have exceeded your free ZeroGPU quota (7s requested vs. 0s left). Try again in 4:00:00. "
     space.spaces.refuse = gr.Error(text, title="ZeroGPU quota exceeded", print_exception=False)
@@ -130,6 +132,7 @@ def test_nothing_can_be_fetched_and_words_say_so(space: Space) -> None:
         get_spec("facebook/dino-vits16")
 
 
+@pytest.mark.thorough
 def test_several_photos_are_one_call(space: Space, on_gpu: Pipeline, photo: Any) -> None:
     photos = [(str(seed), photo(90, 60, seed)) for seed in range(4)]
     rows = [one.row for one in compare_many(on_gpu, photos, [get_spec(name) for name in THREE])]
@@ -155,6 +158,7 @@ def test_segmenting_by_two_models_is_one_call(space: Space, on_gpu: Pipeline, ph
     assert (space.calls(), space.spaces.outside) == (1, [])
 
 
+@pytest.mark.thorough
 def test_a_measured_map_is_a_call_for_the_map_and_one_for_all_its_curves(
     space: Space, on_gpu: Pipeline, photo: Any
 ) -> None:

@@ -76,6 +76,7 @@ def test_numbers_of_another_size_are_scaled_to_the_photo() -> None:
     assert coverage(objects, (64, 48), WHOLE, (1, 2)).tolist() == [[0, 1]]
 
 
+@pytest.mark.thorough
 def test_means_are_of_each_photos_map_and_heads(tiny_spec: Spec, tmp_path: Path) -> None:
     data = photos(tmp_path / "photos")
     boxes = [[8, 6, 20, 20], [30, 10, 25, 30]]

@@ -155,6 +155,7 @@ def _probed(kind: str, tiny_spec: Spec, folder: Path) -> tuple[Choice, ModelSpec
     return found, made, expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*AUTO, *OURS])
 def test_a_probe_is_a_model_that_answers_as_the_probe(kind: str, tiny_spec: Spec, tmp_path: Path) -> None:
     found, made, expected = _probed(kind, tiny_spec, tmp_path)

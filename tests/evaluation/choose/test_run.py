@@ -161,6 +161,7 @@ def test_the_own_classifier_counts_where_the_vocabulary_fits(tiny_spec: Spec, tm
 # What is kept
 
 
+@pytest.mark.thorough
 def test_a_second_run_computes_nothing_and_gives_the_same(data: Path, tiny_spec: Spec, tmp_path: Path) -> None:
     specs = [tiny_spec("vit"), tiny_spec("resnet")]
     first = chosen(specs, data, tmp_path)
@@ -257,6 +258,7 @@ def test_a_damaged_store_is_made_anew(data: Path, tiny_spec: Spec, tmp_path: Pat
 # Without labels
 
 
+@pytest.mark.thorough
 def test_photos_without_labels_have_clusters_duplicates_and_outliers(tiny_spec: Spec, tmp_path: Path) -> None:
     flat = {name.replace("/", "-"): content for name, content in files(COUNTS).items()}
     flat["twin.png"] = flat["red-003.png"]
@@ -331,6 +333,7 @@ def test_unreadable_files_are_listed_and_background_is_left_out(tiny_spec: Spec,
     assert "1 photos of no class (_background) are left out." in found.notes
 
 
+@pytest.mark.thorough
 def test_a_model_that_fails_half_way_says_why_and_harms_no_other(
     data: Path, tiny_spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def by_sklearn(data: Data, folds: NDArray[np.int64], strength: float) -> tuple[N
     return answers, scores
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("photos", "classes", "strength"), [(90, 4, 1.0), (80, 2, 1.0), (60, 3, 0.01)])
 def test_the_linear_probe_answers_what_scikit_learns_logistic_regression_answers_on_the_same_folds(
     photos: int, classes: int, strength: float
