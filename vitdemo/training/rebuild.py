@@ -36,15 +36,23 @@ DINO_TEACHER = "facebook/dinov2-small"
 HELD_OUT = 0.1
 """Share of the labelled photos to evaluate on, if no others are given."""
 
-LOW_TO_HIGH = ((0.0, 64), (0.55, 96), (0.88, 160))
+LOW_TO_HIGH = ((0.0, 64), (0.55, 96), (0.88, 128))
 # More photos with a label than the store holds: a short training learns its classes first.
 _COMMON: dict[str, Any] = {"reuse": 14.0, "labelled": 0.75}
 _GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn", "mimetic": True, "learning_rate": 2e-3}
+
+
+def _at_full_size(name: str, arch: str, guide: str | None = "cnn") -> Stage:
+    """The last stage of a classifier: few steps are enough to adapt it to the resolution of the page."""
+    rates: dict[str, Any] = {"learning_rate": 5e-4, "warmup": 0.1, "ema_decay": 0.99}
+    return Stage(f"{arch}-{SIZE}", arch, 250, ((0.0, SIZE),), batch=64, init=name, guide=guide, **rates, **_COMMON)
+
+
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("cnn", "cnn", 5000, ((0.0, 64), (0.5, 96), (0.9, 160)), learning_rate=2.5e-3, **_COMMON),
-        Stage("cnn-2", "cnn", 2500, ((0.0, 128), (0.6, 160)), init="cnn", learning_rate=1.5e-3, **_COMMON),
+        Stage("cnn-2", "cnn", 2500, ((0.0, 128),), init="cnn", learning_rate=1.5e-3, **_COMMON),
         Stage("vit", "vit", 5000, LOW_TO_HIGH, **_GUIDED),
         Stage("deit", "deit", 5000, LOW_TO_HIGH, **_GUIDED, seed=1),
         Stage(
@@ -61,7 +69,7 @@ STAGES = {
             "beit",
             "beit",
             3500,
-            ((0.0, 64), (0.4, 96), (0.88, 160)),
+            ((0.0, 64), (0.4, 96), (0.88, 128)),
             init="beit-masked",
             guide="cnn",
             learning_rate=1.5e-3,
@@ -83,10 +91,13 @@ STAGES = {
         ),
         Stage("mae-112", "mae", 2500, ((0.0, 112),)),
         Stage("mae", "mae", 400, ((0.0, SIZE),), init="mae-112", batch=96),
+        *(_at_full_size(arch, arch) for arch in ("vit", "deit", "beit", "hybrid")),
+        _at_full_size("cnn-2", "cnn", guide=None),
     )
 }
-LAST_STAGES = {f"{name}-mini": name for name in ("vit", "deit", "beit", "dino", "hybrid", "mae")} | {
-    "cnn-mini": "cnn-2"
+LAST_STAGES = {f"{arch}-mini": f"{arch}-{SIZE}" for arch in ("vit", "deit", "beit", "hybrid", "cnn")} | {
+    "dino-mini": "dino",
+    "mae-mini": "mae",
 }
 """The stage that ends as each embedded model."""
 
