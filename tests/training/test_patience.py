@@ -29,8 +29,9 @@ from vitdemo.training.loop import Trainer
 from vitdemo.training.mimetic import mimetic_init, sincos_positions
 from vitdemo.training.patience import Stage, main, read_stages, run_stage
 from vitdemo.training.photo_cache import INDEX, PIXELS, fill_photo_cache, open_photo_cache
+from vitdemo.training.recipes.base import StepContext
 from vitdemo.training.recipes.guide import Guide
-from vitdemo.training.recipes.guided import Guided
+from vitdemo.training.recipes.guided import Guided, GuidedOptions
 from vitdemo.training.view_batches import ViewSchedule
 from vitdemo.training.view_teachers import load_view_teacher
 from vitdemo.training.views import ViewPlan, ViewStore, ViewTeacher, sampling_probabilities
@@ -255,6 +256,20 @@ def test_every_family_learns_from_views_and_a_guide(
     assert result.score > 0.6
     assert all(torch.equal(value, before[name]) for name, value in (guide.state_dict() if guide else {}).items())
     assert not any(name.startswith("teacher.") for name in made.state())
+
+
+def test_the_temperature_of_a_stage_softens_the_teacher_alone(tmp_path: Path) -> None:
+    store, losses = store_in(tmp_path / "views"), {}
+    for temperature in (1.0, 4.0):
+        torch.manual_seed(0)
+        schedule = ViewSchedule(30, ((0.0, SIZE),), reuse=2, first_parts=2, max_parts=3)
+        made = Guided(cnn(), store, np.ones(60, bool), schedule, options=GuidedOptions(temperature=temperature))
+        batch = made.batches(store.photos, 8, SIZE, 0).batch(0)
+        views = [normalised(view) for view in batch.views]
+        _, losses[temperature] = made(views, batch.labels, StepContext(0, 0.0, 0), batch.targets)
+    assert losses[1.0]["labels"] == losses[4.0]["labels"]
+    assert losses[1.0]["summary"] == losses[4.0]["summary"]
+    assert losses[1.0]["logits"] != losses[4.0]["logits"]
 
 
 def test_an_interrupted_run_that_is_resumed_ends_with_identical_weights(tmp_path: Path) -> None:

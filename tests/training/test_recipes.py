@@ -31,7 +31,13 @@ from vitdemo.training.architectures import build
 from vitdemo.training.augment import Mixing, normalised
 from vitdemo.training.data import Batches, PhotoSet
 from vitdemo.training.features import linear_probe, nearest_neighbours
-from vitdemo.training.recipes.base import Recipe, StepContext, cross_entropy, soft_targets
+from vitdemo.training.recipes.base import (
+    Recipe,
+    StepContext,
+    cross_entropy,
+    soft_targets,
+    softened_cross_entropy,
+)
 from vitdemo.training.recipes.dino import Dino
 from vitdemo.training.recipes.distill import Distill
 from vitdemo.training.recipes.mim import MaskedModelling, patch_pixels
@@ -69,6 +75,20 @@ def test_the_label_loss_is_torchs_with_smoothing() -> None:
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     ours = cross_entropy(logits, soft_targets(labels, 4, 0.2))
     torch.testing.assert_close(ours, nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
+def test_a_teacher_at_a_temperature_is_learned_as_hinton_defines_it() -> None:
+    teacher, logits = torch.randn(6, 5) * 4, torch.randn(6, 5)
+    ours = softened_cross_entropy(logits, teacher.softmax(dim=-1), 3.0)
+    torch.testing.assert_close(
+        ours, 3 * nn.functional.cross_entropy(logits / 3, (teacher / 3).softmax(dim=-1)), rtol=1e-4, atol=1e-4
+    )
+    same = teacher.clone().requires_grad_()
+    softened_cross_entropy(same, teacher.softmax(dim=-1), 3.0).backward()
+    assert same.grad is not None
+    assert same.grad.abs().max() < 1e-3
+    targets = teacher.softmax(dim=-1)
+    assert softened_cross_entropy(logits, targets, 1.0) == cross_entropy(logits, targets)
 
 
 def test_deit_learns_labels_with_one_token_and_the_teacher_with_the_other() -> None:

@@ -143,7 +143,7 @@ def _make_recipe(
         allowed,
         ViewSchedule(stage.steps, stage.sizes, stage.reuse, max_parts=stage.max_parts, labelled=stage.labelled),
         None if stage.guide is None else Guide(_result_of(work, stage.guide)),
-        GuidedOptions(LossWeights(**stage.loss_weights), stage.cutmix, stage.mask_ratio),
+        GuidedOptions(LossWeights(**stage.loss_weights), stage.cutmix, stage.mask_ratio, stage.temperature),
     )
     if stage.init is not None and not (work / stage.name / STATE).exists():
         _load_heads(recipe, work / stage.init / STATE)

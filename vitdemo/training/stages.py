@@ -47,6 +47,8 @@ class Stage:
     """Fields of `LossWeights` that differ from its defaults."""
     cutmix: float = 0.5
     mask_ratio: float = 0.0
+    temperature: float = 1.0
+    """These three: see `GuidedOptions`."""
     held_out: float = 0.0
     """Share of the labelled photos that is held out for evaluation; 0 evaluates on the test photos."""
     evaluate_every: int = 1000

@@ -109,6 +109,21 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
+def softened_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy at a temperature (Hinton et al. 2015, arXiv:1503.02531), times the temperature; 1 is `cross_entropy`.
+
+    A higher one also teaches which of the classes that the teacher rules out are more probable than others.
+
+    Args:
+        logits: `[B, K]`.
+        targets: `[B, K]`: probabilities at temperature 1.
+    """
+    if temperature == 1:
+        return cross_entropy(logits, targets)
+    softened = (targets.clamp(min=1e-8).log() / temperature).softmax(dim=-1)
+    return temperature * cross_entropy(logits.float() / temperature, softened)
+
+
 def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean of one minus the cosine similarity."""
     return 1 - nn.functional.cosine_similarity(predicted.float(), target, dim=-1).mean()

@@ -34,6 +34,7 @@ from vitdemo.training.recipes.base import (
     cosine_distance,
     cross_entropy,
     soft_targets,
+    softened_cross_entropy,
 )
 from vitdemo.training.recipes.guide import Guide, guide_loss, resize_map
 from vitdemo.training.recipes.mim import block_mask
@@ -64,6 +65,8 @@ class GuidedOptions:
     """Share of the photos that get a rectangle of another one."""
     mask_ratio: float = 0.0
     """Share of the patches that are replaced by the student's mask token."""
+    temperature: float = 1.0
+    """At which the teacher's probabilities are learned; its classifier is sure of the photos that it was fitted to."""
     smoothing: float = 0.1
     whitening: float = 0.5
     """0 leaves the features as they are, 1 scales every component to the same variance."""
@@ -175,7 +178,7 @@ class Guided(Recipe):
             output = student.output
             class_logits = getattr(output, "cls_logits", output.logits)
             terms["labels"] = cross_entropy(class_logits, truth)
-            terms["logits"] = cross_entropy(class_logits, teacher)
+            terms["logits"] = softened_cross_entropy(class_logits, teacher, self.options.temperature)
             if hasattr(output, "distillation_logits"):
                 hard = soft_targets(decider.argmax(dim=-1), self.classes, 0.0)
                 terms["logits"] = (terms["logits"] + cross_entropy(output.distillation_logits, hard)) / 2
