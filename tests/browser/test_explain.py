@@ -138,7 +138,6 @@ def test_a_typed_resolution_gives_a_finer_map_and_what_is_none_is_said(page: Pag
     assert pictures(page, TAB) == own
 
 
-@pytest.mark.thorough
 def test_of_similarity_a_click_and_the_arrow_keys_move_the_patch_and_ask_once_each(
     page: Page, watched: Watched
 ) -> None:

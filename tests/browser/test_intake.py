@@ -84,7 +84,6 @@ def test_one_upload_runs_each_model_of_the_open_tab_once(watched: Watched, warni
     expect(line(page)).to_have_text("")
 
 
-@pytest.mark.thorough
 def test_a_photo_is_dropped_and_pasted_anywhere_on_the_page(watched: Watched, warnings: list[str]) -> None:
     page = watched.page
     target = page.locator("#vd-drop")

@@ -409,7 +409,6 @@ def test_a_model_is_fetched_from_where_models_are_chosen_and_joins_them(watched:
     expect(more).to_have_text("+ More")
 
 
-@pytest.mark.thorough
 def test_a_name_that_is_in_no_list_is_offered_and_what_fails_is_said_in_the_dialog(
     watched: Watched, hub: FakeHub
 ) -> None:

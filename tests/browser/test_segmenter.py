@@ -78,7 +78,6 @@ def segment(bare_context: BrowserContext, pipeline: Pipeline, cup: Photo) -> Ite
     assert complaints == []
 
 
-@pytest.mark.thorough
 def test_how_masks_are_drawn_asks_for_nothing(segment: StaticSegmenter) -> None:
     segment.start(method="parts")
     asked, before = segment.count(), segment.look()

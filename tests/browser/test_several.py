@@ -205,7 +205,6 @@ def test_two_users_wait_for_each_other_and_see_their_own_photos(
         assert other.complaints == []
 
 
-@pytest.mark.thorough
 def test_too_many_photos_and_none_are_answered_in_words(watched: Watched, page: Page) -> None:
     forwards = watched.app.forwards
     start(page)

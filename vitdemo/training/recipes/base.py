@@ -110,7 +110,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def softened_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy at a temperature (Hinton et al. 2015, arXiv:1503.02531), times the temperature; 1 is `cross_entropy`.
+    """Cross-entropy at a temperature (Hinton et al. 2015, arXiv:1503.02531), times the temperature.
 
     A higher one also teaches which of the classes that the teacher rules out are more probable than others.
 
@@ -118,8 +118,6 @@ def softened_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) 
         logits: `[B, K]`.
         targets: `[B, K]`: probabilities at temperature 1.
     """
-    if temperature == 1:
-        return cross_entropy(logits, targets)
     softened = (targets.clamp(min=1e-8).log() / temperature).softmax(dim=-1)
     return temperature * cross_entropy(logits.float() / temperature, softened)
 
