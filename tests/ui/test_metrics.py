@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import httpx
 import pytest
 import torch
 
+from tests.loops import run
 from tests.served import App
 from vitdemo.engine import LocalBackend
 from vitdemo.errors import ServiceError
@@ -42,7 +42,7 @@ def asked(backend: Any, client: str = "127.0.0.1", path: str = "/metrics", **hea
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as user:
             return await user.get(path, headers=headers)
 
-    return asyncio.run(ask())
+    return run(ask())
 
 
 @pytest.fixture(scope="module")

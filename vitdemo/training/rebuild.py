@@ -95,9 +95,9 @@ STAGES = {
         _at_full_size("cnn-2", "cnn", guide=None),
     )
 }
-LAST_STAGES = {f"{arch}-mini": f"{arch}-{SIZE}" for arch in ("vit", "deit", "beit", "hybrid", "cnn")} | {
-    "dino-mini": "dino",
-    "mae-mini": "mae",
+LAST_STAGES = {
+    f"{name}-mini": name if name in ("dino", "mae") else f"{name}-{SIZE}"
+    for name in ("vit", "deit", "beit", "dino", "hybrid", "mae", "cnn")
 }
 """The stage that ends as each embedded model."""
 
