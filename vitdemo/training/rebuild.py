@@ -42,10 +42,27 @@ _COMMON: dict[str, Any] = {"reuse": 14.0, "labelled": 0.75}
 _GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn", "mimetic": True, "learning_rate": 2e-3}
 
 
-def _at_full_size(name: str, arch: str, guide: str | None = "cnn") -> Stage:
+def _soft(temperature: float) -> dict[str, Any]:
+    """To learn how the teacher ranks the other classes: at temperature 1 its logits say little more than the labels."""
+    return {"temperature": temperature, "loss_weights": {"labels": 0.1}}
+
+
+def _at_full_size(arch: str, init: str, guide: str | None = "cnn", temperature: float = 3.0) -> Stage:
     """The last stage of a classifier: few steps are enough to adapt it to the resolution of the page."""
-    rates: dict[str, Any] = {"learning_rate": 5e-4, "warmup": 0.1, "ema_decay": 0.99}
-    return Stage(f"{arch}-{SIZE}", arch, 250, ((0.0, SIZE),), batch=64, init=name, guide=guide, **rates, **_COMMON)
+    return Stage(
+        f"{arch}-{SIZE}",
+        arch,
+        120,
+        ((0.0, SIZE),),
+        batch=64,
+        init=init,
+        guide=guide,
+        learning_rate=5e-4,
+        warmup=0.1,
+        ema_decay=0.99,
+        **_soft(temperature),
+        **_COMMON,
+    )
 
 
 STAGES = {
@@ -53,12 +70,15 @@ STAGES = {
     for stage in (
         Stage("cnn", "cnn", 5000, ((0.0, 64), (0.5, 96), (0.9, 160)), learning_rate=2.5e-3, **_COMMON),
         Stage("cnn-2", "cnn", 2500, ((0.0, 128),), init="cnn", learning_rate=1.5e-3, **_COMMON),
+        Stage(
+            "cnn-3", "cnn", 2000, ((0.0, 96), (0.6, 128)), init="cnn-2", learning_rate=1.5e-3, **_soft(4.0), **_COMMON
+        ),
         Stage("vit", "vit", 5000, LOW_TO_HIGH, **_GUIDED),
-        Stage("deit", "deit", 5000, LOW_TO_HIGH, **_GUIDED, seed=1),
+        Stage("deit", "deit", 4000, LOW_TO_HIGH, **_GUIDED, **_soft(3.0), seed=1),
         Stage(
             "beit-masked",
             "beit",
-            2500,
+            2000,
             ((0.0, 64),),
             **_GUIDED,
             seed=2,
@@ -68,14 +88,15 @@ STAGES = {
         Stage(
             "beit",
             "beit",
-            3500,
+            3000,
             ((0.0, 64), (0.4, 96), (0.88, 128)),
             init="beit-masked",
             guide="cnn",
             learning_rate=1.5e-3,
+            **_soft(3.0),
             **_COMMON,
         ),
-        Stage("hybrid", "hybrid", 4500, LOW_TO_HIGH, **_GUIDED, seed=3),
+        Stage("hybrid", "hybrid", 3500, LOW_TO_HIGH, **_GUIDED, **_soft(3.0), seed=3),
         Stage(
             "dino",
             "dino",
@@ -89,10 +110,10 @@ STAGES = {
             reuse=16.0,
             max_parts=24,
         ),
-        Stage("mae-112", "mae", 2500, ((0.0, 112),)),
-        Stage("mae", "mae", 400, ((0.0, SIZE),), init="mae-112", batch=96),
+        Stage("mae-112", "mae", 2000, ((0.0, 112),)),
+        Stage("mae", "mae", 300, ((0.0, SIZE),), init="mae-112", batch=96),
         *(_at_full_size(arch, arch) for arch in ("vit", "deit", "beit", "hybrid")),
-        _at_full_size("cnn-2", "cnn", guide=None),
+        _at_full_size("cnn", "cnn-3", guide=None, temperature=4.0),
     )
 }
 LAST_STAGES = {
