@@ -39,7 +39,7 @@ HELD_OUT = 0.1
 LOW_TO_HIGH = ((0.0, 64), (0.55, 96), (0.88, 128))
 # More photos with a label than the store holds: a short training learns its classes first.
 _COMMON: dict[str, Any] = {"reuse": 14.0, "labelled": 0.75}
-_GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn", "mimetic": True, "learning_rate": 2e-3}
+_GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn-3", "mimetic": True, "learning_rate": 2e-3}
 
 
 def _soft(temperature: float) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _soft(temperature: float) -> dict[str, Any]:
     return {"temperature": temperature, "loss_weights": {"labels": 0.1}}
 
 
-def _at_full_size(arch: str, init: str, guide: str | None = "cnn", temperature: float = 3.0) -> Stage:
+def _at_full_size(arch: str, init: str, guide: str | None = "cnn-224", temperature: float = 3.0) -> Stage:
     """The last stage of a classifier: few steps are enough to adapt it to the resolution of the page."""
     return Stage(
         f"{arch}-{SIZE}",
@@ -73,7 +73,18 @@ STAGES = {
         Stage(
             "cnn-3", "cnn", 2000, ((0.0, 96), (0.6, 128)), init="cnn-2", learning_rate=1.5e-3, **_soft(4.0), **_COMMON
         ),
-        Stage("vit", "vit", 5000, LOW_TO_HIGH, **_GUIDED),
+        Stage("vit", "vit", 5000, LOW_TO_HIGH, **{**_GUIDED, "guide": "cnn"}),
+        Stage(
+            "vit-2",
+            "vit",
+            1500,
+            ((0.0, 96), (0.6, 128)),
+            init="vit",
+            guide="cnn-3",
+            learning_rate=1.5e-3,
+            **_soft(3.0),
+            **_COMMON,
+        ),
         Stage("deit", "deit", 4000, LOW_TO_HIGH, **_GUIDED, **_soft(3.0), seed=1),
         Stage(
             "beit-masked",
@@ -91,7 +102,7 @@ STAGES = {
             3000,
             ((0.0, 64), (0.4, 96), (0.88, 128)),
             init="beit-masked",
-            guide="cnn",
+            guide="cnn-3",
             learning_rate=1.5e-3,
             **_soft(3.0),
             **_COMMON,
@@ -112,7 +123,8 @@ STAGES = {
         ),
         Stage("mae-112", "mae", 2000, ((0.0, 112),)),
         Stage("mae", "mae", 300, ((0.0, SIZE),), init="mae-112", batch=96),
-        *(_at_full_size(arch, arch) for arch in ("vit", "deit", "beit", "hybrid")),
+        _at_full_size("vit", "vit-2"),
+        *(_at_full_size(arch, arch) for arch in ("deit", "beit", "hybrid")),
         _at_full_size("cnn", "cnn-3", guide=None, temperature=4.0),
     )
 }
