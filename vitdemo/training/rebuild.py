@@ -37,6 +37,7 @@ HELD_OUT = 0.1
 """Share of the labelled photos to evaluate on, if no others are given."""
 
 LOW_TO_HIGH = ((0.0, 64), (0.55, 96), (0.88, 128))
+UP_TO_FULL = ((0.0, 160), (0.3, 192), (0.6, SIZE))
 # More photos with a label than the store holds: a short training learns its classes first.
 _COMMON: dict[str, Any] = {"reuse": 14.0, "labelled": 0.75}
 _GUIDED: dict[str, Any] = {**_COMMON, "guide": "cnn-3", "mimetic": True, "learning_rate": 2e-3}
@@ -47,22 +48,11 @@ def _soft(temperature: float) -> dict[str, Any]:
     return {"temperature": temperature, "loss_weights": {"labels": 0.1}}
 
 
-def _at_full_size(arch: str, init: str, guide: str | None = "cnn-224", temperature: float = 3.0) -> Stage:
+def _at_full_size(arch: str, init: str, **options: Any) -> Stage:
     """The last stage of a classifier: few steps are enough to adapt it to the resolution of the page."""
-    return Stage(
-        f"{arch}-{SIZE}",
-        arch,
-        120,
-        ((0.0, SIZE),),
-        batch=64,
-        init=init,
-        guide=guide,
-        learning_rate=5e-4,
-        warmup=0.1,
-        ema_decay=0.99,
-        **_soft(temperature),
-        **_COMMON,
-    )
+    chosen = {"steps": 160, "guide": "cnn-224", **_soft(3.0), **options}
+    rates: dict[str, Any] = {"learning_rate": 5e-4, "warmup": 0.1, "ema_decay": 0.99}
+    return Stage(f"{arch}-{SIZE}", arch, sizes=UP_TO_FULL, batch=64, init=init, **chosen, **rates, **_COMMON)
 
 
 STAGES = {
@@ -125,7 +115,7 @@ STAGES = {
         Stage("mae", "mae", 300, ((0.0, SIZE),), init="mae-112", batch=96),
         _at_full_size("vit", "vit-2"),
         *(_at_full_size(arch, arch) for arch in ("deit", "beit", "hybrid")),
-        _at_full_size("cnn", "cnn-3", guide=None, temperature=4.0),
+        _at_full_size("cnn", "cnn-3", steps=400, guide=None, **_soft(4.0)),
     )
 }
 LAST_STAGES = {
