@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
@@ -27,7 +28,7 @@ from vitdemo.training.data import PhotoSet
 from vitdemo.training.export import export
 from vitdemo.training.loop import Trainer
 from vitdemo.training.mimetic import mimetic_init, sincos_positions
-from vitdemo.training.patience import Stage, main, read_stages, run_stage
+from vitdemo.training.patience import Stage, blend, main, read_stages, run_stage
 from vitdemo.training.photo_cache import INDEX, PIXELS, fill_photo_cache, open_photo_cache
 from vitdemo.training.recipes.base import StepContext
 from vitdemo.training.recipes.guide import Guide
@@ -337,12 +338,13 @@ def test_stages_build_on_one_another_and_end_as_models(
         {"name": "cnn", "arch": "cnn", "held_out": 0.25, **common},
         {"name": "vit", "arch": "vit", "guide": "cnn", "mimetic": True, **common, "sizes": [[0, 16], [0.5, 32]]},
         {"name": "dino", "arch": "dino", "init": "vit", **common},
+        {"name": "same", "arch": "vit", "init": "vit", "kept": 1.0, **common},
     ]
     path = tmp_path / "stages.json"
     path.write_text(json.dumps(stages))
     with pytest.raises(OptionError, match="The stage cnn has not ended"):
         main([str(path), "vit", "--work", str(tmp_path)])
-    for name in ("cnn", "vit", "dino", "dino"):
+    for name in ("cnn", "vit", "dino", "dino", "same"):
         assert main([str(path), name, "--work", str(tmp_path)]) == 0
     assert "dino has already ended" in capsys.readouterr().out
     spec = spec_from_folder(tmp_path / "vit/ended")
@@ -351,8 +353,19 @@ def test_stages_build_on_one_another_and_end_as_models(
     assert logits is not None
     assert logits.shape == (1, 3)
     assert spec_from_folder(tmp_path / "dino/ended").family == "DINO"
+    begun, same = (safetensors.torch.load_file(tmp_path / name / "ended/model.safetensors") for name in ("vit", "same"))
+    assert all(torch.equal(same[key], value) for key, value in begun.items())
     with pytest.raises(OptionError, match="Choose from: cnn, vit, dino"):
         main([str(path), "mae", "--work", str(tmp_path)])
+
+
+def test_a_result_keeps_a_share_of_the_weights_that_it_began_with() -> None:
+    network, other = cnn(), cnn()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    blend(network, other, 0.25)
+    for name, value in network.state_dict().items():
+        mean = before[name] if "num_batches" in name else 0.75 * before[name] + 0.25 * other.state_dict()[name]
+        assert torch.allclose(value.double(), mean.double(), atol=1e-6)
 
 
 def test_a_stage_needs_a_sound_list_and_photos(tmp_path: Path) -> None:

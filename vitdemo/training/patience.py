@@ -11,12 +11,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import PreTrainedModel, ViTForImageClassification
 
 from vitdemo.errors import OptionError, VitDemoError
@@ -98,14 +100,27 @@ def run_stage(
     if (folder / STATE).exists():
         trainer.resume()
     result = trainer.run()
+    network = trainer.network
+    if stage.kept and stage.init is not None:
+        blend(network, _make_student(stage, photos.classes, _result_of(work, stage.init)), stage.kept)
+        result = replace(result, score=recipe.score(network, trainer.train_set, test))
     export(
-        trainer.network,
+        network,
         folder / ENDED,
         classes,
         stage.size,
         _provenance(stage, recipe, int(allowed.sum()), result, cpu),
     )
     return result.score
+
+
+@torch.no_grad()
+def blend(network: nn.Module, other: nn.Module, share: float) -> None:
+    """Average a network's weights and statistics, in place, with this share of those of another one of the same shape."""
+    others = other.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(others[name].to(value), share)
 
 
 def hold_out(photos: PhotoSet, share: float) -> tuple[NDArray[np.bool_], PhotoSet]:

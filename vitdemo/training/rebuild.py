@@ -50,7 +50,7 @@ def _soft(temperature: float) -> dict[str, Any]:
 
 def _at_full_size(arch: str, init: str, **options: Any) -> Stage:
     """The last stage of a classifier: few steps are enough to adapt it to the resolution of the page."""
-    chosen = {"steps": 160, "guide": "cnn-224", **_soft(3.0), **options}
+    chosen = {"steps": 160, "kept": 0.25, "guide": "cnn-224", **_soft(3.0), **options}
     rates: dict[str, Any] = {"learning_rate": 5e-4, "warmup": 0.1, "ema_decay": 0.99}
     return Stage(f"{arch}-{SIZE}", arch, sizes=UP_TO_FULL, batch=64, init=init, **chosen, **rates, **_COMMON)
 

@@ -29,6 +29,9 @@ class Stage:
     ema_decay: float = 0.999
     init: str | None = None
     """Stage whose weights it starts with, where they fit."""
+    kept: float = 0.0
+    """Share of those weights in its result, which then loses less on photos of other kinds (Wortsman et al. 2022,
+    arXiv:2109.01903)."""
     mimetic: bool = False
     """Whether its attention has mimetic initialisation."""
     guide: str | None = None
